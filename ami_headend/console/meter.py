@@ -40,12 +40,15 @@ from concentrators.models import Assignment, Command, CommandKind, CommandState
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.colours import KEY_COLOURS
+from keyvault.coupons import inventory as coupons
+from keyvault.coupons.inventory import CouponsStanding
 from keyvault.device_keys import last_heard, schemes_in_use
 from keyvault.device_keys.commandable import masking
 from keyvault.enrolment import inventory as enrolment
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
 from keyvault.schemes.table import SCHEMES, algorithm_name, scheme_numbered
+from meters.contents.signed import SIGNED
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
 from meters.readings import export as files
 from meters.readings import queries
@@ -106,6 +109,7 @@ class MeterPage(_OfMeter):
         }
         if self.is_live_request:
             return context
+        scheme = _scheme_in_use(meter)
         if can(READ_READINGS) or can("meters.view_meterevent") or may_see_places(self.request.user):
             access_record.note(self.request, meters=[meter.pk])
         context |= {
@@ -114,7 +118,8 @@ class MeterPage(_OfMeter):
             "may_see_places": may_see_places(self.request.user),
             "assignment": Assignment.objects.filter(meter=meter, valid_to=None).select_related("concentrator").first(),
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
-            "protection": _protection(meter),
+            "protection": _protection(scheme),
+            "coupons": _coupons(meter, scheme),
             "masks": bool(masking([bytes(meter.system_title)])),
             "enrolment": enrolment.of_device(bytes(meter.system_title)),
             "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
@@ -278,11 +283,23 @@ def _parameters(row: Command) -> Any:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(given.items())) or NOTHING
 
 
-def _protection(meter: Meter) -> str:
-    """Return how the meter's readings are protected under its active key."""
+def _scheme_in_use(meter: Meter) -> str | None:
+    """Return the scheme of the meter's active key."""
+    scheme: str | None
     scheme = Meter.objects.filter(pk=meter.pk).values_list(schemes_in_use.of("system_title"), flat=True).get()
+    return scheme
+
+
+def _protection(scheme: str | None) -> str:
+    """Return how readings under a key of that scheme are protected."""
     line = SCHEMES.get(scheme) if scheme else None
     return protection(line.name, line.caveat) if line else scheme or "no active key"
+
+
+def _coupons(meter: Meter, scheme: str | None) -> CouponsStanding | None:
+    """Return how the coupons of a meter stand; None where its readings are not signed."""
+    line = SCHEMES.get(scheme) if scheme else None
+    return coupons.standing(bytes(meter.system_title)) if line and line.content == SIGNED.name else None
 
 
 def _keys(meter: Meter, now: datetime) -> HtmlTable:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
@@ -179,21 +178,3 @@ def with_identity(titles: Iterable[bytes]) -> set[bytes]:
         octets_array(titles),
     )
     return {row[0] for row in rows}
-
-
-def left(system_title: bytes) -> int:
-    """How many coupons of a meter are not spent yet."""
-    rows = fetch_rows("SELECT count(*) FROM keyvault_coupon WHERE system_title = %s AND spent_on IS NULL", system_title)
-    number: int = rows[0][0]
-    return number
-
-
-def latest_list_at(system_title: bytes) -> datetime | None:
-    """When a meter announced coupons last, if it ever did."""
-    rows = fetch_rows(
-        """SELECT max(l.received_at) FROM keyvault_couponlist l JOIN keyvault_meteridentity i ON i.id = l.identity_id
-           WHERE i.system_title = %s""",
-        system_title,
-    )
-    at: datetime | None = rows[0][0]
-    return at if at is None else at.astimezone(UTC)

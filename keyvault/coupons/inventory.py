@@ -1,0 +1,33 @@
+"""How the coupons of a meter stand, for its page."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from ami_headend.core.sql import fetch_rows
+
+
+class CouponsStanding(NamedTuple):
+    """Coupons of a meter: those left and spent, the last list, who certified the identity, proof of double use."""
+
+    left: int
+    spent: int
+    listed_at: datetime | None
+    certified_by: str | None
+    disputed: int
+
+
+def standing(system_title: bytes) -> CouponsStanding:
+    """How the coupons of a meter stand; one query."""
+    rows = fetch_rows(
+        """SELECT count(c.id) FILTER (WHERE c.spent_on IS NULL), count(c.spent_on),
+                  (SELECT max(l.received_at) FROM keyvault_couponlist l JOIN keyvault_meteridentity i
+                   ON i.id = l.identity_id WHERE i.system_title = t.title),
+                  (SELECT a.issuer FROM keyvault_meteridentity i JOIN keyvault_authority a ON a.id = i.authority_id
+                   WHERE i.system_title = t.title ORDER BY i.issued_at DESC, i.id DESC LIMIT 1),
+                  (SELECT count(*) FROM keyvault_coupondispute d JOIN keyvault_coupon s ON s.id = d.coupon_id
+                   WHERE s.system_title = t.title)
+           FROM (VALUES (%s::bytea)) AS t(title) LEFT JOIN keyvault_coupon c ON c.system_title = t.title
+           GROUP BY t.title""",
+        system_title,
+    )
+    return CouponsStanding(*rows[0])
