@@ -1,6 +1,6 @@
 """The addresses to time: every list, detail, search and API page, with ids that exist."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -47,9 +47,9 @@ def _meters() -> list[Meter]:
     return list(Meter.objects.filter(pk__in=[min(number, last) for number in ids]))
 
 
-def _console() -> Iterator[Address]:
-    meters, concentrator = _meters(), Concentrator.objects.order_by("-pk")[0]
-    lists: dict[str, list[Mapping[str, object]]] = {
+def _lists(meters: Sequence[Meter], concentrator: Concentrator) -> dict[str, list[Mapping[str, object]]]:
+    """Return the list pages of the console, each with the filters to measure."""
+    return {
         "index": [{}],
         "meters": [
             {},
@@ -93,7 +93,11 @@ def _console() -> Iterator[Address]:
         "approvals": [{}],
         "sign-in": [{}],
     }
-    for name, queries in lists.items():
+
+
+def _console() -> Iterator[Address]:
+    meters, concentrator = _meters(), Concentrator.objects.order_by("-pk")[0]
+    for name, queries in _lists(meters, concentrator).items():
         for query in queries:
             yield Address("console", _with(reverse(f"admin:{name}"), **query))
     for meter in meters:

@@ -99,10 +99,8 @@ def begin(
 ) -> RotationWave:
     """Begin a wave for the meters that are selected now; audited. WaveError if there are none, or for a wrong number.
 
-    New keys are derived from ``fleet_key`` where one is given; else they are as the old ones were, derived or random.
-    They are of ``scheme``, or of that of each old one; those that go with an agreement key go with the one of that
-    name, or with that of each old one. Meters that cannot be moved to it when their turn comes are left out, and stay
-    as they are.
+    New keys are derived from ``fleet_key``, or have the source of each old key. ``scheme`` and ``agreement_key`` None
+    keep those of each old key. Meters that cannot get such a key when their turn comes are left out.
     """
     if not name.strip() or len(name) > 120:
         raise WaveError("a wave has a name of up to 120 characters")

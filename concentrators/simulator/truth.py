@@ -170,13 +170,12 @@ def _compare_readings(
     said: defaultdict[int, list[ExtraValue]] = defaultdict(list)
     for one_said in spool.said():
         said[one_said.meter].append(one_said)
-    lengths = spool.lengths()
     registers = dict(Register.objects.values_list("obis_code", "pk"))
     cumulative, interval = registers[ENERGY_REGISTER], registers[LOAD_PROFILE]
     totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
-    expected_rows, found_rows, expected_events, found_events = 0, 0, 0, 0
+    expected_rows = found_rows = expected_events = found_events = 0
     differing: list[str] = []
-    numbers, masked, said_by_ghosts = plan.numbers, set(plan.masked), _said_by_ghosts(plan)
+    numbers, lengths, masked, ghosts = plan.numbers, spool.lengths(), set(plan.masked), _said_by_ghosts(plan)
     per_chunk = max(1, _CHUNK_READINGS // (2 * ticks + 1))
     for first in range(0, len(numbers), per_chunk):
         chunk = numbers[first : first + per_chunk]
@@ -186,8 +185,8 @@ def _compare_readings(
         for number in chunk:
             truth: dict[tuple[int, int], tuple[int, int]] = {}
             truth_events: dict[tuple[int, int], int] = {}
-            if number in said_by_ghosts and ticks:
-                truth = {(cumulative, at_s): (value, 0) for at_s, value in said_by_ghosts[number]}
+            if number in ghosts and ticks:
+                truth = {(cumulative, at_s): (value, 0) for at_s, value in ghosts[number]}
             elif number < len(plan.meters):
                 for one in plan.intervals(load, number, ticks, lengths.get(number, ())):
                     if number not in masked:

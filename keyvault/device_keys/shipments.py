@@ -28,6 +28,7 @@ from keyvault.schemes.table import USUAL, algorithm_for, algorithm_name, has_key
 Progress = Callable[[str, int, int], None]  # the step, how many more are done, and of how many
 
 _NAMED_IN_AUDIT = 100
+_COUNTED = ("active", "pending", "transfer_keys", "agreed", "replaced", "unchanged")  # in the audit record
 
 
 @dataclass
@@ -119,13 +120,11 @@ def import_(
             shipped_public_keys.store(publics, agreement_key)
         except ProvisioningError as error:
             raise ShipmentError(str(error)) from None
-        counted = ("active", "pending", "transfer_keys", "agreed", "replaced", "unchanged")
-        counts = {name: getattr(report, name) for name in counted}
         subject = {
             "shipment": shipment.header.shipment,
             "transport_key": transport_key.fingerprint.hex(),
             "sha256": shipment.sha256.hex(),
-            **counts,
+            **{name: getattr(report, name) for name in _COUNTED},
             "named": _named(plan),
         }
         chain.record(actor, "keys.import", subject)
