@@ -11,9 +11,11 @@ from django.test import Client
 from django.urls import reverse
 from rest_framework import serializers
 
-from concentrators.models import Command, RotationWave
-from keyvault.models import FleetKey
+from concentrators.models import Command, MaskedSet, RotationWave
+from keyvault.models import FleetKey, MaskAuthority
 from meters.models import Meter, Place
+from tests.concentrators.fleet import START
+from tests.console.test_masked_totals import a_set
 from tests.test_doors import rows as rows  # noqa: PLC0414 - a fixture
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rows")]
@@ -47,6 +49,11 @@ def answers(description: Any) -> Iterator[tuple[str, str, Any]]:
     """Every address that gives JSON to a person, and the schema of its answer."""
     title = bytes(Meter.objects.order_by("pk")[0].system_title).hex()
     ids = {"/api/v1/places/{id}": Place.objects.order_by("pk")[0].pk}
+    if not MaskedSet.objects.exists():
+        authority = MaskAuthority(name="council", url="http://x", public=bytes(32), pinned_at=START, mac=b"")
+        authority.save()
+        a_set([authority], 1, total=5, closed_at=START)
+    ids["/api/v1/masked-totals/{set_id}/answers"] = MaskedSet.objects.order_by("pk")[0].pk
     wave = RotationWave.objects.order_by("pk")[0].pk
     for path, operations in description["paths"].items():
         content = operations.get("get", {}).get("responses", {}).get("200", {}).get("content", {})

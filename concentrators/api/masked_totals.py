@@ -89,6 +89,7 @@ class MaskedTotalList(SelectionView):
 
     @extend_schema(
         operation_id="masked_totals",
+        tags=["totals"],
         parameters=[MaskedTotalsQuery],
         responses=page_responses("MaskedTotalPage", MaskedTotalSerializer),
     )
@@ -101,7 +102,7 @@ class MaskedTotalAnswers(APIView):
 
     queryset = IntervalTotal.objects.none()
 
-    @extend_schema(operation_id="masked_total_answers", responses=MaskedAnswersSerializer)
+    @extend_schema(operation_id="masked_total_answers", tags=["totals"], responses=MaskedAnswersSerializer)
     def get(self, request: Request, set_id: int) -> Response:
         found = masked_queries.evidence(set_id)
         if found is None:
