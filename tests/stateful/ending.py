@@ -125,12 +125,10 @@ def _assert_not_locked_out(site: HeadEnd, meter: HonestMeter) -> None:
     if key.state not in ("pending", "active"):
         assert key.state == "compromised"
         _bring_new_key(site, meter)
-    for holder in site.holders.values():
-        site.fetch_hop_keys(holder)
-    site.air += meter.say_event(clock.now_s)
-    site.arrive(0, site.air[-1:], worker=0)
+    _prove_key(site, meter)
     if meter.scheme == "hop":
         site.bring_home(meter)
+        _prove_key(site, meter)  # a key command may have come before
     site.read([meter], 5)
     uplink_id = site.post(0, [site.air[-1]])
     site.verify(uplink_id, site.workers[0])
@@ -138,6 +136,14 @@ def _assert_not_locked_out(site: HeadEnd, meter: HonestMeter) -> None:
     assert verdicts == [ACCEPTED], f"a fresh frame, {site.air[-1]}, is {verdicts} under a key that is {key.state}"
     key = site.truth.keys[meter.title, meter.epoch]
     assert key.state == "active", f"the key of {meter.title.hex()}, a meter of scheme {meter.scheme}, is {key.state}"
+
+
+def _prove_key(site: HeadEnd, meter: HonestMeter) -> None:
+    """A meter's own frame arrives: of scheme hop nothing else proves that a key is with it."""
+    for holder in site.holders.values():
+        site.fetch_hop_keys(holder)
+    site.air += meter.say_event(clock.now_s)
+    site.arrive(0, site.air[-1:], worker=0)
 
 
 def _bring_new_key(site: HeadEnd, meter: HonestMeter) -> None:
