@@ -17,6 +17,7 @@ from concentrators import tasks
 from concentrators.api.authentication import concentrator_id
 from concentrators.api.concentrator_view import ConcentratorView, TooLarge
 from concentrators.api.throttling import Rate
+from concentrators.conformance import offers as laboratory_offers
 from concentrators.fleet import laboratory
 from concentrators.ingest import backlog, fair_shares, reception
 from concentrators.ingest.fair_shares import Share
@@ -175,6 +176,8 @@ class UplinksView(ConcentratorView):
             raise _UnknownEncoding(str(error)) from None
         except reception.UplinkError as error:
             raise exceptions.ValidationError(str(error)) from None
+        if receipt.is_again:
+            laboratory_offers.posted_again(request.user.pk, receipt.uplink_id, timezone.now())
         return Response(ReceiptSerializer(receipt).data, status=status.HTTP_202_ACCEPTED)
 
 

@@ -9,7 +9,7 @@ import cbor2
 from django.utils import timezone
 
 from concentrators.conformance import offers
-from concentrators.models import Uplink
+from concentrators.models import RepeatedUplink, Uplink
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, split_sequence
 from keyvault.device_keys import bench as keys
 from keyvault.device_keys.bench import AS_IT_IS, Disguise
@@ -55,7 +55,7 @@ class Bench:
         self.meter, self.timing = meter, timing
         self.title = bytes(meter.system_title)
         self._sleep = sleep
-        self._since = self._newest()
+        self.mark()
 
     @property
     def epoch(self) -> int:
@@ -91,7 +91,7 @@ class Bench:
 
     def mark(self) -> None:
         """Listen to what comes from now on."""
-        self._since = self._newest()
+        self._since, self._since_again = _newest(Uplink), _newest(RepeatedUplink)
 
     def give(self, octets: Sequence[bytes]) -> None:
         """Give the meter octets, one after another. MismatchError where its concentrator does not take them."""
@@ -151,8 +151,9 @@ class Bench:
     def frames(self) -> list[keys.BenchFrame]:
         """The meter's frames since octets were last given, opened."""
         uplinks = Uplink.objects.filter(pk__gt=self._since, body__isnull=False).order_by("pk")
-        bodies = (bytes(body or b"") for body in uplinks.values_list("body", flat=True))
-        frames = [octets for body in bodies for octets in split_sequence(body)]
+        again = RepeatedUplink.objects.filter(pk__gt=self._since_again, uplink__body__isnull=False).order_by("pk")
+        bodies = [*uplinks.values_list("body", flat=True), *again.values_list("uplink__body", flat=True)]
+        frames = [octets for body in bodies for octets in split_sequence(bytes(body or b""))]
         mine = [octets for octets in frames if self.title in octets[: 3 * SYSTEM_TITLE_OCTETS]]
         return keys.open_frames(self.title, mine) if mine else []
 
@@ -181,5 +182,6 @@ class Bench:
             self._sleep(self.timing.poll_s)
         return True
 
-    def _newest(self) -> int:
-        return Uplink.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+
+def _newest(model: type[Uplink] | type[RepeatedUplink]) -> int:
+    return model.objects.order_by("-pk").values_list("pk", flat=True).first() or 0

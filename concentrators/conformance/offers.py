@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from concentrators.commands.downlink import Offer
 from concentrators.fleet.assignments import holding
-from concentrators.models import Assignment, LaboratoryOffer
+from concentrators.models import Assignment, LaboratoryOffer, RepeatedUplink
 from meters.models import Meter
 
 _NEXT_NUMBER = "nextval(pg_get_serial_sequence('concentrators_command', 'id'))"
@@ -38,8 +38,9 @@ def are_delivered(offered: Sequence[int]) -> bool:
 
 
 def withdraw(meter: Meter) -> None:
-    """Nothing more is offered to the meter."""
+    """Nothing more is offered to the meter, and nothing noted of its concentrator."""
     LaboratoryOffer.objects.filter(meter=meter).delete()
+    RepeatedUplink.objects.filter(concentrator__assignments__meter=meter).delete()
 
 
 def fetch(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
@@ -60,6 +61,21 @@ def receipt(concentrator_id: int, number: int, *, delivered: bool, now: datetime
     mine = LaboratoryOffer.objects.filter(number=number, offered_at__isnull=False)
     mine = mine.filter(meter__in=_meters_of(concentrator_id, now))
     return bool(mine.update(delivered_at=now) if delivered else mine.update(offered_at=None))
+
+
+def posted_again(concentrator_id: int, uplink_id: int, now: datetime) -> None:
+    """Note that a body came again, where its concentrator has octets for a laboratory meter. One query."""
+    execute(
+        """INSERT INTO concentrators_repeateduplink (concentrator_id, uplink_id, posted_at)
+           SELECT a.concentrator_id, %s, %s FROM concentrators_laboratoryoffer o
+           JOIN concentrators_assignment a ON a.meter_id = o.meter_id
+           WHERE a.concentrator_id = %s AND a.valid_from <= %s AND (a.valid_to IS NULL OR a.valid_to > %s) LIMIT 1""",
+        uplink_id,
+        now,
+        concentrator_id,
+        now,
+        now,
+    )
 
 
 def _meters_of(concentrator_id: int, now: datetime) -> QuerySet[Assignment, int]:

@@ -36,11 +36,15 @@ class UnknownEncodingError(UplinkError):
 
 
 class Receipt(NamedTuple):
-    """The receipt of a concentrator, once the octets are committed: uplink, SHA-256 of the decoded body, frames."""
+    """The receipt of a concentrator, once the octets are committed: uplink, SHA-256 of the decoded body, frames.
+
+    With ``is_again`` the same body had come before, and nothing was stored.
+    """
 
     uplink_id: int
     sha256: bytes
     frames: int
+    is_again: bool = False
 
 
 def decode(body: bytes, encoding: str) -> bytes:
@@ -84,7 +88,7 @@ def receive(
     while uplink_id is None:
         standing = _standing(concentrator_id, sha256)
         if standing is not None:
-            return Receipt(standing, sha256, frames)
+            return Receipt(standing, sha256, frames, is_again=True)
         # the octets of the other one were deleted between the two statements
         uplink_id = uplink_state.add(concentrator_id, body, sha256, frames, received_at, due_at)
     try:

@@ -1,7 +1,13 @@
 """The tables of this app, a module for each package that owns them."""
 
 from concentrators.models.commands import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
-from concentrators.models.conformance import ConformanceRun, ConformanceStep, LaboratoryOffer, StepVerdict
+from concentrators.models.conformance import (
+    ConformanceRun,
+    ConformanceStep,
+    LaboratoryOffer,
+    RepeatedUplink,
+    StepVerdict,
+)
 from concentrators.models.failures import Acknowledgement, FailureGroup, FailureTally, IntegrityFailure, RefusedFrame
 from concentrators.models.fleet import (
     Assignment,
@@ -39,6 +45,7 @@ __all__ = [
     "MaskedSet",
     "RefusedFrame",
     "RegistryGeneration",
+    "RepeatedUplink",
     "ReportedSum",
     "Reverification",
     "RotationWave",

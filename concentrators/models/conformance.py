@@ -3,6 +3,8 @@
 from django.db import models
 from django.db.models import Q
 
+from concentrators.models.fleet import Concentrator
+from concentrators.models.ingest import Uplink
 from meters.models import Meter
 
 
@@ -43,6 +45,21 @@ class ConformanceStep(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.verdict}"
+
+
+class RepeatedUplink(models.Model):
+    """The concentrator of a laboratory meter posted an uplink again while the meter was given octets.
+
+    A meter that keeps its frames answers again with the same octets; the uplinks themselves show no trace of that.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    concentrator = models.ForeignKey(Concentrator, models.CASCADE, related_name="+")
+    uplink = models.ForeignKey(Uplink, models.CASCADE, related_name="+", db_constraint=False)
+    posted_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.uplink}, again"
 
 
 class LaboratoryOffer(models.Model):

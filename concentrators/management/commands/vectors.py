@@ -23,6 +23,8 @@ class Command(DomainCommand):
         "  manage.py vectors --output -      to standard output"
     )
 
+    refusals = (OSError,)  # an installed head-end has no folder docs: name a file
+
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--output", metavar="FILE", help=f"where to; - is standard output (default: {_FILE})")
 

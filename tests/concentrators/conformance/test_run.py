@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
 from concentrators.conformance import offers, run
 from concentrators.conformance.bench import DONE, LATE, REFUSED, Answer, Bench, MismatchError, Order, Timing
 from concentrators.conformance.steps import STEPS, LeftOutError, Step
-from concentrators.fleet import laboratory
+from concentrators.fleet import laboratory, tokens
 from concentrators.fleet.laboratory import BenchMeter, LaboratoryError
-from concentrators.models import Concentrator, ConformanceRun, LaboratoryOffer, StepVerdict
+from concentrators.models import Concentrator, ConformanceRun, LaboratoryOffer, RepeatedUplink, StepVerdict
 from keyvault.audit.chain import Actor
+from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import bench as keys
 from keyvault.device_keys.bench import BenchKeyError, Disguise
 from keyvault.models import AuditRecord, DownlinkCounter
@@ -189,3 +191,26 @@ class TestBench:
     def test_a_key_that_cannot_be_used(self, device: Device) -> None:
         with pytest.raises(BenchKeyError):
             keys.seal(TITLE, 9, b"\x82\x02\x01", 1, timezone.now())
+
+    def test_the_same_octets_again_are_an_answer_again(self, concentrator: Concentrator, device: Device) -> None:
+        """A meter that keeps its frames answers again with the same frame, and its concentrator posts the same body."""
+        bench = Bench(device.meter, AT_ONCE)
+        body = encode_sequence([device.seal(senml_payload({"0-0:96.13.0": 17}, fleet.START_S, unit="count"))])
+        headers = {"Authorization": f"Bearer {tokens.issue(concentrator)}"}
+
+        def post() -> int:
+            answer = Client().post("/api/v1/uplinks", body, "application/cbor-seq", headers=headers)
+            assert answer.status_code == 202
+            return int(answer.json()["uplink"])
+
+        post()
+        assert len(bench.answers(17)) == 1
+        bench.mark()
+        assert not RepeatedUplink.objects.exists()
+        post()
+        assert not RepeatedUplink.objects.exists(), "nobody is listening"
+        offers.put(device.meter, [b"octets"])
+        post()
+        assert bench.answers(17) == [Answer(DONE, fleet.START_S)]
+        offers.withdraw(device.meter)
+        assert not RepeatedUplink.objects.exists()

@@ -118,7 +118,7 @@ class TestReceive:
     def test_the_octets_are_committed_and_enqueued(self, concentrator: Concentrator, enqueued: list[int]) -> None:
         receipt = reception.receive(concentrator.pk, BODY, NOW, tasks.enqueue)
         uplink = Uplink.objects.get(pk=receipt.uplink_id)
-        assert receipt == (uplink.pk, hashlib.sha256(BODY).digest(), 400)
+        assert receipt == (uplink.pk, hashlib.sha256(BODY).digest(), 400, False)
         assert (bytes(uplink.body or b""), bytes(uplink.sha256)) == (BODY, receipt.sha256)
         assert (uplink.frames, uplink.octets, uplink.received_at) == (400, len(BODY), NOW)
         assert (uplink.verified_at, uplink.due_at) == (None, NOW + timedelta(seconds=60))
@@ -128,12 +128,13 @@ class TestReceive:
         self, concentrator: Concentrator, other_concentrator: Concentrator, enqueued: list[int]
     ) -> None:
         first = reception.receive(concentrator.pk, BODY, NOW, tasks.enqueue)
-        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1), tasks.enqueue) == first
+        repeated = first._replace(is_again=True)
+        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1), tasks.enqueue) == repeated
         assert enqueued == [first.uplink_id]
         assert reception.receive(other_concentrator.pk, BODY, NOW, tasks.enqueue).uplink_id != first.uplink_id
 
         Uplink.objects.filter(pk=first.uplink_id).update(verified_at=NOW, rejected=400)
-        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1), tasks.enqueue) == first
+        assert reception.receive(concentrator.pk, BODY, NOW + timedelta(days=1), tasks.enqueue) == repeated
         assert retention.delete_bodies(NOW + timedelta(days=31)) == 1
         again = reception.receive(concentrator.pk, BODY, NOW + timedelta(days=31), tasks.enqueue)
         assert again.uplink_id != first.uplink_id
