@@ -81,7 +81,7 @@ def receive(
     row is committed when this returns. UplinkError if nothing was stored. An uplink that ``comes_last`` is verified
     after what others post within ten minutes. A broker that does not answer only costs time: the sweep enqueues later.
     """
-    frames = _count_frames(body)
+    frames = len(frames_of(body))
     sha256 = hashlib.sha256(body).digest()
     due_at = received_at + timedelta(seconds=settings.UPLINK_SWEEP_AFTER_S) + comes_last * _LAST_AFTER
     uplink_id = uplink_state.add(concentrator_id, body, sha256, frames, received_at, due_at)
@@ -98,15 +98,18 @@ def receive(
     return Receipt(uplink_id, sha256, frames)
 
 
-def _count_frames(body: bytes) -> int:
+def frames_of(body: bytes) -> list[bytes]:
+    """Return the frames of a decoded body; UplinkError where it is none that would be stored."""
     try:
-        frames = len(split_sequence(body))
+        frames = split_sequence(body)
     except MalformedError as error:
         raise UplinkError(f"the body is not a CBOR sequence of byte strings: {error}") from None
-    if frames == 0:
+    if not frames:
         raise UplinkError("the body holds no frame")
-    if frames > settings.UPLINK_MAX_FRAMES:
-        raise UplinkTooLargeError(f"{frames} frames are more than {settings.UPLINK_MAX_FRAMES}; post them in parts")
+    if len(frames) > settings.UPLINK_MAX_FRAMES:
+        raise UplinkTooLargeError(
+            f"{len(frames)} frames are more than {settings.UPLINK_MAX_FRAMES}; post them in parts"
+        )
     return frames
 
 

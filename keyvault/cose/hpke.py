@@ -101,6 +101,14 @@ def open_psk(party: PskParty, private: X25519PrivateKey, enc: bytes, sealed: byt
         raise TagInvalidError from None
 
 
+def nonce_of(party: PskParty, private: X25519PrivateKey, enc: bytes, info: bytes) -> bytes | None:
+    """The nonce (12 octets) of a message to the recipient; None for an ``enc`` of small order."""
+    try:
+        return party.schedule(private.exchange(X25519PublicKey.from_public_bytes(enc)), enc, info).nonce
+    except ValueError:
+        return None
+
+
 def seal_psk(
     party: PskParty, recipient: X25519PublicKey, ephemeral: X25519PrivateKey, plaintext: bytes, info: bytes, aad: bytes
 ) -> tuple[bytes, bytes]:

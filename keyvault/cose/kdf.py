@@ -85,6 +85,29 @@ def derived_device_key(fleet_key: bytes, system_title: bytes, epoch: int) -> byt
     return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, info).derive(fleet_key)
 
 
+def uplink_infos(system_title: bytes, epoch: int, alg: int) -> tuple[bytes, bytes]:
+    """The info strings of HKDF that ``uplink_key`` derives by: of the traffic key, and of the Base IV. No secrets."""
+    return _infos(alg, (_title(system_title), _epoch(epoch)), (HEAD_END, None))
+
+
+def uplink_secret_info(system_title: bytes, epoch: int, alg: int) -> bytes:
+    """The info string of HKDF that ``uplink_secret`` derives by. No secret."""
+    return kdf_context(alg, 8 * _SECRET_OCTETS, (_title(system_title), _epoch(epoch)), (HEAD_END, None))
+
+
+def hop_mac_info(system_title: bytes, epoch: int, concentrator_title: bytes) -> bytes:
+    """The info string of HKDF that ``hop_mac_key`` derives by. No secret."""
+    party_v = _title(concentrator_title), None
+    return kdf_context(HMAC_256_64, 8 * _SECRET_OCTETS, (_title(system_title), _epoch(epoch)), party_v)
+
+
+def _infos(alg: int, party_u: tuple[bytes, bytes], party_v: tuple[bytes, None]) -> tuple[bytes, bytes]:
+    return (
+        kdf_context(alg, CCM[alg].key_octets * 8, party_u, party_v),
+        kdf_context("IV-GENERATION", _BASE_IV_BITS, party_u, party_v),
+    )
+
+
 def _derive(
     device_key: bytes, alg: int, party_u: tuple[bytes, bytes], party_v: tuple[bytes, None], salt: bytes
 ) -> TrafficKey:
@@ -93,8 +116,7 @@ def _derive(
         raise ValueError(f"{alg} is none of the AES-CCM algorithms {sorted(CCM)}")
     key_octets = CCM[alg].key_octets
     prk = HKDF.extract(SHA256(), salt or None, device_key)
-    key_info = kdf_context(alg, key_octets * 8, party_u, party_v)
-    iv_info = kdf_context("IV-GENERATION", _BASE_IV_BITS, party_u, party_v)
+    key_info, iv_info = _infos(alg, party_u, party_v)
     return TrafficKey(
         HKDFExpand(SHA256(), key_octets, key_info).derive(prk),
         HKDFExpand(SHA256(), _BASE_IV_BITS // 8, iv_info).derive(prk),

@@ -1,10 +1,26 @@
 """Envelope ``ccm``: COSE_Encrypt0 with AES-CCM, the counter as Partial IV (docs/frame.md). Pure."""
 
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, CCM
-from keyvault.cose.kdf import uplink_key
+from keyvault.cose.kdf import uplink_infos, uplink_key
 from keyvault.cose.sealing import DirectionCipher
-from keyvault.cose.structures import parse_frame
-from keyvault.schemes.lines import Envelope, OpenedKey
+from keyvault.cose.structures import Frame, parse_frame
+from keyvault.schemes.lines import Derived, Envelope, OpenedKey
+
+
+def derived(cipher: DirectionCipher, key: OpenedKey, frame: Frame) -> list[Derived]:
+    """What a frame of AES-CCM is computed from: the info strings of its keys, its nonce and its AAD."""
+    key_info, iv_info = uplink_infos(key.system_title, key.epoch, key.algorithm)
+    nonce, aad = cipher.inputs(frame)
+    return [
+        Derived("info of the key", key_info),
+        Derived("info of the Base IV", iv_info),
+        Derived("nonce", nonce),
+        Derived("AAD", aad),
+    ]
+
+
+def _derived(key: OpenedKey, frame: Frame) -> list[Derived]:
+    return derived(_cipher(key), key, frame)
 
 
 def _cipher(key: OpenedKey) -> DirectionCipher:
@@ -18,4 +34,5 @@ CCM_ENVELOPE = Envelope(
     parse=parse_frame,
     cipher=_cipher,
     reference="RFC 9052 section 5.2, RFC 9053 section 4.2",
+    derived=_derived,
 )

@@ -109,6 +109,11 @@ def _dissect_dlms(octets: bytes) -> Dissection:
     return Dissection(parts[:_PARTS_MAX], None, None, None)
 
 
+def notation_of(octets: bytes) -> str | None:
+    """CBOR diagnostic notation of any item on one line, a payload say; None where the octets are no single item."""
+    return _Walk(octets, {}).frame() if len(octets) <= _SHOWN_OCTETS_MAX else None
+
+
 def _parsed(octets: bytes) -> Frame:
     """A frame of any envelope, with a certificate or without; MalformedError where it is none."""
     try:

@@ -30,6 +30,11 @@ class Tagged(NamedTuple):
     tag: bytes
 
 
+def wears_tag(octets: bytes) -> bool:
+    """Whether octets begin as a frame does that wears a hop tag."""
+    return octets.startswith(_START[:4])
+
+
 def parse_tagged(octets: bytes) -> Tagged:
     """Parse a tagged frame; the frame inside has any envelope, and the same title as the kid of the tag.
 

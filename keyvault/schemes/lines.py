@@ -47,6 +47,13 @@ class Cipher(Protocol):
         ...
 
 
+class Derived(NamedTuple):
+    """A value that a frame's protection is computed from, and that is no key: info strings, nonces, AAD."""
+
+    name: str
+    octets: bytes
+
+
 class KeyInputs(NamedTuple):
     """What a device key is computed from: system title (8 octets), epoch, and the 32 stored octets.
 
@@ -75,6 +82,10 @@ class Source(NamedTuple):
     reference: str
 
 
+def _nothing(key: OpenedKey, frame: Frame) -> list[Derived]:
+    return []
+
+
 class Envelope(NamedTuple):
     """An envelope: the form of a frame, and what protects it.
 
@@ -89,6 +100,8 @@ class Envelope(NamedTuple):
 
     Frames have up to ``max_octets``, where that is more than the setting FRAME_MAX_OCTETS. With ``has_key_sets`` a
     device key is as many octets as its algorithm says, all others are 32.
+
+    ``derived`` tells, for whoever builds a meter, what the protection of a frame is computed from, and no key.
     """
 
     name: str
@@ -100,6 +113,7 @@ class Envelope(NamedTuple):
     is_to_agreement_key: bool = False
     max_octets: int = 0
     has_key_sets: bool = False
+    derived: Callable[[OpenedKey, Frame], list[Derived]] = _nothing
 
 
 class Scheme(NamedTuple):

@@ -14,10 +14,10 @@ from keyvault.cose.forms import (
     read_bstr,
     short_tail,
 )
-from keyvault.cose.kdf import uplink_secret
-from keyvault.cose.mac import MacKey, encode_mac0
+from keyvault.cose.kdf import uplink_secret, uplink_secret_info
+from keyvault.cose.mac import MacKey, encode_mac0, mac_structure
 from keyvault.cose.structures import Frame, MalformedError, encode_protected
-from keyvault.schemes.lines import Envelope, OpenedKey
+from keyvault.schemes.lines import Derived, Envelope, OpenedKey
 
 _HEADS = heads(b"\xd1\x84", SHORT_ALGS)
 _FORM = Form("COSE_Mac0", 17, (18, 23), (ALG, KID, COUNTER), ("payload", "tag"))
@@ -113,6 +113,13 @@ def _cipher(key: OpenedKey) -> MacCipher:
     return MacCipher(key.octets, key.system_title, key.epoch, key.algorithm)
 
 
+def _derived(key: OpenedKey, frame: Frame) -> list[Derived]:
+    return [
+        Derived("info of the key", uplink_secret_info(key.system_title, key.epoch, key.algorithm)),
+        Derived("MAC_structure", mac_structure(frame.protected, payload_of(frame))),
+    ]
+
+
 MAC_ENVELOPE = Envelope(
     "mac",
     # The whole tag where none is named: it is all that protects such a reading. The short one saves 24 octets a frame.
@@ -121,4 +128,5 @@ MAC_ENVELOPE = Envelope(
     parse=parse_mac,
     cipher=_cipher,
     reference="RFC 9052 section 6.2, RFC 9053 section 3.1",
+    derived=_derived,
 )

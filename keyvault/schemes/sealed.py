@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from keyvault.cose.algorithms import HPKE, HPKE_PSK
 from keyvault.cose.forms import KID, PARTIAL_IV, Form, bstr_head, heads, label, long_tail, short_tail, why_malformed
-from keyvault.cose.hpke import ENC_OCTETS, PskParty, open_psk, seal_psk
-from keyvault.cose.kdf import uplink_secret
+from keyvault.cose.hpke import ENC_OCTETS, PskParty, nonce_of, open_psk, seal_psk
+from keyvault.cose.kdf import uplink_secret, uplink_secret_info
 from keyvault.cose.structures import Frame, MalformedError, enc_structure, encode_bstr, encode_protected, make_kid
-from keyvault.schemes.lines import Envelope, KeyLacksError, OpenedKey
+from keyvault.schemes.lines import Derived, Envelope, KeyLacksError, OpenedKey
 
 _ALG = b"\x3a\x00\x01\x00\x00"  # -65537
 _HEADS = heads(b"\xd0\x83", {_ALG: HPKE_PSK})
@@ -79,6 +79,10 @@ class SealedCipher:
     def __reduce__(self) -> str:
         raise TypeError("a cipher holds key octets and is never pickled")
 
+    def nonce(self, frame: Frame) -> bytes | None:
+        """The nonce of a frame (12 octets); None where its ephemeral key is of small order."""
+        return nonce_of(self._party, self._private, frame.ciphertext[:ENC_OCTETS], _info(frame.protected))
+
     def open_(self, frame: Frame) -> bytes:
         """Return the plaintext of a frame; TagInvalidError, which does not say why."""
         _, _, _, protected, said = frame
@@ -114,6 +118,17 @@ def _cipher(key: OpenedKey) -> SealedCipher:
     return SealedCipher(key.octets, key.system_title, key.epoch, key.agreement_private)
 
 
+def _derived(key: OpenedKey, frame: Frame) -> list[Derived]:
+    nonce = _cipher(key).nonce(frame)
+    return [
+        Derived("info of the psk", uplink_secret_info(key.system_title, key.epoch, HPKE_PSK)),
+        Derived("psk_id", make_kid(key.system_title, key.epoch)),
+        Derived("info of HPKE", _info(frame.protected)),
+        *([] if nonce is None else [Derived("nonce", nonce)]),
+        Derived("AAD", enc_structure(frame.protected)),
+    ]
+
+
 SEALED_ENVELOPE = Envelope(
     "sealed",
     algorithms=HPKE,
@@ -127,4 +142,5 @@ SEALED_ENVELOPE = Envelope(
     cipher=_cipher,
     reference="RFC 9180 section 5.1.2",
     is_to_agreement_key=True,
+    derived=_derived,
 )

@@ -16,7 +16,8 @@ from keyvault.cose.forms import (
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import Frame, MalformedError, encode_protected, make_kid
-from keyvault.schemes.lines import Envelope, OpenedKey
+from keyvault.schemes import ccm
+from keyvault.schemes.lines import Derived, Envelope, OpenedKey
 
 CONTEXT_OCTETS = 12
 OPENED_AT_OCTETS = 4
@@ -106,6 +107,10 @@ def _cipher(key: OpenedKey) -> DirectionCipher:
     return session_cipher(key.octets, key.system_title, key.epoch, key.algorithm, key.kid_context)
 
 
+def _derived(key: OpenedKey, frame: Frame) -> list[Derived]:
+    return [Derived("salt", key.kid_context), *ccm.derived(_cipher(key), key, frame)]
+
+
 SESSION_ENVELOPE = Envelope(
     "session",
     algorithms={alg: CCM[alg] for alg in (AES_CCM_16_64_128, AES_CCM_16_64_256)},
@@ -113,4 +118,5 @@ SESSION_ENVELOPE = Envelope(
     parse=parse_session,
     cipher=_cipher,
     reference="RFC 8613 appendix B.2, RFC 9052 section 5.2",
+    derived=_derived,
 )

@@ -1,9 +1,10 @@
 """Envelope ``dlms``: ciphered push APDUs of IEC 62056-5-3, in the links that carry them (docs/dlms.md). Pure."""
 
+from keyvault.cose.structures import Frame
 from keyvault.schemes.dlms.apdu import parse_dlms
 from keyvault.schemes.dlms.gcm import GcmCipher
 from keyvault.schemes.dlms.security import ALGORITHMS, control_of
-from keyvault.schemes.lines import Envelope, OpenedKey
+from keyvault.schemes.lines import Derived, Envelope, OpenedKey
 
 MAX_OCTETS = 4096
 # CBOR tag 17, of COSE_Mac0, is d1: what begins with that is no DLMS frame (a dedicated key could not protect a push).
@@ -15,6 +16,15 @@ def _cipher(key: OpenedKey) -> GcmCipher:
     return GcmCipher(key.octets, control_of(key.algorithm))
 
 
+def _derived(key: OpenedKey, frame: Frame) -> list[Derived]:
+    """The authentication key stands in the AAD, and is not told."""
+    return [
+        Derived("IV: system title and invocation counter", frame.kid + frame.counter.to_bytes(4, "big")),
+        Derived("AAD before the authentication key", frame.protected[:1]),
+        Derived("AAD after the authentication key", frame.protected[1:]),
+    ]
+
+
 DLMS_ENVELOPE = Envelope(
     "dlms",
     algorithms=ALGORITHMS,
@@ -24,4 +34,5 @@ DLMS_ENVELOPE = Envelope(
     reference="IEC 62056-5-3, DLMS UA Green Book Ed. 8 section 9.2.7",
     max_octets=MAX_OCTETS,
     has_key_sets=True,
+    derived=_derived,
 )
