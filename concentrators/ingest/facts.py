@@ -135,16 +135,15 @@ class AssignedMeter:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was gathered for a batch, but for what stands where its values go (``Earlier``).
+    """The facts that were gathered for a batch; ``Earlier`` has the values that are stored already.
 
-    ``meters`` holds the known meters by system title, ``readers`` what reads payloads by the names of contents.
-    Of a batch with frames of concentrators that report: ``concentrators`` holds their ids by system title, ``hop_keys``
-    the id of the newest usable key of each meter of scheme hop that they name, by its title.
-    ``coupons`` are those that signatures and lists of the batch name, None where it has none; they belong to the batch
-    alone, and are moved by the decision, as counters are.
-    ``pending_kids`` are those of keys that no frame has proven yet to be with their device. ``earliest_s`` is the
-    first Unix second of retention. ``looks_everywhere``: the counters are locked, and what stands is looked up for
-    every value; otherwise only where a counter was seen before, and the primary keys tell of the others.
+    ``meters`` has the known meters by system title, ``readers`` the readers of payloads by name of the content. If
+    concentrators report: ``concentrators`` has their ids by system title, ``hop_keys`` the id of the newest usable key
+    of each meter of scheme hop that they name, by its title. ``coupons`` are those that signatures and lists of the
+    batch name, None if there are none; the decision moves them, as it moves counters. ``pending_kids`` are the kids of
+    keys under which no frame was accepted yet. ``earliest_s`` is the first Unix second of retention.
+    ``looks_everywhere``: the counters are locked, and stored values are looked up for every value; otherwise only where
+    a counter was seen before, and primary keys reveal other conflicts.
     ``schemes_without_totals`` are numbers of schemes whose intervals are stored, and added to no total.
     """
 
@@ -164,10 +163,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What came of earlier uplinks: looked up only where a frame's counter was seen before, or under locks.
+    """Results of earlier uplinks: looked up only if the counter of a frame was seen before, or under locks.
 
-    ``standing`` says what stands where values want to go, and which uplink brought it; ``received_at`` when those
-    uplinks came; ``refused`` why frames, whose counters they took, were refused; ``sums`` the sums that stand.
+    ``standing`` has the stored values in the places of new ones, and the uplinks that brought them; ``received_at`` the
+    times of those uplinks; ``refused`` the verdicts of rejected frames whose counters were taken; ``sums`` stored sums.
     """
 
     standing: Mapping[Spot, Standing] = field(default_factory=dict)

@@ -256,10 +256,10 @@ def _refuse_suspended(uplink: ExaminedUplink, frame: OpenedFrame, meter: Assigne
 def _refuse_payload(
     uplink: ExaminedUplink, frame: OpenedFrame, meter: AssignedMeter | None, error: PayloadError | CouponError
 ) -> None:
-    """A payload that is refused: for good, with its counter; or, where it may be ours, until that has passed.
+    """Refuse a payload: for good, with its counter; or, if the reason may be a fault of ours, until that has passed.
 
-    Where the counter was taken already, what the payload says is compared with what stands, as far as it can be
-    read; past retention, nothing is left to compare it with. What nothing authenticates never takes a counter so.
+    If the counter was taken already, the values of the payload are compared with stored ones, as far as they can be
+    read and are within retention. A frame of a scheme without authentication takes no counter here.
     """
     kind = FailureKind(error.reason)
     _, _, counter, _, key = frame

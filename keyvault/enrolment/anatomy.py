@@ -1,4 +1,4 @@
-"""What stands where in a certificate: names of its places, for whoever looks at evidence. Pure.
+"""The parts of a certificate and their names, to explain evidence. Pure.
 
 A place is a path of array indices and map labels from the certificate on, through the CBOR in its byte strings, too.
 """

@@ -50,7 +50,7 @@ class Revoked(NamedTuple):
 
 
 def pin(authority: PublicAuthority, actor: Actor, now: datetime) -> Authority:
-    """Let an authority vouch for the keys of meters. AuthorityError where its kid or key stands already.
+    """Let an authority vouch for the keys of meters. AuthorityError if its kid or key exists already.
 
     One that was unpinned is pinned again under its old kid with its old key alone. Spends a second person's approval
     where one is required: ApprovalError.

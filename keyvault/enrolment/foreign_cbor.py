@@ -83,7 +83,7 @@ class _Reader:
         return int.from_bytes(self._take(1 << (additional - 24)), "big")
 
     def _is_over(self, left: int) -> bool:
-        """Whether an array or a map is over, of which so many items are left; below 0: until the break."""
+        """Return whether an array or map has ended, from the number of items left; below 0: until the break."""
         if left >= 0:
             return left == 0
         if self._octets[self.at : self.at + 1] != bytes((_BREAK,)):

@@ -38,7 +38,7 @@ class AgreementVersion(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Pinned authorities by kid, versions of agreement keys, and what stands of titles, numbers and public keys.
+    """Pinned authorities by kid, versions of agreement keys, and stored titles, certificate numbers and public keys.
 
     ``epochs`` are the newest epochs by title. A certificate is numbered by its authority's kid and cti: ``enrolled``
     has those numbers by title and epoch, ``used`` all of them. ``revoked`` are pairs of an authority's id and a cti.

@@ -26,7 +26,7 @@ WGS 84); interval_minutes (default 30), scheme (how the meter protects its readi
 (default the scheme's usual one, AES-CCM-16-64-128 in ccm), status (commissioned, suspended), commissioned_at
 (a date, or date and time with zone; default now), concentrator (its name), public_key (the meter's X25519
 public key, 64 hex digits) or keys ("by certificate").
-Lines that say what stands already change nothing, so that a file may be imported again.
+Lines that equal the registry change nothing, so that a file may be imported again.
 
 Each new meter gets a random key (epoch 1) and transfer key (epoch 0), unless told otherwise.
 With a public_key both are agreed on with the active version of the head-end's agreement key: nothing secret is
