@@ -68,7 +68,7 @@ def test_what_is_exported_is_proven_by_a_program_that_knows_nothing_of_us(
     assert [len(one["readings"]) for one in found] == [28, 2]
     assert [len(one["lists"]) for one in found] == [2, 1]
     assert path.stat().st_mode & 0o777 == 0o600
-    program = tmp_path / "verify.py"
+    program = tmp_path / "verifier"
     program.write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, "-I", program, path, AUTHORITY.hex()], capture_output=True, text=True, timeout=120

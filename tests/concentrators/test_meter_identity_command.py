@@ -1,0 +1,98 @@
+"""manage.py meter_identity, and the certificates that manage.py authority issues for it."""
+
+import json
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from keyvault import journal
+from keyvault.journal import replay_enrolment
+from keyvault.models import AuditRecord, MeterIdentity
+from tests.factories import MeterFactory
+
+pytestmark = pytest.mark.django_db
+TITLE = "0024befffe804ff1"
+PUBLIC = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw()
+
+
+def ran(*words: object) -> str:
+    out = StringIO()
+    call_command(*map(str, words), stdout=out, stderr=out)
+    return out.getvalue()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of an authority that is pinned, from the authority's own key file."""
+    key_file = tmp_path / "lab.authority"
+    said = ran("authority", "init", key_file, "--kid", "lab-1", "--issuer", "Our laboratory")
+    public = said.rsplit("--public ", 1)[1].strip()
+    ran("authority", "pin", "--kid", "lab-1", "--issuer", "Our laboratory", "--public", public)
+    path = tmp_path / "meter.identity"
+    ran("authority", "issue", key_file, TITLE, "--public", PUBLIC.hex(), "--identity", "--output", path)
+    return path
+
+
+def test_an_identity_is_registered_once(certificate: Path) -> None:
+    before = AuditRecord.objects.count()
+    assert "1 identities would be registered" in ran("meter_identity", "register", certificate, "--dry-run")
+    assert (MeterIdentity.objects.count(), AuditRecord.objects.count()) == (0, before)
+    said = ran("meter_identity", "register", certificate)
+    assert "1 identities registered, 0 stand already." in said
+    assert f"No meter of system title {TITLE} is registered yet" in said
+    MeterFactory.create(system_title=bytes.fromhex(TITLE))
+    again = ran("meter_identity", "register", certificate)
+    assert ("0 identities registered, 1 stand already." in again, "No meter" in again) == (True, False)
+    assert PUBLIC.hex() in ran("meter_identity", "list")
+    (row,) = json.loads(ran("meter_identity", "list", "--json"))
+    assert (row["system_title"], row["authority"]) == (TITLE, "Our laboratory")
+
+
+def test_what_is_refused_registers_nothing(certificate: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(certificate.read_bytes()[:-1] + b"?")
+    for words, why in (
+        ([certificate, other], "its signature does not fit.*Nothing was done"),
+        ([tmp_path / "none"], "cannot read"),
+    ):
+        with pytest.raises(CommandError, match=why):
+            ran("meter_identity", "register", *words)
+    assert not MeterIdentity.objects.exists()
+    out = StringIO()
+    call_command("meter_identity", "list", stdout=out)
+    assert "No identity" in out.getvalue()
+
+
+def test_a_certificate_is_for_enrolment_or_for_an_identity(certificate: Path, tmp_path: Path) -> None:
+    issue = ["authority", "issue", tmp_path / "lab.authority", TITLE, "--public", PUBLIC.hex()]
+    for more in ([], ["--aud", "hes-1", "--identity"]):
+        with pytest.raises(CommandError, match="--aud names an agreement key, or --identity"):
+            ran(*issue, "--output", tmp_path / "new", *more)
+    said = ran(*issue, "--output", tmp_path / "new", "--identity")
+    assert "It had another, which is revoked" in said
+
+
+def test_a_restore_brings_identities_back(certificate: Path) -> None:
+    written = []
+    original = journal.append
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "append", lambda kind, body: (written.append((kind, body)), original(kind, body)))
+        ran("meter_identity", "register", certificate)
+    ((_, rows),) = [one for one in written if one[0] == "identities"]
+    (before,) = MeterIdentity.objects.values()
+    MeterIdentity.objects.all().delete()
+    for _ in range(2):
+        replay_enrolment.identities(rows)
+    (after,) = MeterIdentity.objects.values()
+    for row in (before, after):
+        row.pop("id")
+    assert abs(after.pop("registered_at") - before.pop("registered_at")) < timedelta(seconds=1)
+    assert {name: bytes(v) if isinstance(v, memoryview) else v for name, v in after.items()} == {
+        name: bytes(v) if isinstance(v, memoryview) else v for name, v in before.items()
+    }
+    assert timezone.now() > after["issued_at"]
