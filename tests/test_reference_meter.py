@@ -74,6 +74,17 @@ def test_it_would_notice(tmp_path: Path, mistake: str) -> None:
     assert says in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
 
 
+def test_the_table_of_costs_says_what_was_counted() -> None:
+    figures = json.loads((FOLDER / "m0.json").read_text())
+    table = (FOLDER.parent / "schemes.md").read_text().split("## What it costs a small meter")[1].split("\n## ")[0]
+    shown = ["ccm-frame", "ccm-256-frame", "session-frame", "mac-64-frame", "mac-256-frame", "ccm-derive"]
+    shown += ["session-derive", "mac-64-derive", "command-open", "aes-128-block", "aes-256-block", "sha-256-block"]
+    numbers = [figures["instructions"][name] for name in shown]
+    numbers += [figures["flash_octets"]["meter"], *(figures["ram_octets"][name] for name in ("stack", "struct-meter"))]
+    for number in numbers:
+        assert f"{number:,}" in table, f"docs/schemes.md does not say {number:,}"
+
+
 CORTEX_M0 = ("arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
 
 

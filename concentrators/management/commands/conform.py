@@ -30,7 +30,7 @@ class Command(DomainCommand):
     )
     examples = (
         "examples:\n"
-        "  manage.py conform 0024befffe804ff1               some 25 minutes, most of them waiting\n"
+        "  manage.py conform 0024befffe804ff1               some 20 minutes, most of them waiting\n"
         "  manage.py conform 0024befffe804ff1 --hold 0      without the 11 minutes of a clock that is held back\n"
         "  manage.py conform 0024befffe804ff1 --anew --json\n"
         "  manage.py conform --list                         the steps, without a meter\n\n"
