@@ -1,5 +1,7 @@
 """Push profiles in the database: immutable versions, each bound to the form of the sample that it was made from."""
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
@@ -18,6 +20,7 @@ from meters.readings.push.profiles import ContentError, PushValue, elements_in, 
 from meters.readings.push.skeleton import digest
 
 _DECRYPTED = (b"\x0f", b"\xc2", b"/")  # what notifications begin with
+_PUBLIC = Path(__file__).parent / "push" / "public_profiles.json"
 PREFIX_OCTETS = range(3, 9)  # a manufacturer, to one meter
 
 
@@ -40,6 +43,36 @@ class ProfileWish(NamedTuple):
     definition: dict[str, Any]
     sample: bytes
     sample_title: bytes
+
+
+class PublicProfile(NamedTuple):
+    """A profile for a capture that others published: its name, where that stands and its licence, and what to register.
+
+    Scalers that the frame does not say are those of the project: check them against your operator's paper.
+    """
+
+    name: str
+    source: str
+    wish: ProfileWish
+
+
+def public() -> list[PublicProfile]:
+    """The profiles that come with the head-end; none is registered by itself.
+
+    Of captures without a title, which were sent in clear, it is the manufacturer's letters and zeros.
+    """
+    found = json.loads(_PUBLIC.read_text())
+    return [
+        PublicProfile(
+            one["name"],
+            one["source"],
+            ProfileWish(
+                one["name"], bytes.fromhex(one["title"])[:3], one["definition"], bytes.fromhex(one["sample"]),
+                bytes.fromhex(one["title"]),
+            ),
+        )
+        for one in found
+    ]  # fmt: skip
 
 
 def check(definition: object, sample: bytes, system_title: bytes) -> Checked:

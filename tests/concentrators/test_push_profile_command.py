@@ -14,6 +14,7 @@ from concentrators.ingest import reverification_queue
 from concentrators.models import Concentrator, Uplink
 from keyvault.audit import chain
 from meters.models import PushProfile
+from meters.readings import push_profiles
 from tests.concentrators.dlms_devices import dlms_meter
 from tests.concentrators.fleet import NOW, judged, outcome
 from tests.dlms_frames import SYNTHETIC
@@ -104,3 +105,17 @@ def test_a_definition_that_does_not_fit_its_sample_is_refused(tmp_path: Path, de
     with pytest.raises(CommandError, match="begin with 3 to 8 octets"):
         run("add", PLAIN.hex(), "--definition", str(definition), *decrypted, "--for", "5453")
     assert not PushProfile.objects.exists()
+
+
+def test_profiles_for_public_captures_come_along() -> None:
+    listed = run("public").splitlines()
+    assert len(listed) == len(push_profiles.public()) >= 12
+    for one in push_profiles.public():
+        assert one.name in run("public")
+        assert " at " in one.source
+        assert "(MIT)" in one.source or "(Apache-2.0)" in one.source
+        assert push_profiles.check(one.wish.definition, one.wish.sample, one.wish.sample_title).values
+    assert not PushProfile.objects.exists()
+    assert "Registered Kaifa list 2 (NO) version 1" in run("add", "--public", "Kaifa list 2 (NO)")
+    with pytest.raises(CommandError, match="push_profile public lists them"):
+        run("add", "--public", "Nobody's")

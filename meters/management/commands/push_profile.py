@@ -37,16 +37,19 @@ Examples:
   manage.py push_profile check sample.hex --definition kaifa.json
   manage.py push_profile add sample.hex --definition kaifa.json --name "Kaifa list 2"
   manage.py push_profile add decrypted.hex --title 4b464d6750000009 --definition kaifa.json --name "Kaifa list 2"
+  manage.py push_profile public
+  manage.py push_profile add --public "Kaifa MA309M, Netz NÖ (AT)"
   manage.py push_profile list
 """
     refusals = (ProfileError, ContentError, MasterKeyError, AuditError)
     nothing_done = ". Nothing was registered."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("act", choices=["check", "add", "list"])
+        parser.add_argument("act", choices=["check", "add", "list", "public"])
         parser.add_argument("sample", nargs="?", metavar="FILE|HEX")
         parser.add_argument("--definition", type=Path, metavar="FILE", help="JSON, as in docs/dlms.md section 3")
         parser.add_argument("--title", metavar="HEX", help="system title of the meter that sent a decrypted sample")
+        parser.add_argument("--public", metavar="NAME", help="register a profile that comes with the head-end")
         parser.add_argument("--name", help="of the profile; a name that there is gets its next version")
         parser.add_argument(
             "--for",
@@ -56,11 +59,21 @@ Examples:
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["act"] == "list":
+        act = options["act"]
+        if act == "list":
             self._list()
-            return
-        if options["sample"] is None:
+        elif act == "public":
+            for one in push_profiles.public():
+                self.stdout.write(f"{one.name}  meters {one.wish.title_prefix.hex()}  {one.source}")
+        elif act == "add" and options["public"] is not None:
+            self._add(_public(options["public"]), options["prefix"])
+        elif options["sample"] is None:
             raise CommandError("Name the sample: a file, or hex digits.")
+        else:
+            self._work_on(options)
+
+    def _work_on(self, options: dict[str, Any]) -> None:
+        """Tell what stands where in a sample, or what comes out of it; and register the definition."""
         sample, title = push_profiles.opened(_sample(options["sample"]))
         if options["act"] == "check" and options["definition"] is None:
             self.stdout.write("\n".join(push_profiles.describe(sample)))
@@ -76,19 +89,31 @@ Examples:
         if options["act"] == "add":
             if not options["name"]:
                 raise CommandError("Name the profile with --name.")
-            prefix = title[:3] if options["prefix"] is None else _octets(options["prefix"], "--for")
-            wish = ProfileWish(options["name"], prefix, definition, sample, title)
-            profile = push_profiles.add(wish, chain.command_actor())
-            self.stdout.write(f"Registered {profile}, for meters whose titles begin with {prefix.hex()}.")
+            self._add(ProfileWish(options["name"], title[:3], definition, sample, title), options["prefix"])
         for value in checked.values:
             unit = " or ".join(value.units)
             self.stdout.write(f"{iso(value.at_s)}  {value.obis}  {value.raw} x 10^{value.scaler} {unit}")
+
+    def _add(self, wish: ProfileWish, prefix: str | None) -> None:
+        if prefix is not None:
+            wish = wish._replace(title_prefix=_octets(prefix, "--for"))
+        profile = push_profiles.add(wish, chain.command_actor())
+        self.stdout.write(f"Registered {profile}, for meters whose titles begin with {wish.title_prefix.hex()}.")
 
     def _list(self) -> None:
         for profile in PushProfile.objects.order_by("name", "version"):
             prefix, sha256 = bytes(profile.title_prefix).hex(), bytes(profile.skeleton_sha256).hex()[:16]
             state = "retired" if profile.retired_at else "active"
             self.stdout.write(f"{profile}  {state}  meters {prefix}  form {sha256}  {profile.definition['kind']}")
+
+
+def _public(name: str) -> ProfileWish:
+    found = next((one.wish for one in push_profiles.public() if one.name == name), None)
+    if found is None:
+        raise CommandError(
+            f"No profile {name[:80]!r} comes with the head-end: manage.py push_profile public lists them."
+        )
+    return found
 
 
 def _sample(text: str) -> bytes:
