@@ -55,7 +55,7 @@ ELSEWHERE = {
             *("keyvault_authority", "keyvault_backup", "keyvault_devicepublickey", "keyvault_enrolment"),
             "keyvault_maskauthority",
             *("keyvault_revokedcertificate", "keyvault_meteridentity", "keyvault_couponlist", "keyvault_coupon"),
-            *("keyvault_coupondispute", "meters_signature"),
+            *("keyvault_coupondispute", "meters_pushprofile", "meters_signature"),
             *("meters_householdaccess", "meters_maskedreading", "meters_reading"),
         },
     ),
