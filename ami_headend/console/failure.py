@@ -19,6 +19,7 @@ from ami_headend.console.failures import (
 )
 from ami_headend.console.load_profile import READ_READINGS
 from ami_headend.console.page import ConsolePage
+from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.failures import queries
 from concentrators.failures.explanations import explain
 from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind, Severity
@@ -28,6 +29,7 @@ from concentrators.ingest import reverification
 from concentrators.ingest.attempt import TransientError
 from concentrators.models import IntegrityFailure
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from keyvault.coupons import inventory as coupons
 from keyvault.schemes.dissector import dissect
 from meters.registry import access_record
 
@@ -73,6 +75,7 @@ class FailurePage(ConsolePage):
             "failure": failure,
             "severity": Severity(failure.severity).name.lower(),
             "explanation": explain(kind),
+            "proofs": _proofs(failure) if kind is FailureKind.COUPON_REUSED else None,
             "detail": self._detail(),
             "octets": bytes(failure.frame),
             "annotation": dissect(bytes(failure.frame)),
@@ -123,3 +126,17 @@ class FailurePage(ConsolePage):
         messages.success(request, f"{outcome}.")
         still = IntegrityFailure.objects.filter(pk=failure.pk).exists()
         return HttpResponseRedirect(request.path if still else reverse("admin:failures"))
+
+
+def _proofs(failure: IntegrityFailure) -> HtmlTable | None:
+    """Return what the uplink proves that the meter signed or announced twice; readings stay in the export."""
+    if failure.kid is None:
+        return None
+    rows = coupons.proofs(bytes(failure.kid)[:SYSTEM_TITLE_OCTETS], failure.uplink_id)
+    return table(
+        columns_of("#coupon", "#epoch", "twice", "SHA-256 of the first", "SHA-256 of the second"),
+        [[one.number, one.epoch, _WHAT[one.is_list], one.first.hex(), one.second.hex()] for one in rows],
+    )
+
+
+_WHAT = {True: "announced in two lists", False: "signed under"}

@@ -31,3 +31,26 @@ def standing(system_title: bytes) -> CouponsStanding:
         system_title,
     )
     return CouponsStanding(*rows[0])
+
+
+class ProofOfDoubleUse(NamedTuple):
+    """What a meter signed, or announced, twice: the coupon, and the digests (SHA-256) of both COSE_Sign1s."""
+
+    epoch: int
+    number: int
+    is_list: bool
+    first: bytes
+    second: bytes
+
+
+def proofs(system_title: bytes, uplink_id: int) -> list[ProofOfDoubleUse]:
+    """The proofs of double use that an uplink brought of a meter; one query."""
+    rows = fetch_rows(
+        """SELECT c.epoch, c.number, d.is_list, CASE WHEN d.is_list THEN l.digest ELSE c.spent_on END, sha256(d.second)
+           FROM keyvault_coupondispute d JOIN keyvault_coupon c ON c.id = d.coupon_id
+           JOIN keyvault_couponlist l ON l.id = c.announced_id
+           WHERE c.system_title = %s AND d.uplink_id = %s ORDER BY c.epoch, c.number""",
+        system_title,
+        uplink_id,
+    )
+    return [ProofOfDoubleUse(*row) for row in rows]

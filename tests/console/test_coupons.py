@@ -1,10 +1,12 @@
 """The page of a meter that signs says how its coupons stand."""
 
+from hashlib import sha256
+
 import pytest
 from django.test import Client
 from django.urls import reverse
 
-from concentrators.models import Concentrator
+from concentrators.models import Concentrator, IntegrityFailure
 from keyvault.models import MeterIdentity
 from tests.concentrators import fleet
 from tests.concentrators.fleet import judged, usual
@@ -33,3 +35,17 @@ def test_the_page_says_how_many_are_left(admin_client: Client) -> None:
     MeterIdentity.objects.filter(system_title=silent.title).delete()
     assert "no identity is registered" in shown(admin_client, silent.meter.pk)
     assert "coupons to sign under" not in shown(admin_client, fleet.commission(1, concentrator)[0].meter.pk)
+
+
+def test_a_failure_shows_what_is_proven(admin_client: Client) -> None:
+    concentrator: Concentrator = ConcentratorFactory.create()
+    meter = of_signed(concentrator)
+    first, second = (meter.sign(usual(0, wh), number=4) for wh in (1, 2))
+    judged(
+        concentrator, [meter.seal_unsigned(first), meter.seal_unsigned(second), meter.seal_unsigned(meter.list_of(5))]
+    )
+    failures = IntegrityFailure.objects.filter(kind="coupon_reused")
+    page = admin_client.get(reverse("admin:failure", args=[failures.earliest("frame_index").pk])).content.decode()
+    for octets in (first, second, meter.list_of(0), meter.list_of(5)):
+        assert sha256(octets).hexdigest() in page
+    assert "announced in two lists" in page
