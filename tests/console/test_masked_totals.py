@@ -104,7 +104,7 @@ def test_rest_gives_pages(authorities: list[MaskAuthority]) -> None:
     client = person(roles.AUDITOR)
     for minutes in (0, 30, 60):
         a_set(authorities, 0, minutes)
-    period = {"from": START.isoformat(), "to": (START + timedelta(hours=9)).isoformat(), "page_size": 2}
+    period = {"from": START.isoformat(), "to": (START + timedelta(hours=9)).isoformat(), "page_size": "2"}
     first = client.get("/api/v1/masked-totals", period).json()
     second = client.get(first["next"]).json()
     assert (len(first["results"]), len(second["results"]), second["next"]) == (2, 1, None)
