@@ -113,7 +113,7 @@ class Holding(Downlink):
         """A meter is told the concentrator that it belongs to, which gets its keys; what waits before that goes on."""
         home = self.truth.assigned[meter.title][-1].concentrator
         title = next(title for title, concentrator in self.truth.holders.items() if concentrator == home)
-        for turn in range(9):
+        for turn in range(40):  # commands that went before have to end first
             letters, said = len(self.letters), len(self.air)
             self.fetch(home)
             self.fetch_hop_keys(self.holders[title])
