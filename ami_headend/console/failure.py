@@ -28,6 +28,7 @@ from concentrators.failures.reasons import without_values
 from concentrators.ingest import reverification
 from concentrators.ingest.attempt import TransientError
 from concentrators.models import IntegrityFailure
+from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.coupons import inventory as coupons
 from keyvault.schemes.dissector import dissect
@@ -59,6 +60,7 @@ class FailurePage(ConsolePage):
         kind = FailureKind(failure.kind)
         user = self.request.user
         kid = None if failure.kid is None else bytes(failure.kid)
+        epoch = b"" if kid is None else kid[SYSTEM_TITLE_OCTETS:KID_OCTETS]
         same = {"meter": failure.meter} if failure.meter else {"concentrator": failure.concentrator}
         context = super().get_context_data(**kwargs)
         others, _ = queries.failures(
@@ -80,7 +82,7 @@ class FailurePage(ConsolePage):
             "octets": bytes(failure.frame),
             "annotation": dissect(bytes(failure.frame)),
             "title_claimed": None if kid is None else kid[:SYSTEM_TITLE_OCTETS].hex(),
-            "epoch_claimed": None if kid is None else int.from_bytes(kid[SYSTEM_TITLE_OCTETS:], "big"),
+            "epoch_claimed": int.from_bytes(epoch, "big") if epoch else None,
             "others": failures_table([row for row in others if row.id != failure.pk][:_OTHERS], context["now"]),
             "others_url": failures_url(kind=kind.value, **same),
             "acknowledge": AcknowledgeForm() if failure.is_open and user.has_perm(ACKNOWLEDGE) else None,

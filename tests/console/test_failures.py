@@ -2,6 +2,7 @@
 
 import csv
 import io
+import secrets
 from collections.abc import Callable
 from datetime import timedelta
 from html import unescape
@@ -23,9 +24,11 @@ from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord
 from meters.models import HouseholdAccess
 from tests.builders import senml_payload
+from tests.concentrators.dlms_devices import dlms_meter
 from tests.concentrators.fleet import ENERGY, NOW, START_S, Device, commission, readings_of, verified
 from tests.concentrators.statements import counting
 from tests.console.people import person
+from tests.dlms_frames import SYNTHETIC, octets
 from tests.factories import ConcentratorFactory, IntegrityFailureFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
@@ -396,3 +399,25 @@ def test_a_reason_tells_values_to_those_alone_who_see_readings(role: str, concen
         HouseholdAccess.objects.all().delete()
         is_told = failure.detail in unescape(client.get(page_of(failure)).content.decode())
         assert is_told is HouseholdAccess.objects.filter(meter=device.meter).exists() is (role == roles.OPERATOR)
+
+
+def test_a_dlms_frame_is_explained_layer_by_layer(concentrator: Concentrator) -> None:
+    """In its links; of a frame that names a title alone, too; and where it is longer than a frame of ours may be."""
+    client = person(roles.OPERATOR)
+    title = bytes.fromhex(SYNTHETIC["db_sc30"]["system_title"])
+    device = dlms_meter(title, secrets.token_bytes(32), concentrator)
+    waiting = device.frame(b"\x0f\x00\x00\x00\x00\x00\x09\x82\x05\x00" + bytes(1280), 7)
+    uplink = verified(
+        concentrator, [octets(SYNTHETIC["tr_hdlc_gbt"]), octets(SYNTHETIC["neg_plain_0f"]), waiting, b"\x7e\xa0"]
+    )
+    told = []
+    for failure in IntegrityFailure.objects.filter(uplink=uplink).order_by("frame_index"):
+        answer = client.get(page_of(failure))
+        assert answer.status_code == 200
+        told.append((failure.kind, unescape(answer.content.decode()).lower()))
+    assert [kind for kind, _ in told] == ["tag_invalid", "algorithm_mismatch", "unknown_profile", "malformed"]
+    assert "block 3 of general-block-transfer, the last" in told[0][1]
+    assert "a data notification in clear" in told[1][1]
+    assert "invocation counter 7" in told[2][1]
+    assert "push profile" in told[2][1]
+    assert f"claims to be</dt><dd><code>{title.hex()}</code>, key epoch 1" in told[0][1]
