@@ -13,8 +13,8 @@ from concentrators import retention
 from concentrators.commands import capture_period, downlink, gap_recovery, queue, rollouts
 from concentrators.failures import acknowledgement
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
-from concentrators.ingest.attempt import TransientError
-from concentrators.totals import masked_totals, reported_sums
+from concentrators.ingest.transaction_retry import TransientError
+from concentrators.totals import mask_collector, reported_sums
 from keyvault.device_keys import epochs
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def compare_reported_sums() -> None:
 @shared_task(**LONG)
 def collect_masked_totals() -> None:
     """Form sets of masked values, ask mask authorities about them, and unmask totals."""
-    masked_totals.collect(timezone.now())
+    mask_collector.collect(timezone.now())
 
 
 @shared_task(**LONG)

@@ -170,7 +170,7 @@ def _garbage_is_looked_for_seldom() -> None:
 @pytest.fixture(autouse=True)
 def _foresight_as_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker's process learned of foreseen counters is no other test's."""
-    from concentrators.ingest.attempt import Foresight  # noqa: PLC0415 - after django.setup
+    from concentrators.ingest.transaction_retry import Foresight  # noqa: PLC0415 - after django.setup
     from concentrators.ingest.worker import PROCESS  # noqa: PLC0415 - after django.setup
 
     monkeypatch.setattr(PROCESS, "foresight", Foresight())

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from ami_headend.local import demo_rotations
 from concentrators.commands import rollouts
-from concentrators.commands.rotations import Kind, Rotation, rotations
+from concentrators.commands.rotation_progress import Kind, Rotation, rotations
 from concentrators.models import RotationWave, WaveState
 from keyvault import master_key as masterkey
 from keyvault.device_keys import provisioning

@@ -91,7 +91,7 @@ ELSEWHERE = {
     ),
     "concentrators/totals/masked_queries.py": (_NAMES, {"keyvault_maskauthority", "meters_register"}),
     "concentrators/totals/masked_sets.py": (_STORES, {"meters_maskedreading", "meters_meter", "meters_register"}),
-    "concentrators/totals/masked_totals.py": (_STORES, {"meters_maskedreading", "meters_meter"}),
+    "concentrators/totals/mask_collector.py": (_STORES, {"meters_maskedreading", "meters_meter"}),
     "concentrators/totals/expected.py": (_STORES, {"meters_earlierlength", "meters_installation", "meters_meter"}),
     "concentrators/totals/queries.py": (_NAMES, {"meters_register"}),
     "concentrators/totals/reported_sums.py": (

@@ -26,7 +26,7 @@ from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind, Se
 from concentrators.failures.queries import FailureSelection
 from concentrators.failures.reasons import without_values
 from concentrators.ingest import reverification
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.models import IntegrityFailure
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from ami_headend.core import clock
-from concentrators.commands import rollouts, rotations
+from concentrators.commands import rollouts, rotation_progress
 from concentrators.commands.rollouts import WaveError
-from concentrators.commands.rotations import Kind
+from concentrators.commands.rotation_progress import Kind
 from concentrators.fleet.selection import Selection
 from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
@@ -33,7 +33,7 @@ _RESTS = {Kind.MASTER_KEY.value: timedelta(minutes=15), _COMPROMISE: timedelta(m
 
 def begin_next(now: datetime) -> str | None:
     """Begin the next rotation unless one is in progress; return its name, or None."""
-    latest = rotations.rotations(20)
+    latest = rotation_progress.rotations(20)
     if not DeviceKey.objects.exists():  # the meters are not registered yet
         return None
     if any(one.state == "running" and clock.is_within(one.began_at, _PATIENCE, now) for one in latest):

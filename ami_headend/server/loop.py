@@ -72,7 +72,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             inbuf_overflow=256 * 1024,
             outbuf_high_watermark=1 << 60,
             max_request_header_size=32 * 1024,
-            max_request_body_size=1 << 60,  # each door has its own limit
+            max_request_body_size=1 << 60,  # each class of requests has its own limit
             log_socket_errors=False,
             clear_untrusted_proxy_headers=False,  # ami_headend.core.client_ip knows the proxies
             url_prefix=limits.url_prefix,

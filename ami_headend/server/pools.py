@@ -16,7 +16,7 @@ from django.db import connections
 from psycopg import Error as DriverError
 
 from ami_headend.server.channel import ClientChannel
-from ami_headend.server.doors import Pool
+from ami_headend.server.request_classes import Pool
 from ami_headend.server.requests import RefusedRequestError
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class _Threads:
 
 
 class Pools:
-    """waitress' task dispatcher: sends each request to the pool of its door."""
+    """waitress' task dispatcher: sends each request to the pool of its class."""
 
     def __init__(self, sizes: Mapping[Pool, Size]) -> None:
         self._pools = {pool: _Threads(pool.value, size) for pool, size in sizes.items()}
@@ -146,7 +146,7 @@ class Pools:
     def add_task(self, channel: ClientChannel) -> None:
         """Queue the first request of a channel; if its pool's queue is full, refuse it."""
         request = channel.requests[0]
-        if request.error is None and not self._pools[request.door.pool].put(channel):
+        if request.error is None and not self._pools[request.request_class.pool].put(channel):
             request.error = _busy()
         if request.error is not None and not self._pools[Pool.LIVE].put(channel):
             channel.will_close = True

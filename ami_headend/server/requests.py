@@ -10,11 +10,11 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import BadRequest, Error
 
-from ami_headend.server.doors import ANONYMOUS_MAX_OCTETS, Door, Pool, door_of
+from ami_headend.server.request_classes import ANONYMOUS_MAX_OCTETS, Pool, RequestClass, classify
 
 _CHUNK_LINE_MAX_OCTETS = 1024  # size and extensions of one chunk
 _TRAILER_MAX_OCTETS = 8 * 1024
-_UNKNOWN = Door(Pool.LIVE, ANONYMOUS_MAX_OCTETS)  # for input that is not a request: it is refused
+_UNKNOWN = RequestClass(Pool.LIVE, ANONYMOUS_MAX_OCTETS)  # for input that is not a request: it is refused
 
 
 class RefusedRequestError(Error):  # type: ignore[misc]
@@ -38,7 +38,7 @@ class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
     header that the proxy sets.
     """
 
-    door = _UNKNOWN
+    request_class = _UNKNOWN
     error: Error | None
 
     def parse_header(self, header_plus: bytes) -> None:
@@ -52,7 +52,7 @@ class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
         prefix = self.adj.url_prefix
         if prefix and path.startswith(f"{prefix}/"):
             path = path.removeprefix(prefix)
-        self.door = door_of(self.command, path, self.query, self.headers, self.adj.uplink_max_octets)
+        self.request_class = classify(self.command, path, self.query, self.headers, self.adj.uplink_max_octets)
 
     def received(self, data: bytes) -> int:
         """Take octets and return how many belong to this request. Too large a body is refused before it is read."""
@@ -67,8 +67,8 @@ class CheckedRequest(HTTPRequestParser):  # type: ignore[misc]
 
     def _fault(self) -> Error | None:
         body = self.body_rcv
-        if max(self.content_length, len(body) if body is not None else 0) > self.door.body_max:
-            detail = f"The body has more than {self.door.body_max} octets, the most that this address accepts."
+        if max(self.content_length, len(body) if body is not None else 0) > self.request_class.body_max:
+            detail = f"The body has more than {self.request_class.body_max} octets, the most that this address accepts."
             return RefusedRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
         if (
             self.chunked

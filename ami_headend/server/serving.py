@@ -11,9 +11,9 @@ from django.db import connections
 
 from ami_headend.celery import app
 from ami_headend.server.channel import Deadlines
-from ami_headend.server.doors import Pool
 from ami_headend.server.loop import Server, ServerLimits
 from ami_headend.server.pools import Pools, Size
+from ami_headend.server.request_classes import Pool
 
 STOP_S = 10.0
 _ANSWER_GRACE_S = 30.0

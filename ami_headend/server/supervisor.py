@@ -18,7 +18,6 @@ from types import FrameType
 from ami_headend.core import sd_notify
 from ami_headend.core.sd_notify import Silence
 from ami_headend.server.lifesigns import Lifesigns
-from ami_headend.server.loop import BACKLOG
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +27,6 @@ _REST_S = 1.0  # before restarting a process that lived only briefly
 _KILL_AFTER_S = 5.0  # beyond the time that a process may take to stop by itself
 
 Serve = Callable[[socket.socket, int, int], None]  # the socket, the pipe that ends it, the pipe for signs of life
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return the socket from which all processes accept; OSError if the address cannot be used."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(address)
-    listening.listen(BACKLOG)
-    listening.setblocking(False)
-    return listening
 
 
 class Supervisor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest.facts import Delivery, SumPlace, SumSaid
-from keyvault.coupons.judging import Coupons
+from keyvault.coupons.verifying import Coupons
 from meters.values import NewSignature, NewValue
 
 

@@ -18,7 +18,7 @@ from django.db import InterfaceError, OperationalError
 from ami_headend.core import locks
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.ingest import uplink_state, verification
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.ingest.worker import PROCESS, Worker
 
 _LOCK = locks.TURNS  # with the id of the concentrator; held by the session, over transactions

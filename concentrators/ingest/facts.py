@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from concentrators.failures.kinds import FailureKind
-from keyvault.coupons.judging import Coupons
+from keyvault.coupons.verifying import Coupons
 from keyvault.replay_window import Take
 from meters.contents.lines import Catalogue, Reader
 from meters.readings.expectation import assignment_of

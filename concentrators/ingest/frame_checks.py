@@ -21,7 +21,7 @@ from concentrators.ingest.hop_reports import SumsFrame
 from concentrators.ingest.signed_readings import ListFrame
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.coupons.forms import is_list
-from keyvault.coupons.judging import CouponError, Coupons
+from keyvault.coupons.verifying import CouponError, Coupons
 from keyvault.replay_window import Take
 from keyvault.schemes.table import UNAUTHENTICATED
 from meters.contents.report import REPORT, is_sums

@@ -17,7 +17,7 @@ from concentrators.models import Concentrator
 from concentrators.totals import reported_sums
 from keyvault.ciphers import KeptCiphers
 from keyvault.coupons import store as coupon_store
-from keyvault.coupons.judging import Coupons
+from keyvault.coupons.verifying import Coupons
 from keyvault.device_keys import hop_meter_epochs
 from keyvault.enrolment.opening import Enrolling, open_enrolments
 from keyvault.models import KeyState

@@ -17,9 +17,9 @@ from django.db import DatabaseError, transaction
 from concentrators.failures import record
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import uplink_state
-from concentrators.ingest.attempt import TransientError, attempt, came_between, is_transient
 from concentrators.ingest.decisions import Failure, Verdicts
 from concentrators.ingest.facts import Delivery, Frames
+from concentrators.ingest.transaction_retry import TransientError, attempt, came_between, is_transient
 from concentrators.ingest.uplink_state import Posted
 from concentrators.ingest.worker import PROCESS, Worker
 from keyvault.cose.structures import MalformedError

@@ -18,10 +18,10 @@ from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures import record
 from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind
 from concentrators.ingest import uplink_state
-from concentrators.ingest.attempt import TransientError, attempt
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.facts import AssignedMeter, Delivery
 from concentrators.ingest.quarantine import judge_apart
+from concentrators.ingest.transaction_retry import TransientError, attempt
 from concentrators.ingest.uplink_state import WaitingKinds
 from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Concentrator, Uplink

@@ -19,8 +19,8 @@ from ami_headend.core import locks
 from ami_headend.core.sql import fetch_rows
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import reverification
-from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import BY_ITSELF, SCAN_UPLINKS
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Reverification
 from concentrators.totals import totals

@@ -1,6 +1,7 @@
 """What meters sign: the readings in a signature, and lists of coupons to sign under (docs/schemes.md, signed). Pure.
 
-Coupons are spent and announced in the facts of the batch (``Facts.coupons``), as counters are taken in its keys.
+``keyvault.coupons.verifying`` verifies the signatures. Coupons are spent and announced in the facts of the
+batch (``Facts.coupons``), as counters are taken in its keys.
 """
 
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 from concentrators.ingest.facts import AssignedMeter, Delivery, Facts, OpenedFrame
 from keyvault.coupons.forms import is_sign1
-from keyvault.coupons.judging import Brought, Coupons, ReadList
+from keyvault.coupons.verifying import Brought, Coupons, ReadList
 from meters.contents.signed import ENCLOSED, SIGNED
 from meters.values import NewSignature, PayloadTimes, Value
 

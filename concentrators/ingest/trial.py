@@ -10,12 +10,12 @@ from django.utils import timezone
 
 from ami_headend.core.sql import execute
 from concentrators.failures.kinds import FailureKind
-from concentrators.ingest.attempt import attempt
 from concentrators.ingest.decide import decide
 from concentrators.ingest.facts import Delivery
 from concentrators.ingest.frame_checks import ExaminedUplink, examine
 from concentrators.ingest.gather import gather, look_up
 from concentrators.ingest.meter_cache import KeptMeters
+from concentrators.ingest.transaction_retry import attempt
 from keyvault.ciphers import KeptCiphers
 from keyvault.replay_window_store import Care
 from meters.readings.store import Registers

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 
 from concentrators.ingest import quarantine, uplink_state
-from concentrators.ingest.attempt import ContentionError, TransientError, attempt
 from concentrators.ingest.decisions import Verdicts
+from concentrators.ingest.transaction_retry import ContentionError, TransientError, attempt
 from concentrators.ingest.worker import PROCESS, Worker
 from keyvault.replay_window_store import Care
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from concentrators.ingest.attempt import Foresight
 from concentrators.ingest.decide import decide
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.facts import Delivery, Frames
@@ -10,6 +9,7 @@ from concentrators.ingest.frame_checks import examine
 from concentrators.ingest.gather import gather, look_up
 from concentrators.ingest.meter_cache import KeptMeters
 from concentrators.ingest.store import store
+from concentrators.ingest.transaction_retry import Foresight
 from keyvault.ciphers import KeptCiphers
 from keyvault.replay_window_store import Care
 from meters.readings.store import Registers

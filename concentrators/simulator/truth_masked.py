@@ -15,7 +15,7 @@ from concentrators.simulator.mask_authorities import RunningAuthorities
 from concentrators.simulator.misbehaviour_kinds import Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.spool import Spool
-from concentrators.totals import masked_totals
+from concentrators.totals import mask_collector
 from keyvault.masking.messages import FEWEST, split_titles
 from meters.readings.obis import LOAD_PROFILE
 
@@ -70,7 +70,7 @@ def _compare_away(closing: Closing, plan: Plan, authorities: RunningAuthorities)
     last = len(authorities.all) - 1
     before = _sets(plan).exclude(closed_at=None).count()
     authorities.stop(last)
-    masked_totals.collect(timezone.now(), _AT_ONCE)
+    mask_collector.collect(timezone.now(), _AT_ONCE)
     closing.count("masked totals while an authority is away", before, _sets(plan).exclude(closed_at=None).count())
     authorities.start(last)
 
@@ -78,7 +78,7 @@ def _compare_away(closing: Closing, plan: Plan, authorities: RunningAuthorities)
 def _collect(plan: Plan) -> None:
     for _ in range(_ROUNDS):
         MaskQuestion.objects.filter(set__in=_sets(plan), answer=None).update(due_at=timezone.now())
-        done = masked_totals.collect(timezone.now(), _AT_ONCE)
+        done = mask_collector.collect(timezone.now(), _AT_ONCE)
         if not (done.formed or done.answers or done.closed):
             return
 
@@ -116,7 +116,7 @@ def _compare_restored(closing: Closing, plan: Plan, authorities: RunningAuthorit
     fields = {"answer": None, "mask_sum": None, "due_at": timezone.now()}
     MaskQuestion.objects.filter(pk=question.pk).update(**fields)
     MaskedSet.objects.filter(pk=one.pk).update(total=None, closed_at=None)
-    masked_totals.collect(timezone.now(), _AT_ONCE)
+    mask_collector.collect(timezone.now(), _AT_ONCE)
     question.refresh_from_db()
     closing.count("answers of a restored authority for starts before", 0, int(question.answer is not None))
     closing.name([] if question.refusal == "before_state" else [f"a restored authority says {question.refusal!r}"])

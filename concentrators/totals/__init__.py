@@ -1,1 +1,9 @@
-"""Totals of intervals, and their completeness."""
+"""Totals of intervals, and their completeness.
+
+``totals`` adds readings to interval totals and recomputes these; ``expected`` counts the intervals that should have
+come, and ``completeness`` compares both. ``reported_sums`` compares ours with those that concentrators report.
+
+Masked values have totals of their own. ``masked_sets`` chooses the values that are added up, and computes the total
+when every mask authority has answered. ``mask_collector`` asks the authorities, through ``mask_client``, until they
+answer. ``masked_queries`` reads the results.
+"""

@@ -8,7 +8,7 @@ from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import ContendedError
 from keyvault.coupons.forms import Coupon, is_list
-from keyvault.coupons.judging import (
+from keyvault.coupons.verifying import (
     CouponError,
     CouponName,
     Coupons,

@@ -15,7 +15,7 @@ from keyvault.cose.structures import make_kid
 from keyvault.coupons import chameleon, identities
 from keyvault.coupons import store as coupon_store
 from keyvault.coupons.forms import Coupon, encode_reading, reading_to_sign, sign_list
-from keyvault.coupons.judging import Brought
+from keyvault.coupons.verifying import Brought
 from keyvault.device_keys import agreement_keys, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.enrolment import authorities

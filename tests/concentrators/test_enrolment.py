@@ -359,7 +359,7 @@ class TestAgain:
         junk = newcomer.frame(b"\x80")
         with (
             patch("keyvault.enrolment.opening.open_keys", side_effect=AssertionError),
-            patch("concentrators.ingest.attempt._more_careful", side_effect=AssertionError),
+            patch("concentrators.ingest.transaction_retry._more_careful", side_effect=AssertionError),
         ):
             assert judged(concentrator, [following, junk]) == {"accepted": 1, "already_enrolled": 1}
 
@@ -372,7 +372,7 @@ class TestAgain:
         judged(concentrator, [newcomer.device.frame(2)])  # skips the late one; its cipher is kept from now on
         forged = first[:-1] + bytes((first[-1] ^ 1,))
         numbers = []
-        with patch("concentrators.ingest.attempt._more_careful", side_effect=AssertionError):
+        with patch("concentrators.ingest.transaction_retry._more_careful", side_effect=AssertionError):
             for interval, count in ((3, 1), (5, 3)):
                 frames = [newcomer.device.frame(interval), newcomer.device.frame(interval + 1)]
                 with counting() as statements:

@@ -9,7 +9,7 @@ from pytest_django import Settings
 from ami_headend.core.sql import fetch_rows
 from concentrators import retention
 from concentrators.ingest import reverification, verification, worker
-from concentrators.ingest.attempt import Foresight
+from concentrators.ingest.transaction_retry import Foresight
 from concentrators.models import Concentrator
 from keyvault.ciphers import KeptCiphers
 from keyvault.device_keys import command_sealing, epochs, inventory, key_rows, last_heard, provisioning

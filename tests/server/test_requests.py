@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 
-from ami_headend.server.doors import (
+from ami_headend.server.request_classes import (
     ANONYMOUS_MAX_OCTETS,
     FILE_MAX_OCTETS,
     PEOPLE_MAX_OCTETS,
     SIGN_IN_MAX_OCTETS,
     Pool,
-    door_of,
+    classify,
 )
 from ami_headend.server.requests import CheckedRequest, Limits
 
@@ -167,10 +167,10 @@ def test_nothing_is_waited_for_without_a_body() -> None:
 def test_each_kind_has_threads_of_its_own(
     method: str, path: str, query: str, headers: dict[str, str], pool: Pool
 ) -> None:
-    assert door_of(method, path, query, headers, UPLINK_MAX).pool is pool
+    assert classify(method, path, query, headers, UPLINK_MAX).pool is pool
 
 
-def test_below_a_prefix_the_doors_are_the_same() -> None:
+def test_below_a_prefix_the_classes_are_the_same() -> None:
     request, _ = read(b"GET /ami/health/live HTTP/1.1\r\n\r\n", url_prefix="/ami")
-    assert request.door.pool is Pool.LIVE
-    assert read(b"GET /amihealth/live HTTP/1.1\r\n\r\n", url_prefix="/ami")[0].door.pool is Pool.PEOPLE
+    assert request.request_class.pool is Pool.LIVE
+    assert read(b"GET /amihealth/live HTTP/1.1\r\n\r\n", url_prefix="/ami")[0].request_class.pool is Pool.PEOPLE

@@ -12,7 +12,7 @@ from hypothesis.internal.conjecture.providers import HypothesisProvider
 from pytest_django import DjangoDbBlocker, Settings
 
 from concentrators import tasks
-from concentrators.ingest import attempt
+from concentrators.ingest import transaction_retry
 from keyvault import journal
 from tests.stateful import database
 from tests.stateful.ground import clock
@@ -34,7 +34,7 @@ def surroundings(
     settings.COUNTER_GAP_RUNS = 4
     settings.KEY_GRACE_DAYS = 10
     settings.SESSIONS_KEPT = 3
-    monkeypatch.setattr(attempt, "_LOOKS", 2)
+    monkeypatch.setattr(transaction_retry, "_LOOKS", 2)
     monkeypatch.setattr(timezone, "now", lambda: clock.now)
     monkeypatch.setattr(journal, "time", SimpleNamespace(time_ns=lambda: clock.now_s * 10**9))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -11,7 +11,7 @@ import pytest
 from django.db import DatabaseError, connection, connections
 
 from concentrators.ingest import worker as ingest
-from concentrators.ingest.attempt import Foresight, TransientError
+from concentrators.ingest.transaction_retry import Foresight, TransientError
 from keyvault import master_key
 
 LOCK_TIMEOUT_MS = 10  # of the one that acts between: what the other has locked, it does without

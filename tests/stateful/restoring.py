@@ -10,7 +10,7 @@ from django.conf import settings
 from ami_headend.backup import restoring
 from concentrators.commands import downlink
 from concentrators.ingest import verification
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from keyvault import backups
 from keyvault.master_key import census
 from keyvault.models import DeviceKey

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ami_headend.core.commands import DomainCommand
 from ami_headend.local.display import Lines
-from concentrators.commands.rotations import Rotation, rotations
+from concentrators.commands.rotation_progress import Rotation, rotations
 from concentrators.ingest.activity import Activity, activity
 
 _MINUTES_MAX = 10 * 366 * 24 * 60

@@ -8,8 +8,9 @@ from django.core.management.base import ALL_CHECKS, CommandError, CommandParser
 from django.urls import get_resolver
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.server.listening_socket import listen
 from ami_headend.server.serving import STOP_S, serve
-from ami_headend.server.supervisor import Supervisor, listen
+from ami_headend.server.supervisor import Supervisor
 from ami_headend.wsgi import application
 
 

@@ -15,8 +15,8 @@ from ami_headend.core.commands import DomainCommand, time_of
 from ami_headend.core.eui64 import Eui64Error
 from concentrators.frame_reports import FrameReport, report
 from concentrators.ingest import reception
-from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reception import UplinkError
+from concentrators.ingest.transaction_retry import TransientError
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.schemes.lines import Derived

@@ -10,8 +10,8 @@ from django.db import IntegrityError
 from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.core.csv_tables import BadLine
 from concentrators.fleet import concentrator_keys
-from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
+from concentrators.ingest.transaction_retry import TransientError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import shipment_file, shipment_kek, shipments

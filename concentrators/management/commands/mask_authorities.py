@@ -10,7 +10,7 @@ from django.utils import timezone
 from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.eui64 import Eui64Error
-from concentrators.totals import masked_queries, masked_totals
+from concentrators.totals import mask_collector, masked_queries
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -106,7 +106,7 @@ class Command(DomainCommand):
 
     def collect(self, *, settle: int | None, **options: Any) -> None:
         wait = None if settle is None else timedelta(seconds=settle)
-        done = masked_totals.collect(timezone.now(), wait)
+        done = mask_collector.collect(timezone.now(), wait)
         self.stdout.write(
             f"{done.formed} sets formed, {done.answers} answers came, {done.closed} sets closed, "
             f"{done.failed} tries failed."

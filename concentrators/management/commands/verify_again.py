@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ami_headend.core.commands import DomainCommand, bars
-from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.reverification import ready, verify_all_again, waiting_uplinks
+from concentrators.ingest.transaction_retry import TransientError
 from meters.registry.lookup import RegistryError, parse_system_title
 
 

@@ -15,7 +15,7 @@ from keyvault import opening
 from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import CountedKey, CountedSession
-from keyvault.coupons.judging import Coupons
+from keyvault.coupons.verifying import Coupons
 from keyvault.replay_window_store import Care
 from keyvault.schemes.lines import OpenedKey
 from keyvault.schemes.mac import MacCipher

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest.facts import Earlier
 from keyvault.cose.structures import make_kid
-from keyvault.coupons.judging import Brought, Coupons, Identity
+from keyvault.coupons.verifying import Brought, Coupons, Identity
 from keyvault.refusals import EnrolmentRefusal
 from meters.readings.obis import COMMAND_DONE
 from meters.values import Value

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from concentrators import tasks
 from concentrators.ingest import dispatch, quarantine, uplink_state
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.ingest.worker import Worker
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from keyvault.master_key import MasterKeyError

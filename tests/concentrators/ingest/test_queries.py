@@ -8,7 +8,7 @@ import pytest
 from concentrators import tasks
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import reception, verification
-from concentrators.ingest.attempt import Foresight
+from concentrators.ingest.transaction_retry import Foresight
 from concentrators.ingest.worker import PROCESS
 from concentrators.models import Concentrator, Uplink
 from keyvault.cose.structures import encode_sequence

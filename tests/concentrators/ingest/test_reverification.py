@@ -15,10 +15,10 @@ from pytest_django import Settings
 from concentrators import retention
 from concentrators.failures.kinds import WAITING
 from concentrators.ingest import verification
-from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.facts import Delivery
 from concentrators.ingest.reverification import ready, verify_again, verify_all_again, waiting_uplinks
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.ingest.worker import Worker
 from concentrators.models import Assignment, Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.totals import totals

@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from concentrators.failures.kinds import Severity
 from concentrators.ingest import store, uplink_state, verification
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from concentrators.totals import totals
 from keyvault.models import DeviceKey

@@ -9,7 +9,7 @@ from pytest_django import Settings
 
 from concentrators import retention, tasks
 from concentrators.ingest import backlog, uplink_state, verification
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.models import Concentrator, Uplink
 from tests.concentrators.fleet import NOW, Device, commission, post, verified
 from tests.factories import MeterFactory

@@ -13,10 +13,10 @@ from django.utils import timezone
 
 from concentrators import retention, tasks
 from concentrators.ingest import clock_corrections, reverification, reverification_queue
-from concentrators.ingest.attempt import TransientError
 from concentrators.ingest.clock_corrections import ClockEffect, ClockError, ClockRequest
 from concentrators.ingest.decisions import Verdicts
 from concentrators.ingest.reverification import verify_again
+from concentrators.ingest.transaction_retry import TransientError
 from concentrators.models import (
     ClockCorrection,
     Concentrator,

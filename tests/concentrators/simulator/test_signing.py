@@ -9,7 +9,7 @@ from concentrators.simulator.nonvolatile import NonVolatile
 from concentrators.simulator.signing import Signer
 from keyvault.cose.structures import make_kid
 from keyvault.coupons.forms import is_list, is_sign1, parse_list, parse_reading
-from keyvault.coupons.judging import Brought, CouponError, Coupons, Identity
+from keyvault.coupons.verifying import Brought, CouponError, Coupons, Identity
 from keyvault.enrolment.certificates import CURVE_ED25519, parse_certificate
 from meters.readings.senml import parse_pack
 from tests.concentrators.simulator.test_misbehaviour import HEAD_END, SECRET, frames_of, make_plan, opened

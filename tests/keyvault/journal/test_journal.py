@@ -21,7 +21,7 @@ from pytest_django import Settings
 
 from ami_headend.health import probes
 from concentrators.ingest import verification
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor

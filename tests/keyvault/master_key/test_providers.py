@@ -18,7 +18,7 @@ from pytest_django import Settings
 
 from ami_headend.health.doctor import examine
 from concentrators.ingest import verification
-from concentrators.ingest.attempt import TransientError
+from concentrators.ingest.transaction_retry import TransientError
 from keyvault import master_key
 from keyvault.master_key import MasterKeyError, MasterKeyState, Provider, Purpose, UnwrapError
 from keyvault.master_key.file import FileProvider

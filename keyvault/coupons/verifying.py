@@ -1,7 +1,7 @@
-"""What signed payloads and coupon lists are worth, given the coupons that stand; and what follows for those. Pure.
+"""Verifies signed payloads and coupon lists against the announced coupons, and marks coupons as spent. Pure.
 
-The state belongs to one batch, as its counters do: it is read before (``keyvault.coupons.store``), moved by what the
-batch brings, and written back by compare-and-set.
+The state belongs to one batch, as its counters do: ``keyvault.coupons.store`` reads it before, the frames of the batch
+change it, and the store writes it back by compare-and-set.
 """
 
 from collections.abc import Collection, Mapping

@@ -1,6 +1,7 @@
-"""Totals of masked values: sets are formed, mask authorities asked again and again, and totals unmasked.
+"""The sweep over masked values: it asks mask authorities, again and again, for the sums of masks that totals need.
 
-Nothing here can tell the value of one meter: an authority answers for ten and more, and in one set each.
+``masked_sets`` forms the sets before, and unmasks their totals after. Neither can find the value of one meter: an
+authority answers only for ten meters or more, and counts each value in one set only.
 """
 
 import logging

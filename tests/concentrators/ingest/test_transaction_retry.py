@@ -8,7 +8,7 @@ from psycopg.errors import DeadlockDetected, DiskFull, QueryCanceled, UniqueViol
 from pytest_django import Settings
 
 from concentrators.ingest import quarantine, uplink_state, verification
-from concentrators.ingest.attempt import TRIES, ContentionError, Foresight, TransientError, attempt
+from concentrators.ingest.transaction_retry import TRIES, ContentionError, Foresight, TransientError, attempt
 from concentrators.ingest.worker import PROCESS, Worker
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from keyvault.counted_keys import ContendedError

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from keyvault.cose.structures import make_kid
 from keyvault.coupons import chameleon
 from keyvault.coupons.forms import Coupon, encode_reading, reading_to_sign, sign_list
-from keyvault.coupons.judging import Brought, CouponError, Coupons, Dispute, Identity
+from keyvault.coupons.verifying import Brought, CouponError, Coupons, Dispute, Identity
 from keyvault.refusals import CouponRefusal
 from tests.keyvault.coupons.known import (
     IDENTITY,

@@ -12,7 +12,7 @@ from django.utils import timezone
 from concentrators.commands import queue
 from concentrators.commands.queue import CommandRequest, DownlinkError
 from concentrators.models import CommandKind, Concentrator, IntervalTotal, MaskedSet, MaskQuestion
-from concentrators.totals import mask_client, masked_queries, masked_totals
+from concentrators.totals import mask_client, mask_collector, masked_queries
 from concentrators.totals.completeness import incomplete_meters
 from concentrators.totals.mask_client import NoAnswerError
 from keyvault.audit.chain import Actor
@@ -102,9 +102,9 @@ def fleet(site: Site, concentrator: Concentrator, count: int, *, taken: bool = T
     return devices
 
 
-def collect() -> masked_totals.Collected:
+def collect() -> mask_collector.Collected:
     MaskQuestion.objects.update(due_at=timezone.now())
-    return masked_totals.collect(timezone.now(), AT_ONCE)
+    return mask_collector.collect(timezone.now(), AT_ONCE)
 
 
 def totals() -> list[tuple[int, int | None]]:
@@ -122,9 +122,9 @@ def send(concentrator: Concentrator, devices: list[Masking], interval: int = 0) 
 def test_ten_meters_of_four_envelopes_have_a_total_and_no_reading(site: Site, concentrator: Concentrator) -> None:
     devices = fleet(site, concentrator, 10)
     used = send(concentrator, devices)
-    assert collect() == masked_totals.Collected(formed=1, answers=2, closed=1, failed=0)
+    assert collect() == mask_collector.Collected(formed=1, answers=2, closed=1, failed=0)
     assert totals() == [(10, sum(used))]
-    assert collect() == masked_totals.Collected(0, 0, 0, 0)
+    assert collect() == mask_collector.Collected(0, 0, 0, 0)
     assert not Reading.objects.exists()
     stored = {value % MODULUS for value in MaskedReading.objects.values_list("value", flat=True)}
     assert not stored & set(used)
@@ -183,22 +183,22 @@ def test_late_values_are_in_no_total_before_ten_are_late(site: Site, concentrato
 
 def test_a_set_waits_until_nothing_more_comes(site: Site, concentrator: Concentrator) -> None:
     send(concentrator, fleet(site, concentrator, 10))
-    assert masked_totals.collect(timezone.now(), timedelta(hours=1)).formed == 0
-    assert masked_totals.collect(timezone.now() + timedelta(hours=2), timedelta(hours=1)).formed == 1
+    assert mask_collector.collect(timezone.now(), timedelta(hours=1)).formed == 0
+    assert mask_collector.collect(timezone.now() + timedelta(hours=2), timedelta(hours=1)).formed == 1
 
 
 def test_a_missing_authority_is_asked_again(site: Site, concentrator: Concentrator) -> None:
     used = send(concentrator, fleet(site, concentrator, 10))
-    collect_before = masked_totals.collect
+    collect_before = mask_collector.collect
     collect_before(timezone.now(), timedelta(days=9))  # learns the meters
     site.away = {"http://mask-2"}
     now = timezone.now()
-    assert masked_totals.collect(now, AT_ONCE) == masked_totals.Collected(formed=1, answers=1, closed=0, failed=1)
+    assert mask_collector.collect(now, AT_ONCE) == mask_collector.Collected(formed=1, answers=1, closed=0, failed=1)
     (row,) = masked_queries.failing()
     assert (row.name, row.error) == ("mask-2", "it cannot be reached")
-    assert masked_totals.collect(now + timedelta(seconds=30), AT_ONCE).failed == 0  # not due yet
+    assert mask_collector.collect(now + timedelta(seconds=30), AT_ONCE).failed == 0  # not due yet
     site.away = set()
-    assert masked_totals.collect(now + timedelta(minutes=2), AT_ONCE).closed == 1
+    assert mask_collector.collect(now + timedelta(minutes=2), AT_ONCE).closed == 1
     assert (totals(), masked_queries.failing()) == ([(10, sum(used))], [])
 
 
@@ -240,7 +240,7 @@ def test_an_authority_that_was_changed_in_the_database_is_not_asked(site: Site, 
     send(concentrator, fleet(site, concentrator, 10))
     MaskAuthority.objects.filter(name="mask-1").update(url="http://mask-2")
     assert [one.name for one in pinned.asked()] == ["mask-2"]
-    assert collect() == masked_totals.Collected(0, 0, 0, 0)  # of one alone nothing is asked
+    assert collect() == mask_collector.Collected(0, 0, 0, 0)  # of one alone nothing is asked
 
 
 def test_they_count_as_arrived_and_in_no_sum(site: Site, concentrator: Concentrator) -> None:

@@ -27,30 +27,32 @@ class Pool(enum.Enum):
     PEOPLE = "people"  # pages and the rest of the API
 
 
-class Door(NamedTuple):
+class RequestClass(NamedTuple):
     """The pool that answers, and the most octets of a body."""
 
     pool: Pool
     body_max: int
 
 
-def door_of(method: str, path: str, query: str, headers: Mapping[str, str], uplink_max: int) -> Door:
+def classify(method: str, path: str, query: str, headers: Mapping[str, str], uplink_max: int) -> RequestClass:
     """Classify a request. ``headers`` are named as in waitress (``CONTENT_TYPE``); ``path`` is without a prefix."""
     if path == "/health/live":
-        return Door(Pool.LIVE, 0)
+        return RequestClass(Pool.LIVE, 0)
     if path in ("/health/ready", "/metrics"):
-        return Door(Pool.WATCH, 0)
+        return RequestClass(Pool.WATCH, 0)
     if path.startswith(_CONCENTRATORS):
         # One octet more than is accepted, so that the view itself can say what to do.
-        return Door(Pool.INGEST, uplink_max + 1 if path == _CONCENTRATORS[0] else ANONYMOUS_MAX_OCTETS)
+        return RequestClass(Pool.INGEST, uplink_max + 1 if path == _CONCENTRATORS[0] else ANONYMOUS_MAX_OCTETS)
     if path.startswith(_SIGN_IN) and method == "POST":
-        return Door(Pool.SIGN_IN, SIGN_IN_MAX_OCTETS)
+        return RequestClass(Pool.SIGN_IN, SIGN_IN_MAX_OCTETS)
     is_known = "COOKIE" in headers or "AUTHORIZATION" in headers
     known_max = FILE_MAX_OCTETS if path == _TAKES_FILES else PEOPLE_MAX_OCTETS
     body_max = known_max if is_known else ANONYMOUS_MAX_OCTETS
     if _is_export(path, query, headers):
-        return Door(Pool.EXPORT, body_max)
-    return Door(Pool.PROGRAM if headers.get("AUTHORIZATION", "")[:6].lower() == "basic " else Pool.PEOPLE, body_max)
+        return RequestClass(Pool.EXPORT, body_max)
+    return RequestClass(
+        Pool.PROGRAM if headers.get("AUTHORIZATION", "")[:6].lower() == "basic " else Pool.PEOPLE, body_max
+    )
 
 
 def _is_export(path: str, query: str, headers: Mapping[str, str]) -> bool:

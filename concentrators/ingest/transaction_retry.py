@@ -1,4 +1,7 @@
-"""The retry loop of verification: one transaction, repeated if another one interfered. All verification uses it."""
+"""The retry loop of verification: one transaction, repeated at once if another one interfered.
+
+All verification uses it. When an uplink whose verification failed is tried again is decided in ``uplink_state``.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
