@@ -1,6 +1,6 @@
 from django.urls import path
 
-from meters.api import enrolment, keys, meters, places
+from meters.api import enrolment, keys, meters, places, push_profiles
 
 # The list of meters is served by concentrators.api.meters, which knows where each belongs.
 urlpatterns = [
@@ -14,6 +14,7 @@ urlpatterns = [
     path("certificates", enrolment.CertificateList.as_view(), name="certificates"),
     path("revocations", enrolment.RevocationList.as_view(), name="revocations"),
     path("awaited-enrolments", enrolment.AwaitedList.as_view(), name="awaited-enrolments"),
+    path("push-profiles", push_profiles.PushProfileList.as_view(), name="push-profiles"),
     path("events", meters.EventList.as_view(), name="events"),
     path("places/<int:pk>", places.PlaceDetail.as_view(), name="place"),
 ]

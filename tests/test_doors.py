@@ -169,6 +169,9 @@ PAGES = [
     Door("admin:audit-export", {AUDITOR}),
     Door("admin:places", {OPERATOR}),
     Door("admin:place", {OPERATOR}, of="meters.place"),
+    Door("admin:push-profiles", TRAFFIC),
+    Door("admin:push-profile-new", {OPERATOR}, of=(1,)),
+    Door("admin:push-profile-new", {OPERATOR}, "post", (1,)),
     Door("admin:concentrators", ALL),
     Door("admin:concentrator", ALL, of="concentrators.concentrator"),
     *(
@@ -202,6 +205,8 @@ REST = [
     Door("revocations", {OFFICER}, "post"),
     Door("awaited-enrolments", {OPERATOR, OFFICER, AUDITOR}),
     Door("awaited-enrolments", {OFFICER}, "post"),
+    Door("push-profiles", TRAFFIC),
+    Door("push-profiles", {OPERATOR}, "post"),
     Door("failures", ALL),
     Door("alerts", ALL),
     Door("totals", {OPERATOR, AUDITOR}),

@@ -20,6 +20,7 @@ from ami_headend.console.meters import MetersPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.places import PlacesPage
+from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 
 
@@ -63,6 +64,7 @@ GROUPS = [
             _model_page("Installations", "build", "meters.installation"),
             _model_page("Previous interval lengths", "timelapse", "meters.earlierlength"),
             _model_page("Registers", "list_alt", "meters.register"),
+            _console_page(PushProfilesPage),
         ],
     ),
     (

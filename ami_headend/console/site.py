@@ -34,6 +34,8 @@ from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.place import PlacePage
 from ami_headend.console.places import PlacesPage
+from ami_headend.console.push_profile import NewPushProfilePage
+from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import OwnPasswordView, SignInView
@@ -53,6 +55,8 @@ PAGES: list[type[ConsolePage]] = [
     MeterGapsExport,
     PlacesPage,
     PlacePage,
+    PushProfilesPage,
+    NewPushProfilePage,
     ReadingsPage,
     TotalsPage,
     MaskedTotalsPage,

@@ -109,6 +109,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "rotations", "description": "Rollouts of new device keys."},
         {"name": "uplinks", "description": "For concentrators: frames come in."},
         {"name": "commands", "description": "For concentrators: commands go out."},
+        {"name": "push profiles", "description": "What the columns of DLMS notifications are."},
         {"name": "enrolment", "description": "Authorities, their certificates and revocations; who may enrol."},
         {"name": "hop-keys", "description": "For concentrators that hold keys: how they check hop tags."},
         {"name": "next-key", "description": "For concentrators that hold keys: their own next one."},

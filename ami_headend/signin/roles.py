@@ -40,7 +40,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
     | _views("meters", "meter", "place", "installation", "register", "reading", "meterevent", "earlierlength")
-    | {"meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
+    | _views("meters", "pushprofile")
+    | {"meters.add_pushprofile", "meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"},
     # Looks after the keys. Sees no reading.
@@ -63,7 +64,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {_HANDLE_ALERTS, "alerts.add_rule", "alerts.change_rule", "alerts.delete_rule"}
     | {"alerts.add_channel", "alerts.change_channel", "alerts.delete_channel", "alerts.rotate_channel_secret"}
     | _views("concentrators", "concentratortoken", "assignment")
-    | _views("meters", "meter", "register")
+    | _views("meters", "meter", "register", "pushprofile")
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
@@ -78,7 +79,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _ROTATION
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
-    | _views("meters", "meter", "register")
+    | _views("meters", "meter", "register", "pushprofile")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")
     | _views("signin", "signin")

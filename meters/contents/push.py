@@ -9,6 +9,8 @@ from meters.readings.push.skeleton import digest
 from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 
+# The reason of unknown_profile; whoever lists what waits finds form and manufacturer in it.
+NO_PROFILE = "no push profile of form {form} for meters of {manufacturer}: {skeleton}"
 _MANUFACTURER_OCTETS = 3  # of a title
 _SHAPES_LOOKED_AT = 200
 
@@ -75,7 +77,8 @@ class PushReader:
         for prefix, definition in self._profiles.get(sha256, ()):
             if system_title.startswith(prefix):
                 return definition
-        detail = f"no push profile of form {sha256.hex()[:16]} for meters of {system_title[:3].hex()}: {skeleton}"
+        manufacturer = system_title[:_MANUFACTURER_OCTETS].hex()
+        detail = NO_PROFILE.format(form=sha256.hex()[:16], manufacturer=manufacturer, skeleton=skeleton)
         raise PayloadError(PayloadRefusal.UNKNOWN_PROFILE, detail[:500])
 
     def _values(

@@ -26,7 +26,7 @@ from meters.readings.push.elements import (
     rows_of,
     telegram_elements,
 )
-from meters.readings.push.skeleton import children, skeleton_of
+from meters.readings.push.skeleton import children, is_pushlist, skeleton_of
 
 
 class ContentError(ValueError):
@@ -81,9 +81,7 @@ def read(notification: Notification, definition: Definition, system_title: bytes
         return _read_rows(notification, notification.data, definition)
     if (definition.kind is Kind.P1) != bool(notification.telegram):
         raise ContentError(f"another kind of notification than kind {definition.kind} is of")
-    elements = elements_in(notification)
-    if definition.kind is Kind.POSITIONAL and notification.data is not None:
-        elements = [Element(place, "", plain(part)) for place, part in enumerate(children(notification.data.body))]
+    elements = elements_by(notification, definition.kind)
     at_s = _clock(notification, elements, definition)
     return [
         value
@@ -99,6 +97,32 @@ def elements_in(notification: Notification) -> list[Element]:
     if notification.event is not None:
         return [Element(0, obis_text(notification.event.obis), plain(notification.event.body))]
     return telegram_elements(notification.telegram)
+
+
+def elements_by(notification: Notification, kind: Kind) -> list[Element]:
+    """The elements of a notification that the columns of a kind name; of rows those of the first one."""
+    if notification.data is None or kind not in (Kind.POSITIONAL, *ROWS):
+        return elements_in(notification)
+    if kind is Kind.POSITIONAL:
+        return [Element(place, "", plain(part)) for place, part in enumerate(children(notification.data.body))]
+    rows = rows_of(notification.data)
+    return [Element(place, "", value) for place, value in enumerate(rows[0])] if rows else []
+
+
+def kinds_of(notification: Notification) -> list[Kind]:
+    """The kinds that a notification may be of, the likeliest first."""
+    if notification.telegram:
+        return [Kind.P1]
+    if notification.data is None:
+        return [Kind.OBIS]
+    if is_pushlist(notification.data.body):
+        return [Kind.PUSHLIST, Kind.OBIS, Kind.POSITIONAL]
+    named = any(one.obis and isinstance(one.value, int | float) for one in elements_in(notification))
+    plain_kinds = [Kind.OBIS, Kind.POSITIONAL] if named else [Kind.POSITIONAL, Kind.OBIS]
+    if not any(rows_of(notification.data)):
+        return plain_kinds
+    rows = [Kind.COMPACT if "<" in notification.skeleton else Kind.PROFILE_BUFFER]
+    return plain_kinds + rows if named else rows + plain_kinds
 
 
 def _column(element: Element, definition: Definition) -> Column | None:
