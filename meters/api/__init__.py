@@ -1,1 +1,1 @@
-"""REST doors of meters: readings, events, places, keys, enrolment. No meter is registered here: import a file for that."""
+"""REST doors of meters: readings, events, places, keys, enrolment. Meters are added in the console, or by a file."""
