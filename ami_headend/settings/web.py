@@ -115,6 +115,13 @@ SPECTACULAR_SETTINGS = {
         {"name": "next-key", "description": "For concentrators that hold keys: their own next one."},
         {"name": "hop-failures", "description": "For concentrators that hold keys: what they dropped."},
     ],
+    # What a meter may have, and what the head-end can give it: fields of the same name, with choices of their own.
+    "ENUM_NAME_OVERRIDES": {
+        "SchemeEnum": "keyvault.schemes.table.scheme_choices",
+        "NewSchemeEnum": "keyvault.schemes.table.new_scheme_choices",
+        "AlgorithmEnum": "keyvault.schemes.table.algorithm_choices",
+        "NewAlgorithmEnum": "keyvault.schemes.table.new_algorithm_choices",
+    },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "ami_headend.web.problems.document_problems",

@@ -53,7 +53,7 @@ class TestShipments:
 
     def test_suite_2_has_longer_keys(self, tmp_path: Path) -> None:
         keys = [secrets.token_bytes(32) for _ in range(3)]
-        names = dict(zip(("guek", "gak", "kek"), map(wrapped, keys), strict=True))
+        names: dict[str, Any] = dict(zip(("guek", "gak", "kek"), map(wrapped, keys), strict=True))
         bring(tmp_path, [line(algorithm="DLMS SC 32", **names)])
         assert octets_of() == {0: keys[2], 1: keys[0] + keys[1]}
 

@@ -147,7 +147,7 @@ class TestLine:
             ({"scheme": "of old"}, "scheme 'of old' is not one of ccm"),
             (
                 {"name": "x"},
-                "field 'name' is not one of algorithm, epoch, key, public_key, scheme, system_title, transfer_algorithm, transfer_",
+                "field 'name' is not one of algorithm, epoch, key, public_key, scheme, system_title, ",
             ),
             ({"key": "%%%"}, "key is not base64 of 40 octets"),
             ({"key": 7}, "key is not base64 of 40 octets"),
