@@ -80,6 +80,7 @@ class Authority:
 
     def _sum(self, request: SumRequest, now_s: int) -> bytes:
         with self._state.alone():
+            self._state.check_whole()  # a copy may have been put in its place while this runs
             publics = self._state.publics(request.titles)
             before = check_set(request, publics, self._state.answered(request), self._state.began_s, now_s)
             if before is not None:

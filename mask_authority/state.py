@@ -183,7 +183,9 @@ class State:
         return {title: sets[number] for title, number in numbers.items()}
 
     def answer_of(self, number: int) -> bytes:
-        """The answer (octets) to a set."""
+        """The answer (octets) to a set, which the witness has seen when this returns."""
+        with self._lock:
+            self._tell_witness()
         octets: bytes = self._rows("SELECT answer FROM sets WHERE number = ?", number)[0][0]
         return octets
 
@@ -198,10 +200,15 @@ class State:
                 ).lastrowid
                 rows = [(title, code, start_s, number) for title in request.titles]
                 self._db.executemany("INSERT INTO cells VALUES (?, ?, ?, ?)", rows)
-                answers = self._fact("answers") + 1
-                self._set("answers", answers)
-            seen = witness.read(self._witness)
-            latest_s = max(start_s, seen.latest_s if seen else 0)
+                self._set("answers", self._fact("answers") + 1)
+            self._tell_witness()
+
+    def _tell_witness(self) -> None:
+        """Before an answer leaves, the witness has seen as many as the state knows: whatever kept it from that once."""
+        answers, seen = self._fact("answers"), witness.read(self._witness)
+        if seen is None or seen.answers < answers:
+            latest_s = self._rows("SELECT coalesce(max(start_s), 0) FROM sets")[0][0]
+            latest_s = max(latest_s, seen.latest_s if seen else 0)
             witness.write(self._witness, Seen(self._fact("state"), answers, latest_s))
 
     # --- the log --------------------------------------------------------------------------------------

@@ -163,6 +163,37 @@ class TestRestored:
         with pytest.raises(AuthorityStateError, match="saw 1 answers, and the state knows 0: the state was restored"):
             opened(folder)
 
+    @pytest.mark.parametrize("how", ["killed", "the witness's disk was full"])
+    def test_it_is_recognised_where_the_first_answer_never_left(
+        self, folder: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copy2(folder / FILE, folder / "backup")
+        authority, state = opened(folder)
+        with monkeypatch.context() as full:
+            full.setattr(witness, "write", lambda *_: (_ for _ in ()).throw(AuthorityStateError("no space left")))
+            with pytest.raises(AuthorityStateError, match="no space left"):
+                authority.answer(asked(folder))
+            if how != "killed":
+                with pytest.raises(AuthorityStateError, match="no space left"):
+                    authority.answer(asked(folder))
+        if how == "killed":
+            state.close()
+            authority, state = opened(folder)
+        authority.answer(asked(folder))  # the set that was written down
+        state.close()
+        shutil.copy2(folder / "backup", folder / FILE)
+        with pytest.raises(AuthorityStateError, match="saw 1 answers, and the state knows 0"):
+            opened(folder)
+
+    def test_it_is_recognised_while_it_runs(self, folder: Path) -> None:
+        shutil.copy2(folder / FILE, folder / "backup")
+        authority, state = opened(folder)
+        authority.answer(asked(folder))
+        (folder / FILE).write_bytes((folder / "backup").read_bytes())
+        with pytest.raises(AuthorityStateError, match="saw 1 answers, and the state knows 0"):
+            authority.answer(asked(folder, TITLES))
+        state.close()
+
     def test_without_its_witness_or_with_anothers_it_does_not_answer(self, folder: Path) -> None:
         path = keys.load(folder).witness
         seen = witness.read(path)
