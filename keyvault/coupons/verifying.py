@@ -174,8 +174,12 @@ class Coupons:
         for name, points in zip(names, announced.coupons, strict=True):
             taken = name if name in self.standing else next(filter(None, map(self.by_point.get, points)), None)
             if taken is not None:
-                self.disputes.append(Dispute(taken, is_list=True, second=octets, brought=brought))
-                raise CouponError(CouponRefusal.COUPON_REUSED, f"another list announced {_said(taken)} before")
+                whose = ""
+                if taken[0][:8] == announced.kid[:8]:
+                    self.disputes.append(Dispute(taken, is_list=True, second=octets, brought=brought))
+                else:  # that meter announced nothing twice: this one took its point
+                    whose = f" of meter {taken[0][:8].hex()}"
+                raise CouponError(CouponRefusal.COUPON_REUSED, f"another list announced {_said(taken)}{whose} before")
         if len(set(own)) < len(own):
             raise CouponError(CouponRefusal.SIGNATURE_INVALID, "a point stands twice in the coupon list")
         try:

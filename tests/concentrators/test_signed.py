@@ -95,8 +95,14 @@ class TestLists:
         thief.signing = meter.signing
         announce(meter)
         assert thief.coupon(0) == meter.coupon(0)
-        assert judged(concentrator, [thief.seal_unsigned(thief.list_of(0))]) == {"coupon_reused": 1}
+        uplink = verified(concentrator, [thief.seal_unsigned(thief.list_of(0))])
+        assert outcome(uplink) == {"coupon_reused": 1}
         assert {bytes(row.system_title) for row in Coupon.objects.all()} == {meter.title}
+        assert not CouponDispute.objects.exists()  # the meter whose coupon it is announced nothing twice
+        assert [row.meter for row in evidence(uplink)] == [thief.meter]
+        again = meter.list_of(10)
+        assert judged(concentrator, [meter.seal_unsigned(again)]) == {"coupon_reused": 1}
+        assert [bytes(row.second) for row in CouponDispute.objects.all()] == [again]
 
     def test_of_an_unregistered_identity_it_waits_until_that_is_registered(
         self, concentrator: Concentrator, meter: SignedDevice
