@@ -7,13 +7,14 @@ from pathlib import Path
 
 from ami_headend.local import embedded
 
-PARTS = ("floor", "system", "rowwise", "growth", "schemes", "rewrap", "pages")
+PARTS = ("floor", "system", "rowwise", "growth", "schemes", "dlms", "rewrap", "pages")
 
 _EPILOG = """examples:
   python -m bench                                          everything, about half an hour
   python -m bench --meters 1000,100000 --readings 5000000  everything but on the largest fleet, about ten minutes
   python -m bench --parts pages --keep ../million          pages at a million meters; kept for the next run
   python -m bench --parts schemes                          each protection scheme against ccm, about ten minutes
+  python -m bench --parts dlms --dlms-cosem ../cosem/bin/python    DLMS against ccm, and a bare loop of dlms-cosem
   python -m bench --parts floor,system --rounds 9          the ratio to the floor alone, measured more often
   make bench ARGS='--frames 200000 --json result.json'
 """
@@ -49,6 +50,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--users", type=_positive, default=20, help="pages: users beside ingest (default: 20)")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep services and the database of pages there for the next run"
+    )
+    parser.add_argument(
+        "--dlms-cosem", type=Path, metavar="PYTHON", help="dlms: a Python that has dlms-cosem 21.3.2, for its loop"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure of every round there")
     parser.add_argument("--folder", type=Path, help="where to make the temporary folder (default: the system's)")

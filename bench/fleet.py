@@ -27,8 +27,12 @@ class Meter(Protocol):
     """A meter that seals, in a process that gets it pickled."""
 
     @property
-    def base_name(self) -> str:
-        """What its packs name it, where they do not go without."""
+    def readings(self) -> int:
+        """How many readings a frame has."""
+        ...
+
+    def payload(self, at_s: int, total: int, energy_wh: int) -> bytes:
+        """Return what it says of an interval: when it begins, the total at its end, and its energy."""
         ...
 
     def sealer(self) -> Callable[[int, bytes], bytes]:
@@ -36,15 +40,29 @@ class Meter(Protocol):
         ...
 
 
+class PackMeter:
+    """A meter that says two registers in a pack (RFC 8428)."""
+
+    readings = len(REGISTERS)
+
+    @property
+    def base_name(self) -> str:
+        """What its packs name it, where they do not go without."""
+        return ""
+
+    def payload(self, at_s: int, total: int, energy_wh: int) -> bytes:
+        named = {-2: self.base_name} if self.base_name else {}
+        begins = {-1: 26, **named, -3: at_s}
+        return cbor2.dumps([{**begins, 0: REGISTERS[0], 1: "Wh", 2: total}, {0: REGISTERS[1], 1: "Wh", 2: energy_wh}])
+
+
 @dataclass(frozen=True)
-class MeterKey:
+class MeterKey(PackMeter):
     """The data that a meter needs to seal: its kid, traffic key and Base IV."""
 
     kid: bytes
     key: bytes = field(repr=False)
     base_iv: bytes = field(repr=False)
-
-    base_name = ""
 
     def sealer(self) -> Callable[[int, bytes], bytes]:
         cipher = AESCCM(self.key, CCM[ALG].tag_octets)
@@ -70,6 +88,11 @@ class Fleet:
     def size(self) -> int:
         return sum(map(len, self.titles))
 
+    @property
+    def readings(self) -> int:
+        """How many readings one frame of each meter has, all together."""
+        return sum(meter.readings for block in self.meters for meter in block)
+
 
 @contextmanager
 def pool() -> Iterator[ProcessPoolExecutor]:
@@ -91,7 +114,7 @@ def titles(concentrators: int, meters_each: int) -> list[list[bytes]]:
 
 
 def seal(executor: ProcessPoolExecutor, fleet: Fleet, first_interval: int, intervals: int) -> list[list[bytes]]:
-    """Return the frames of each concentrator, with two readings a frame, in order of time."""
+    """Return the frames of each concentrator, in order of time."""
     jobs = [executor.submit(_seal, block, fleet.start_s, first_interval, intervals) for block in fleet.meters]
     return [job.result() for job in jobs]
 
@@ -106,16 +129,11 @@ def derive(titles: list[bytes], device_keys: list[bytes]) -> list[MeterKey]:
 
 
 def _seal(meters: Sequence[Meter], start_s: int, first_interval: int, intervals: int) -> list[bytes]:
-    sealers = [(meter.base_name, meter.sealer()) for meter in meters]
+    sealers = [(meter.payload, meter.sealer()) for meter in meters]
     frames = []
     for n in range(first_interval, first_interval + intervals):
-        for position, (base_name, seal_one) in enumerate(sealers):
+        for position, (payload, seal_one) in enumerate(sealers):
             energy_wh = 50 + (position + n) % 400
-            named = {-2: base_name} if base_name else {}
-            begins = {-1: 26, **named, -3: start_s + n * INTERVAL_S}
-            pack = [
-                {**begins, 0: REGISTERS[0], 1: "Wh", 2: 1_200_000 + n * 250 + energy_wh},
-                {0: REGISTERS[1], 1: "Wh", 2: energy_wh},
-            ]
-            frames.append(seal_one(n, cbor2.dumps(pack)))
+            total = 1_200_000 + n * 250 + energy_wh
+            frames.append(seal_one(n, payload(start_s + n * INTERVAL_S, total, energy_wh)))
     return frames

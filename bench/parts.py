@@ -24,6 +24,7 @@ from bench.stack import Stack
 from keyvault.schemes.table import USUAL
 
 if TYPE_CHECKING:
+    from bench.dlms import DlmsResults
     from bench.schemes import SchemeResults
 
 MAX_LATENCY_UPLINKS = 400
@@ -46,6 +47,7 @@ class Results:
     rewrap: list[tuple[float, float]] = field(default_factory=list)  # keys a second: bare loop, rotation
     pages: PageResults | None = None
     schemes: "SchemeResults | None" = None
+    dlms: "DlmsResults | None" = None
 
 
 @dataclass

@@ -11,11 +11,12 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench.dlms import FRAMES_GOAL, LIBRARY_GOAL, READINGS_GOAL, DlmsResults
 from bench.measure import SystemRun
 from bench.pages import LIMIT_S, PageResults, Timed
 from bench.parts import Results
-from bench.scheme_keys import MIXED
-from bench.schemes import GOALS, OF_MEAN_GOAL, OF_OPENINGS_GOAL, SchemeResults
+from bench.scheme_keys import DLMS, MIXED
+from bench.schemes import GOALS, OF_MEAN_GOAL, OF_OPENINGS_GOAL, SchemeResults, SchemeRuns
 
 
 def show(results: Results, console: Console) -> None:
@@ -45,8 +46,8 @@ def show(results: Results, console: Console) -> None:
         console.print(_costs(results))
     if results.growth:
         console.print(_growth(results))
-    if results.schemes is not None and results.schemes.runs:
-        console.print(_schemes(results.schemes))
+    for table in _against_ccm(results):
+        console.print(table)
     if results.rewrap:
         console.print(_rewrap(results))
     if results.pages is not None:
@@ -66,6 +67,7 @@ def write(results: Results, path: Path) -> None:
         "system_over_rowwise": results.over_rowwise,
         "growth": results.growth,
         "schemes": results.schemes and _scheme_figures(results.schemes),
+        "dlms": results.dlms and _dlms_figures(results.dlms),
         "rewrap": results.rewrap,
         "pages": results.pages and _page_figures(results.pages),
         "growth_runs": {what: [_run(run) for run in runs] for what, runs in results.growth_runs.items()},
@@ -157,6 +159,13 @@ def _page_figures(pages: PageResults) -> dict[str, object]:
     }
 
 
+def _against_ccm(results: Results) -> Iterator[Table]:
+    if results.schemes is not None and results.schemes.runs:
+        yield _schemes(results.schemes)
+    if results.dlms is not None and results.dlms.runs:
+        yield _dlms(results.dlms)
+
+
 def _schemes(schemes: SchemeResults) -> Table:
     """A row a scheme, as far as they were measured; the mixed fleet against the weighted mean of its parts as well."""
     table = Table(title="Schemes: uplinks of 1,000 frames, each against ccm in the same round")
@@ -180,18 +189,47 @@ def _schemes(schemes: SchemeResults) -> Table:
     return table
 
 
+def _dlms(dlms: DlmsResults) -> Table:
+    """What notifications of ten values and mixed uplinks reach of ccm, as far as they were measured."""
+    table = Table(title="DLMS: uplinks of 1,000 frames, each against ccm in the same round")
+    for column in ("", "frames/s", "ratio", "rounds from - to", "goal", "CPU us a frame", "ccm's"):
+        table.add_column(column, justify="left" if not column else "right")
+    for kind, runs in dlms.runs.items():
+        if not runs.rounds:
+            continue
+        rate = f"{median(run.rate for _, run in runs.rounds):,.0f}"
+        ccm_cpu, cpu = (f"{median(run.cpu_us for run in side):.1f}" for side in zip(*runs.rounds, strict=True))
+        if kind == DLMS:
+            table.add_row("frames of ten values, of ccm's", rate, *_ratio(runs.of_ccm), f"{FRAMES_GOAL}", cpu, ccm_cpu)
+            table.add_row("their readings, of ccm's", "", *_ratio(dlms.readings_of_ccm), f"{READINGS_GOAL}")
+            if dlms.library:
+                bare = f"{median(dlms.library):,.0f}"
+                table.add_row("of a bare loop of dlms-cosem 21.3.2", bare, *_ratio(dlms.of_library), f"{LIBRARY_GOAL}")
+        else:
+            what = f"{kind} in one uplink, of ccm (mean of its parts: {dlms.mixed_mean:.2f})"
+            table.add_row(what, rate, *_ratio(runs.of_ccm), "", cpu, ccm_cpu)
+    return table
+
+
 def _ratio(ratios: list[float]) -> tuple[str, str]:
     return f"{median(ratios):.2f}", _spread(ratios)
 
 
 def _scheme_figures(schemes: SchemeResults) -> dict[str, object]:
-    def pair(runs: tuple[SystemRun, SystemRun]) -> dict[str, object]:
-        return dict(zip(("ccm", "scheme"), map(_run, runs), strict=True))
+    return {**_pair_figures(schemes.runs), "hpke_openings_of_one_process": schemes.openings}
+
+
+def _dlms_figures(dlms: DlmsResults) -> dict[str, object]:
+    return {**_pair_figures(dlms.runs), "dlms_cosem_of_one_process": dlms.library}
+
+
+def _pair_figures(runs: dict[str, SchemeRuns]) -> dict[str, object]:
+    def pair(of_round: tuple[SystemRun, SystemRun]) -> dict[str, object]:
+        return dict(zip(("ccm", "scheme"), map(_run, of_round), strict=True))
 
     return {
-        "rounds": {kind: [pair(one) for one in runs.rounds] for kind, runs in schemes.runs.items()},
-        "first_frames": {kind: pair(runs.first) for kind, runs in schemes.runs.items()},
-        "hpke_openings_of_one_process": schemes.openings,
+        "rounds": {kind: [pair(one) for one in found.rounds] for kind, found in runs.items()},
+        "first_frames": {kind: pair(found.first) for kind, found in runs.items()},
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import fleet, parts, report, rewrap, schemes
+from bench import dlms, fleet, parts, report, rewrap, schemes
 from bench.pages import Asked
 from bench.parts import Bench, Results, Sizes
 from bench.site import make_template, use_database
@@ -34,10 +34,12 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
                 say("migrating")
                 make_template()
                 sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames, args.warm_rounds)
-                if set(args.parts) - {"pages", "schemes"}:
+                if set(args.parts) - {"pages", "schemes", "dlms"}:
                     _measure(bench, args, sizes)
                 if "schemes" in args.parts:
                     schemes.against_ccm(bench, args.concentrators, args.concentrator_meters, sizes)
+                if "dlms" in args.parts:
+                    dlms.against_ccm(bench, args.concentrators, args.concentrator_meters, sizes, args.dlms_cosem)
         finally:
             use_database("postgres")
             if bench.results != Results():

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from bench import fleet as fleets
 from bench.fleet import ALG, EPOCH, Meter
-from bench.scheme_meters import MacMeter, ReportedMeter, SealedMeter, SessionMeter
+from bench.scheme_meters import DlmsMeter, MacMeter, ReportedMeter, SealedMeter, SessionMeter
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import agreement_keys, provisioning
 from keyvault.device_keys.key_rows import TRANSFER_EPOCH
@@ -17,9 +17,15 @@ from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AgreementKey
 from keyvault.schemes.agreed import AGREED, agree, agreed_device_key
 from keyvault.schemes.table import CONCENTRATOR, HOP, USUAL, algorithm_for
+from meters.readings import push_profiles
+from meters.readings.push_profiles import ProfileWish
 
 KINDS = (USUAL, "session", "mac", HOP, AGREED.name, "sealed")
-MIXED = "mixed"  # meters of all of them by turns, so that every uplink has all of them
+DLMS = "dlms"
+MIXED, MIXED_WITH_DLMS = "mixed", "ccm and dlms"
+# Meters of several kinds by turns, so that every uplink has all of them.
+_TURNS = {MIXED: KINDS, MIXED_WITH_DLMS: (USUAL, DLMS)}
+_GUEK_AND_GAK_OCTETS = 32
 _SLICE = 20_000
 
 
@@ -34,11 +40,12 @@ class Provisioned:
 def provision(executor: ProcessPoolExecutor, kinds: Sequence[str], titles: Sequence[Sequence[bytes]]) -> Provisioned:
     """Give the meters of those titles, by concentrator, keys through the vault: each concentrator's of a kind.
 
-    A kind is of KINDS, or MIXED. In the site's database, with an agreement key of its own. Epoch 0 comes as well.
+    A kind is of KINDS, DLMS, or several by turns. In the site's database, with an agreement key of its own. Epoch 0
+    comes as well.
     """
     by_kind: dict[str, list[bytes]] = {}
     for kind, block in zip(kinds, titles, strict=True):
-        turns = KINDS if kind == MIXED else (kind,)
+        turns = _TURNS.get(kind, (kind,))
         for position, title in enumerate(block):
             by_kind.setdefault(turns[position % len(turns)], []).append(title)
     meters: dict[bytes, Meter] = {}
@@ -60,6 +67,8 @@ def provision(executor: ProcessPoolExecutor, kinds: Sequence[str], titles: Seque
 
 
 def _stored(executor: ProcessPoolExecutor, scheme: str, titles: Sequence[bytes]) -> dict[bytes, Meter]:
+    if scheme == DLMS:
+        return _pushing(titles)
     keys = {title: secrets.token_bytes(32) for title in titles}
     version = _agreement_key() if scheme == "sealed" else None
     number = None if version is None else version.pk
@@ -72,6 +81,19 @@ def _stored(executor: ProcessPoolExecutor, scheme: str, titles: Sequence[bytes])
     if scheme == "session":
         return {title: SessionMeter(title, key) for title, key in keys.items()}
     return {title: MacMeter(title, key) for title, key in keys.items()}
+
+
+def _pushing(titles: Sequence[bytes]) -> dict[bytes, Meter]:
+    """DLMS meters of one manufacturer, whose notifications a push profile reads."""
+    meters = {title: DlmsMeter(title, secrets.token_bytes(_GUEK_AND_GAK_OCTETS)) for title in titles}
+    _store([NewKey(title, EPOCH, meter.keys, algorithm_for(DLMS), DLMS) for title, meter in meters.items()])
+    title = titles[0]
+    sample = meters[title].payload(0, 0, 0)
+    definition = {"kind": "obis", "clock": {"from": "apdu"}}
+    push_profiles.add(
+        ProfileWish(f"bench {title.hex()}", title[:3], definition, sample, title), Actor("bench", "bench")
+    )
+    return dict(meters)
 
 
 def _agreed(executor: ProcessPoolExecutor, titles: Sequence[bytes]) -> dict[bytes, Meter]:

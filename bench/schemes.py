@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
@@ -61,12 +62,29 @@ class SchemeResults:
 
 
 def against_ccm(bench: Bench, concentrators: int, meters_each: int, sizes: Sizes) -> None:
-    """Measure ccm and each other scheme in turn, in uplinks of 1,000 frames; then a mixed fleet.
+    """Measure ccm and each other scheme in turn, in uplinks of 1,000 frames; then a mixed fleet."""
+    results = bench.results.schemes = SchemeResults()
+
+    def beside(kind: str) -> None:
+        if kind == "sealed":
+            results.openings.append(openings())
+
+    in_pairs(bench, concentrators, meters_each, (*KINDS, MIXED), sizes, results.runs, beside)
+
+
+def in_pairs(
+    bench: Bench,
+    concentrators: int,
+    meters_each: int,
+    kinds: Sequence[str],
+    sizes: Sizes,
+    results: dict[str, SchemeRuns],
+    beside: Callable[[str], None],
+) -> None:
+    """Measure ccm, the first kind, and each other kind in turn; ``beside`` measures what goes with a round.
 
     All stand in one database, each with as many concentrators, and go on from interval to interval: it is not emptied.
     """
-    results = bench.results.schemes = SchemeResults()
-    kinds = (*KINDS, MIXED)
     with bench.site(concentrators, meters_each, kinds) as site, bench.stack(site) as running:
         parts = {kind: site.part(at * concentrators, (at + 1) * concentrators, 0) for at, kind in enumerate(kinds)}
 
@@ -82,18 +100,15 @@ def against_ccm(bench: Bench, concentrators: int, meters_each: int, sizes: Sizes
 
         part_size = concentrators * meters_each
         warm(USUAL)
-        for kind in kinds:
-            if kind == USUAL:
-                continue
-            runs = results.runs[kind] = SchemeRuns((measured(USUAL, part_size), measured(kind, part_size)))
+        for kind in kinds[1:]:
+            runs = results[kind] = SchemeRuns((measured(USUAL, part_size), measured(kind, part_size)))
             warm(kind)
             for number in range(1, sizes.rounds + 1):
-                if kind == "sealed":
-                    results.openings.append(openings())
+                beside(kind)
                 pair = measured(USUAL, sizes.frames), measured(kind, sizes.frames)
                 runs.rounds.append(pair)
                 bench.say(
-                    f"round {number}, scheme {kind}: ccm {pair[0].rate:,.0f}, {kind} {pair[1].rate:,.0f} frames/s, "
+                    f"round {number}, {kind}: ccm {pair[0].rate:,.0f}, {kind} {pair[1].rate:,.0f} frames/s, "
                     f"ratio {runs.of_ccm[-1]:.2f}"
                 )
 

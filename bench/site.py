@@ -123,8 +123,9 @@ class Site:
                 [first_uplink, self.fleet.start_s],
             )
             stored = cursor.fetchone()[0]
-        if stored != frames * len(fleets.REGISTERS):
-            raise WrongResultError(f"{stored} readings are stored, not {frames * len(fleets.REGISTERS)}")
+        wanted = frames * self.fleet.readings // self.fleet.size
+        if stored != wanted:
+            raise WrongResultError(f"{stored} readings are stored, not {wanted}")
         if with_totals and totals.compare(datetime.fromtimestamp(self.fleet.start_s, UTC), datetime.now(UTC)):
             raise WrongResultError("the totals do not agree with the readings")
 

@@ -41,6 +41,10 @@ def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     assert all(len(rounds) == 1 for rounds in figures["schemes"]["rounds"].values())
     assert figures["schemes"]["first_frames"]["agreed"]["scheme"]["frames"] == 40
     assert figures["schemes"]["hpke_openings_of_one_process"][0] > 0
+    assert figures["dlms"]["rounds"].keys() == {"dlms", "ccm and dlms"}
+    assert figures["dlms"]["rounds"]["dlms"][0]["scheme"]["frames"] == 80
+    assert figures["dlms"]["dlms_cosem_of_one_process"] == []  # it is not in this environment
+    assert "no loop of dlms-cosem" in run.stdout
     assert len(figures["rewrap"]) == 1
     assert len(figures["pages"]["addresses"]) > 150
     assert figures["pages"]["exports"][0]["rows"] > 0
@@ -59,4 +63,4 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     run = _bench(tmp_path, "--parts", "ceiling")
 
     assert run.returncode == 2
-    assert "'ceiling' is none of floor, system, rowwise, growth, schemes, rewrap, pages" in run.stderr
+    assert "'ceiling' is none of floor, system, rowwise, growth, schemes, dlms, rewrap, pages" in run.stderr
