@@ -140,6 +140,7 @@ PAGES = [
     Door("admin:meter-new-key", {OFFICER}, of="meters.meter"),
     Door("admin:meter-new-key", {OFFICER}, "post", "meters.meter"),
     Door("admin:keys", {OPERATOR, OFFICER, AUDITOR}),
+    Door("admin:schemes", {OPERATOR, OFFICER, AUDITOR}),
     Door("admin:enrolment", {OPERATOR, OFFICER, AUDITOR}),
     Door("admin:enrolment-allow", {OFFICER}),
     Door("admin:enrolment-allow", {OFFICER}, "post", (), {"act": "allow"}),

@@ -22,6 +22,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.places import PlacesPage
 from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
+from ami_headend.console.schemes import SchemesPage
 
 
 class _Page(NamedTuple):
@@ -89,6 +90,7 @@ GROUPS = [
             _model_page("Invocation counters", "tag", "keyvault.invocationcounter"),
             _model_page("Command counters", "pin", "keyvault.downlinkcounter"),
             _model_page("Bad tags", "gpp_bad", "keyvault.tagfailures"),
+            _console_page(SchemesPage),
         ],
     ),
     (

@@ -37,6 +37,7 @@ from ami_headend.console.places import PlacesPage
 from ami_headend.console.push_profile import NewPushProfilePage
 from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
+from ami_headend.console.schemes import SchemesPage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import OwnPasswordView, SignInView
 
@@ -81,6 +82,7 @@ PAGES: list[type[ConsolePage]] = [
     AuditPage,
     AuditExport,
     ApprovalsPage,
+    SchemesPage,
 ]
 
 
