@@ -31,10 +31,18 @@ class Chart(NamedTuple):
     options: str
 
 
-def bars(name: str, summary: str, labels: Sequence[str], series: Sequence[Series], unit: str = "") -> Chart:
-    """Return stacked bars, with the labels on the lower axis."""
+def bars(
+    name: str,
+    summary: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    unit: str = "",
+    *,
+    names_each: bool = False,
+) -> Chart:
+    """Return stacked bars, with the labels on the lower axis: as many as fit, or with ``names_each`` all, upright."""
     datasets = [{"label": s.name, "data": list(s.values), "backgroundColor": s.colour} for s in series]
-    return _chart(name, "bar", summary, labels, datasets, unit, stacked=True)
+    return _chart(name, "bar", summary, labels, datasets, unit, stacked=True, names_each=names_each)
 
 
 def lines(
@@ -78,8 +86,12 @@ def _chart(
     marks: Sequence[int] = (),
     *,
     stacked: bool,
+    names_each: bool = False,
 ) -> Chart:
     ticks = {"color": _MUTED, "maxTicksLimit": 5}
+    names: dict[str, Any] = {"maxTicksLimit": 8, "maxRotation": 0, "autoSkip": not marks}
+    if names_each:
+        names = {"maxRotation": 90, "minRotation": 90, "autoSkip": False, "font": {"size": 10}}
     options = {
         "animation": False,
         "responsive": True,
@@ -103,7 +115,7 @@ def _chart(
                 **_AXIS,
                 "stacked": stacked,
                 "marks": list(marks),  # live.js
-                "ticks": {"color": _MUTED, "maxTicksLimit": 8, "maxRotation": 0, "autoSkip": not marks},
+                "ticks": {"color": _MUTED, **names},
             },
             "y": {
                 **_AXIS,

@@ -44,7 +44,8 @@ class SchemesPage(ConsolePage):
             **super().get_context_data(**kwargs),
             "octets": _octets(found),
             "blocks": _blocks(found),
-            "costs": _costs(found),
+            "frames": _frames(found),
+            "beside": _beside(found),
             "protection": _protection(found),
             "others": (HOP_TAG, ED25519, SHARED),
         }
@@ -58,7 +59,9 @@ def _compared() -> list[Compared]:
 def _octets(found: Sequence[Compared]) -> Chart:
     said = ", ".join(f"{one.subject.name} {one.beyond}" for one in found)
     series = [Series("octets beyond the reading", [one.beyond for one in found])]
-    return charts.bars("octets", f"Octets of a frame beyond its reading: {said}.", _names(found), series, "octets")
+    return charts.bars(
+        "octets", f"Octets of a frame beyond its reading: {said}.", _names(found), series, "octets", names_each=True
+    )
 
 
 def _blocks(found: Sequence[Compared]) -> Chart:
@@ -67,32 +70,44 @@ def _blocks(found: Sequence[Compared]) -> Chart:
         for name, colour in _BLOCKS
     ]
     said = ", ".join(f"{one.subject.name} {comparison.words(one.counted.frame)}" for one in found)
-    return charts.bars("blocks", f"Blocks that a meter computes for a frame: {said}.", _names(found), series, "blocks")
+    summary = f"Blocks that a meter computes for a frame: {said}."
+    return charts.bars("blocks", summary, _names(found), series, "blocks", names_each=True)
 
 
 def _names(found: Sequence[Compared]) -> list[str]:
     return [one.subject.name for one in found]
 
 
-def _costs(found: Sequence[Compared]) -> HtmlTable:
+def _frames(found: Sequence[Compared]) -> HtmlTable:
     figures = microcontroller.read(_FIGURES)
-    columns = columns_of(
-        "scheme", "#octets beyond", "for a frame", "-once a key or boot", "-while idle", "-writes", "-Cortex-M0+"
-    )
+    rows = [
+        [
+            wrapped(one.subject.name),
+            str(one.beyond),
+            wrapped(comparison.words(one.counted.frame)),
+            wrapped(comparison.on_cortex_m0(one.counted.frame, figures)),
+        ]
+        for one in found
+    ]
+    return table(columns_of("scheme", "#octets beyond", "work", "-Cortex-M0+, instructions"), rows)
+
+
+def _beside(found: Sequence[Compared]) -> HtmlTable:
     rows = []
     for one in found:
-        counted = one.counted
-        of = f" for {counted.ahead_frames} frames" if counted.ahead_frames > 1 else ""
-        idle = comparison.words(counted.ahead) + of if any(counted.ahead.counts.values()) else NOTHING
-        work = comparison.words(counted.frame), comparison.words(counted.once), idle
-        on_chip = comparison.on_cortex_m0(counted.frame, figures)
-        told = (*work, comparison.writes(one.subject.writes), on_chip)
-        rows.append([wrapped(one.subject.name), str(one.beyond), *map(wrapped, told)])
-    return table(columns, rows)
+        ahead = one.counted.ahead
+        idle = comparison.words(ahead) if any(ahead.counts.values()) else NOTHING
+        if one.counted.ahead_frames > 1:
+            idle += f" for {one.counted.ahead_frames} frames"
+        told = one.subject.name, comparison.words(one.counted.once), idle, comparison.writes(one.subject.writes)
+        rows.append(list(map(wrapped, told)))
+    return table(columns_of("scheme", "once a key or boot", "while idle", "-writes to non-volatile memory"), rows)
 
 
 def _protection(found: Sequence[Compared]) -> HtmlTable:
-    columns = columns_of("scheme", "who can read", "who can forge", "-proof to third parties", "-private from us")
+    columns = columns_of(
+        "scheme", "who can read", "who can forge", "-proof to third parties", "-private from the head-end"
+    )
     rows = [
         [
             wrapped(one.subject.name),
