@@ -1,4 +1,4 @@
-"""The ciphers of devices, kept by a worker: bounded, and keyed by the key row's version."""
+"""A worker's cache of device ciphers: bounded, and valid only for the version of the key row."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _PENDING = KeyState.PENDING.value
 
 
 class KeyRow(NamedTuple):
-    """What a device key's row says as long as its version stands; ``scheme`` is its number, None of the usual one."""
+    """The row of a device key in one version. ``scheme`` is the number of its scheme, None for the usual one."""
 
     id: int
     version: int
@@ -30,21 +30,24 @@ class KeyRow(NamedTuple):
 
 
 def key_row(key_id: int, version: int, state: str, algorithm: int, scheme: str) -> KeyRow:
-    """The row of a key with the envelope and content of its scheme; no frame has those of a scheme not known here."""
+    """Return the row of a key, with envelope and content of its scheme.
+
+    If this release does not know the scheme, they get a name that no frame can have.
+    """
     known = SCHEMES.get(scheme)
     if known is None:
         unknown = f"of unknown scheme {scheme}"
         return KeyRow(key_id, version, state, algorithm, unknown, unknown)
-    # What a concentrator reports came to it from a meter of scheme hop.
+    # Readings that a concentrator reports are of scheme hop, like the meter that sent them.
     number = None if scheme == USUAL else SCHEMES[HOP].number if scheme == CONCENTRATOR else known.number
     return KeyRow(key_id, version, state, algorithm, known.envelope, known.content, number)
 
 
 class KeptCiphers:
-    """The ciphers that one worker keeps, with the key rows that they were made of: good while their versions stand.
+    """The cached ciphers of one worker, with the key rows they were made from. They are valid for that row version.
 
-    Two generations of entries: what was not used while the young one filled up is dropped with the old.
-    DEVICE_CIPHER_CACHE_SIZE entries used last are kept at least, and at most twice as many.
+    The cache has two generations: when the young one is full, entries that were not used since are dropped. It keeps
+    at least the DEVICE_CIPHER_CACHE_SIZE entries used last, and at most twice as many.
     """
 
     def __init__(self) -> None:
@@ -55,9 +58,9 @@ class KeptCiphers:
         return len(self._young) + len(self._old)
 
     def kept(self, kids: Iterable[bytes]) -> dict[bytes, tuple[KeyRow, Cipher]]:
-        """The uplink ciphers that are kept, by kid, with the rows as they were read.
+        """Return the cached uplink ciphers by kid, with the rows as they were read.
 
-        None of pending keys: the first frame makes them active, and leaves their version alone.
+        Pending keys are left out: their first frame makes them active without a new version.
         """
         kept = self._get(kids)
         pending = [kid for kid, ((_, _, state, *_), _) in kept.items() if state == _PENDING]
@@ -66,16 +69,16 @@ class KeptCiphers:
         return kept
 
     def forget(self, kid: bytes) -> None:
-        """Keep the cipher of a kid no longer: its row no longer stands as it was read."""
+        """Drop the cipher of a kid, because its row has changed."""
         self._young.pop(kid, None)
         self._old.pop(kid, None)
 
     def of(self, rows: Mapping[bytes, KeyRow]) -> dict[bytes, Cipher]:
-        """The uplink ciphers of kids, given the key row of each; at most two queries for those not kept.
+        """Return the uplink ciphers of kids, given the key row of each; at most two queries for those not cached.
 
-        Those of sessions are not kept before ``keep``: anybody may name one, and it costs nothing to make up others.
-        A key whose row does not open is left out and logged: its row was changed. So is one of a scheme that this
-        release does not know. Raises MasterKeyError where the master key cannot be used, or opens no row at all.
+        Ciphers of sessions are only cached by ``keep``, because anybody can invent sessions at no cost. If a key's row
+        does not open (it was changed), or this release does not know its scheme, the key is left out and logged.
+        MasterKeyError if the master key cannot be used, or opens no row at all.
         """
         ciphers: dict[bytes, Cipher] = {}
         missing: dict[int, list[bytes]] = {}
@@ -116,7 +119,7 @@ class KeptCiphers:
         return found
 
     def keep(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
-        """Keep the cipher of a kid, made of a row as it was read."""
+        """Cache the cipher of a kid, made from a row as it was read."""
         if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._old, self._young = self._young, {}
         self._young[kid] = (row, cipher)

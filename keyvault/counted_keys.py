@@ -1,4 +1,4 @@
-"""Device keys with their invocation counters as one transaction sees them: read for a batch, moved, written back."""
+"""Device keys with their invocation counters: read for a batch, changed by its frames, written back."""
 
 from datetime import datetime
 
@@ -14,14 +14,14 @@ class ContendedError(Exception):
 
 
 class CountedKey(CounterSet):
-    """A device key's row and counters as this transaction sees them, and what they were when it looked.
+    """A device key's row and counters in this transaction, and what they were when they were read.
 
-    ``cipher`` opens its frames; None where it is not kept, yet.
+    ``cipher`` opens its frames; None if it is not cached yet.
 
-    ``floor`` None: only ``highest`` is known, since it is what the frames foresaw (``is_foreseen``). That does for
-    counters that follow it one by one, and for no others.
+    If ``floor`` is None, only ``highest`` is known, because it was predicted from the frames (``is_foreseen``). That is
+    enough for counters that follow it in steps of one, and only for these.
 
-    ``opened_s`` is when the session began that the counters are of (Unix seconds), 0 where they are the key's own.
+    ``opened_s`` is when the session of these counters began (Unix seconds), or 0 if they are the key's own.
     """
 
     context = b""
@@ -68,7 +68,7 @@ class CountedKey(CounterSet):
         return self.highest != self.highest_was or self.gaps_changed
 
     def know(self, highest: int, floor: int, gaps: str | None) -> None:
-        """Go on from the counters as they stand, where they were foreseen; none may have been taken yet."""
+        """Replace predicted counters by those in the database. No counter may have been taken yet."""
         self.highest = self.highest_was = highest
         self.floor = self.floor_was = floor
         self.gaps, self.gaps_were = parse_gaps(gaps) if gaps else [], gaps
@@ -76,12 +76,12 @@ class CountedKey(CounterSet):
 
 
 class CountedSet(CountedKey):
-    """A key set of DLMS: once its last counter is taken it is used up, and late ones are refused, too."""
+    """A key set of DLMS. Once its last counter is taken, it is used up: late frames are refused, too."""
 
     __slots__ = ()
 
     def take(self, counter: int) -> Take:
-        """As of any counters; the last one closes all gaps (Green Book Ed. 8 section 9.2.3.3.7.3)."""
+        """Take a counter; the last one closes all gaps (Green Book Ed. 8 section 9.2.3.3.7.3)."""
         take = super().take(counter)
         if counter == LAST_COUNTER and take is Take.TAKEN:
             self.use_up()
@@ -89,10 +89,10 @@ class CountedSet(CountedKey):
 
 
 class CountedSession(CountedKey):
-    """A session of a device key, with its own counters, beside the key's row.
+    """A session of a device key: the key's row with the counters of the session.
 
-    ``is_known`` where it has a row. One without a row is new; or it was given up, where its kid context is not above
-    the key's ``session_floor``: then it takes nothing.
+    ``is_known``: the session has a row. A session without a row is new if its kid context is above the key's
+    ``session_floor``; otherwise it was deleted, and takes no counter (``is_closed``).
     """
 
     __slots__ = ("context", "is_closed", "is_known", "opened_s")
@@ -117,9 +117,9 @@ class CountedSession(CountedKey):
         self.is_closed = not self.is_known and context <= session_floor
 
     def look(self, counter: int) -> Take:
-        """As of any counters; CLOSED where the session was given up."""
+        """Return what ``take`` would; CLOSED if the session was deleted."""
         return Take.CLOSED if self.is_closed else super().look(counter)
 
     def take(self, counter: int) -> Take:
-        """As of any counters; CLOSED where the session was given up."""
+        """Take a counter; CLOSED if the session was deleted."""
         return Take.CLOSED if self.is_closed else super().take(counter)

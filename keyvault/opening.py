@@ -1,4 +1,4 @@
-"""Opening a whole uplink's frames at once, and taking their invocation counters exactly once."""
+"""Opens the frames of whole uplinks together, and takes each invocation counter exactly once."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -26,7 +26,7 @@ ACCEPTABLE = frozenset({_PENDING, KeyState.ACTIVE.value, KeyState.RETIRING.value
 class Refused(NamedTuple):
     """A frame that was not opened. ``kid`` and ``counter`` are what it claims, unless it is malformed.
 
-    Of a frame that names a title alone ``kid`` is that of the likeliest key, where the device has one that it may use.
+    If a frame names only a title, ``kid`` is that of the likeliest usable key of the device, if there is one.
     """
 
     frame_index: int
@@ -38,7 +38,7 @@ class Refused(NamedTuple):
 
 # Frames, each with its index in the uplink.
 Frames = Sequence[tuple[int, bytes]]
-# A frame taken apart: its index in the uplink, the name of its envelope, and what it says.
+# A parsed frame: its index in the uplink, the name of its envelope, and its fields.
 _Parsed = tuple[int, str, Frame]
 
 
@@ -53,14 +53,14 @@ class Opened(NamedTuple):
 
 
 class OpenedFrames(NamedTuple):
-    """What became of the frames of one uplink."""
+    """The frames of one uplink: those that were opened, and those that were refused."""
 
     opened: list[Opened]
     refused: list[Refused]
 
 
 class Opening(NamedTuple):
-    """What became of the frames of some uplinks, in their order, and the keys that they used."""
+    """The opened and refused frames of uplinks, in the order of the uplinks, and the keys that they used."""
 
     uplinks: list[OpenedFrames]
     keys: dict[bytes, CountedKey]
@@ -68,10 +68,10 @@ class Opening(NamedTuple):
 
 
 def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> Opening:
-    """Open the frames of uplinks, with a fixed number of queries whatever their number, and the ciphers that are kept.
+    """Open the frames of uplinks with cached ciphers. The number of queries does not depend on that of the frames.
 
-    Runs in the caller's transaction; with more ``care`` for another try after ContendedError. A frame is
-    refused with its reason and costs no other.
+    Runs in the caller's transaction, which tries again with more ``care`` after ContendedError. A frame that is
+    refused does not affect the others.
     """
     parsed: list[list[_Parsed]] = []
     results: list[OpenedFrames] = []
@@ -94,7 +94,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
                     opened.append(_new_opened(Opened, (index, kid, counter, key.cipher.open_(frame), key)))
                     continue
                 except TagInvalidError:
-                    pass  # told below
+                    pass  # _why_not gives the reason
             elif len(kid) == SYSTEM_TITLE_OCTETS:
                 likeliest = unfound.keys_of_title(envelope, frame)
                 found = _open_by_title(index, envelope, frame, likeliest)
@@ -109,9 +109,9 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
 
 
 class _Unfound:
-    """What stands for the names of a batch that are no kid of a key: keys of the titles among them, and known titles.
+    """Finds keys for names in a batch that are no kid: keys of titles, and which titles are known at all.
 
-    Looked up when it is first asked for: one query, none where every frame names its key.
+    The one query runs when it is first needed; if every frame names its key, it never runs.
     """
 
     def __init__(self, keys: Mapping[bytes, CountedKey], names: Collection[bytes]) -> None:
@@ -128,14 +128,14 @@ class _Unfound:
 
     @cached_property
     def known_titles(self) -> set[bytes]:
-        """Of the titles that have none of the keys named, those of devices that have another."""
+        """The titles of devices that have keys, but not the key that a frame names."""
         unfound = (name for name in self._names if name not in self._keys and name not in self._of_title)
         return _known_titles({name[:8] for name in unfound})
 
     def keys_of_title(self, envelope: str, frame: Frame) -> list[tuple[bytes, CountedKey]]:
-        """The keys, with their kids, that a frame may be under that names a title alone; the likeliest first.
+        """Return the keys, with their kids, that may open a frame which names only a title; the likeliest first.
 
-        That is one for such frames, whose highest counter lies nearest below the frame's.
+        The likeliest is for this envelope and alg, and its highest counter is the nearest below the frame's.
         """
         counter = frame.counter
         return sorted(
@@ -155,7 +155,7 @@ def _is_for(key: CountedKey, envelope: str, alg: int) -> bool:
 def _open_by_title(
     index: int, envelope: str, frame: Frame, likeliest: Sequence[tuple[bytes, CountedKey]]
 ) -> Opened | None:
-    """A frame that names a title alone, opened by the first key whose tag fits; None where none does."""
+    """Open a frame that names only a title with the first key whose tag verifies; None if none does."""
     for kid, key in likeliest:
         if key.cipher is not None and _is_for(key, envelope, frame.alg):
             try:
@@ -166,9 +166,9 @@ def _open_by_title(
 
 
 def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> Collection[bytes]:
-    """Give the acceptable keys their ciphers; one whose row does not open stays without. Gives the kids looked at.
+    """Give acceptable keys their ciphers, unless the row of a key does not open. Return the kids that had no cipher.
 
-    Raises ContendedError where a key has no cipher because its key was cut off after its row was read.
+    ContendedError if a key was deleted after its row was read.
     """
     without = {kid: key for kid, key in keys.items() if key.cipher is None and key.state in ACCEPTABLE}
     if not without:
@@ -180,14 +180,14 @@ def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> Coll
         key_ids = int_array(key.id for key in without.values())
         rows = fetch_rows("SELECT count(*) FROM keyvault_devicekey WHERE id = ANY(%s::int[])", key_ids)
         if rows[0][0] < len(without):
-            raise ContendedError("a key was taken back meanwhile")
+            raise ContendedError("a key was deleted meanwhile")
     return looked_at
 
 
 def _keep_sessions(
     made: Collection[bytes], keys: Mapping[bytes, CountedKey], results: Sequence[OpenedFrames], ciphers: KeptCiphers
 ) -> None:
-    """Keep the new ciphers of sessions in which a tag verified; anybody may name others."""
+    """Cache new ciphers of sessions in which a tag verified. Others are not cached: anybody can invent sessions."""
     named = {kid for kid in made if len(kid) > KID_OCTETS}
     if named:
         for kid in named.intersection(one.kid for opened, _ in results for one in opened):
@@ -197,7 +197,10 @@ def _keep_sessions(
 
 
 class _Foreseen:
-    """The counters as they stand before a batch, if every meter counted on one by one; nothing here is authentic."""
+    """The counters before a batch, as predicted from its frames if every meter counts in steps of one.
+
+    Nothing here is authentic.
+    """
 
     def __init__(self) -> None:
         self._first: dict[bytes, int] = {}
@@ -217,13 +220,13 @@ class _Foreseen:
 
     @property
     def names(self) -> Collection[bytes]:
-        """What the frames name: kids, and titles alone."""
+        """What the frames name: kids, or only titles."""
         return self._first.keys()
 
     def highest(self) -> dict[bytes, int]:
-        """By kid, the counter before its first one; nothing of kids whose counters skip, repeat or go back.
+        """Return the predicted highest counter by kid: the one before the first counter in the batch.
 
-        Nor of sessions at their first counter: they have no row yet.
+        Kids whose counters skip, repeat or go back are left out. So are sessions at counter 0: they have no row yet.
         """
         irregular = self._irregular
         return {
@@ -239,11 +242,11 @@ _new_opened = tuple.__new__  # half the time of Opened(...)
 def save_counters(opening: Opening, heard: Mapping[bytes, tuple[datetime, int]] = MappingProxyType({})) -> None:
     """Write back the counters that were taken, by compare-and-set on counter and key version.
 
-    ``heard`` says of the kids of accepted frames when their device was heard, and who brought them, in the caller's
-    terms.
+    ``heard`` has, for the kid of each accepted frame, when it was received, and the id of whoever delivered it (the
+    caller knows what that id means).
 
-    Raises ContendedError where a counter or key moved since it was read, or is not what was taken for true: the
-    caller rolls back and tries again.
+    ContendedError if a counter or key changed since it was read, or a counter was predicted wrongly: the caller
+    rolls back and tries again.
     """
     keys = opening.keys
     for kid, (at, via) in heard.items():
@@ -255,12 +258,12 @@ def save_counters(opening: Opening, heard: Mapping[bytes, tuple[datetime, int]] 
         and opening.care is Care.TRUST
         and any(k.is_foreseen and not k.moved for k in keys.values())
     ):
-        raise ContendedError("a counter was not taken: no write would tell whether its key still stands")
+        raise ContendedError("a counter was not taken, so no write checks that its key is unchanged")
     save_keys(moved)
 
 
 def _parse(frames: Frames, refused: list[Refused]) -> list[_Parsed]:
-    """The frames taken apart, each with its index; what is none goes to ``refused``."""
+    """Parse frames, each with its index; those that cannot be parsed go to ``refused``."""
     parsed: list[_Parsed] = []
     longest = settings.FRAME_MAX_OCTETS
     starts = ENVELOPES.starts
@@ -284,7 +287,7 @@ def _check_length(octets: bytes, longest: int) -> None:
 
 
 def _why_not(envelope: str, frame: Frame, key: CountedKey | None, unfound: _Unfound) -> tuple[Refusal, str]:
-    """Why a frame was not opened: the first check that it fails."""
+    """Return why a frame was not opened: the first check that it fails, and a detail."""
     title, epoch = frame.kid[:8], frame.kid[8:KID_OCTETS]
     if key is None:
         reason = Refusal.UNKNOWN_EPOCH if title in unfound.known_titles else Refusal.UNKNOWN_DEVICE
@@ -302,9 +305,9 @@ def _why_not(envelope: str, frame: Frame, key: CountedKey | None, unfound: _Unfo
 
 
 def known_kids(names: Collection[bytes]) -> set[bytes]:
-    """Those of some names (kids, or titles alone) whose key stands: their frames are no longer unknown. One query.
+    """Return the names (kids, or only titles) that have a key, so that their frames are no longer unknown. One query.
 
-    The key of a kid may be in any state, that of a title is one that the device may use.
+    The key of a kid may have any status; that of a title must be usable (pending, active or retiring).
     """
     kids = read_keys(names, {}, Care.LOOK, KeptCiphers()).keys()
     titles = {kid[:8] for kid in kids}

@@ -1,8 +1,9 @@
-"""Which invocation counters were taken: highest, gaps below it, and a floor. Pure.
+"""The replay window: which invocation counters of a key were taken. Pure.
 
-Every counter is taken once, in any order, while its gap is kept. Gaps are the counters skipped
-between floor and highest, as runs (first, last); when there are more runs than are kept, the oldest
-is given up and the floor rises over it: what lies below is refused, never guessed at.
+It stores the highest counter, the gaps below it, and a floor. Gaps are runs (first, last) of counters between floor
+and highest that have not come yet; each of these counters can still be taken once, in any order. If there are too
+many runs, the oldest is dropped and the floor rises above it. Counters below the floor are refused, because it is no
+longer known whether they were taken.
 """
 
 from bisect import bisect_left
@@ -10,12 +11,12 @@ from enum import Enum
 
 
 class Take(Enum):
-    """What became of one counter."""
+    """The result of taking a counter."""
 
     TAKEN = "taken"
     SEEN = "seen"
     TOO_OLD = "too old"
-    CLOSED = "closed"  # its session is kept no longer
+    CLOSED = "closed"  # its session is no longer stored
 
 
 class CounterSet:
@@ -36,7 +37,7 @@ class CounterSet:
         self.gaps_changed = False
 
     def look(self, counter: int) -> Take:
-        """What ``take`` would give for a counter (0..2^40-1), without taking it."""
+        """Return what ``take`` would for a counter (0..2^40-1), without taking it."""
         if counter > self.highest or self._gap_of(counter) is not None:
             return Take.TAKEN
         return Take.TOO_OLD if counter < self.floor else Take.SEEN
@@ -57,7 +58,7 @@ class CounterSet:
         return Take.TAKEN
 
     def use_up(self) -> None:
-        """Give up all gaps: nothing up to the highest counter is taken any more."""
+        """Drop all gaps: no counter up to the highest can be taken any more."""
         self.gaps, self.gaps_changed = [], True
         self.floor = self.highest + 1
 
@@ -75,7 +76,7 @@ class CounterSet:
 
 
 def parse_gaps(text: str) -> list[tuple[int, int]]:
-    """Runs from PostgreSQL's text of an int8multirange in canonical form, such as ``{[3,5),[9,10)}``."""
+    """Parse runs from PostgreSQL's text of an int8multirange in canonical form, such as ``{[3,5),[9,10)}``."""
     if text == "{}":
         return []
     runs = []
@@ -86,5 +87,5 @@ def parse_gaps(text: str) -> list[tuple[int, int]]:
 
 
 def format_gaps(gaps: list[tuple[int, int]]) -> str:
-    """PostgreSQL's text of runs as an int8multirange; inverse of parse_gaps."""
+    """Return runs as PostgreSQL's text of an int8multirange; inverse of parse_gaps."""
     return "{" + ",".join(f"[{first},{last + 1})" for first, last in gaps) + "}"

@@ -1,18 +1,18 @@
 """The statements of the replay window: counters of keys and of their sessions, read and written back.
 
-Each holds for a whole batch, and its plan is kept: what it takes are arrays.
+Each works on a whole batch: its parameters are arrays, so that its text and plan stay the same.
 """
 
 from typing import NamedTuple
 
-NOT_FORESEEN = -2  # as a highest counter: it is another in every row
+NOT_FORESEEN = -2  # as a predicted highest counter: no row has it
 
 
 class Statement(NamedTuple):
-    """A statement that reads counters: those of keys alone, or also those of sessions that frames name.
+    """A statement that reads counters, in two forms: of keys only, and of keys and sessions.
 
-    ``with_sessions`` takes the kid contexts as one parameter more, empty where a key's own counters are meant, and
-    gives the key's session floor as well.
+    ``with_sessions`` has one more parameter, the kid contexts (empty for a key's own counters), and also returns the
+    key's session floor.
     """
 
     of_keys: str
@@ -27,7 +27,7 @@ _X = """LEFT JOIN keyvault_session s ON s.key_id = c.key_id AND s.context = t.co
 
 
 def _statement(template: str) -> Statement:
-    """Both forms of a statement: {0} is the table of counters, {1} to {4} are contexts, their name, floor and joins."""
+    """Make both forms: {0} is the table of counters, {1} to {4} are contexts, their name, floor and joins."""
     more = _GAPS.format("x") + ", c.session_floor"
     return Statement(
         template.format("c", "", "", _GAPS.format("c"), ""),
@@ -43,20 +43,20 @@ _READ_KEYS = """
     {{4}}
 """
 READ_NAMED = _statement(_READ_KEYS.format(epochs="k.epoch = t.epoch"))
-# Where frames name titles alone (epoch -1): every key that those devices may use.
+# For frames that name only a title (epoch -1): every usable key of that device.
 ANY_EPOCH = -1
 _USABLE = "t.epoch = -1 AND k.epoch > 0 AND k.state IN ('pending', 'active', 'retiring')"
 READ_KEYS_OF_TITLES = _statement(_READ_KEYS.format(epochs=f"(k.epoch = t.epoch OR {_USABLE})"))
 LOCKED = "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
-# Of sessions that frames name, after the rows of their keys.
+# Locks sessions, after the rows of their keys.
 LOCK_SESSIONS = """
     SELECT 1 FROM unnest(%s::bytea[], %s::int[], %s::bytea[]) AS t(title, epoch, context)
     JOIN keyvault_devicekey k ON k.system_title = t.title AND k.epoch = t.epoch
     JOIN keyvault_session s ON s.key_id = k.id AND s.context = t.context
     ORDER BY k.system_title, k.epoch, s.context FOR UPDATE OF s
 """
-# Of a key that is kept, the counter's copy of its version tells whether it still is what it was. Of one whose highest
-# counter was foreseen (-2: it was not), nothing is said where that holds.
+# The counter's copy of the key version shows whether a cached key is still valid. Rows of which version and predicted
+# highest counter are right (-2: not predicted) are left out.
 READ_UNFORESEEN = _statement("""
     SELECT t.n, c.key_version IS NOT DISTINCT FROM t.version, {0}.highest, {0}.floor, {3}
     FROM unnest(%s::int[], %s::int[], %s::bigint[]{1}) WITH ORDINALITY AS t(key_id, version, foreseen, {2}n)
@@ -65,8 +65,8 @@ READ_UNFORESEEN = _statement("""
     WHERE {0}.highest IS DISTINCT FROM t.foreseen OR c.key_version IS DISTINCT FROM t.version
 """)
 
-# The usual uplink only goes ahead, and leaves the gaps alone.
-# Uplinks may be verified in another order than they came in: "last heard" never goes back.
+# Most uplinks only raise the highest counter, and leave the gaps unchanged.
+# Uplinks may be verified in another order than they were received, so "last heard" is never set back.
 _AHEAD = """
     UPDATE {table} c
     SET highest = {highest}, {gaps_set}
@@ -81,10 +81,10 @@ _AHEAD = """
 
 
 def _moving(table: str, *, gaps: bool, is_of_sessions: bool = False, may_hold: bool = False) -> str:
-    """A statement that moves counters ahead, or with ``gaps`` in any way, where they are still what they were.
+    """Make a statement that saves counters if they are still what they were; with ``gaps``, also gaps and floor.
 
-    Those ``of sessions`` are named by kid contexts as well, the last parameter. With ``may_hold`` a key whose counter
-    ``was`` NOT_FORESEEN is only held.
+    For sessions the last parameter has their kid contexts. With ``may_hold``, a key whose counter ``was``
+    NOT_FORESEEN is only locked.
     """
     arrays, names, gaps_set, unmoved = "", "", "", "AND c.highest = n.was"
     highest = "n.highest"
@@ -106,7 +106,7 @@ SAVE_GAPS = _moving(_COUNTERS, gaps=True)
 
 
 def _with_sessions(*, gaps: bool) -> str:
-    """Counters of keys, then those of sessions: all rows of keys are locked before any of a session."""
+    """Make a statement that saves counters of keys, then of sessions: rows of keys are always locked first."""
     return f"""
         WITH saved AS ({_moving(_COUNTERS, gaps=gaps, may_hold=True)} RETURNING 1),
         advanced AS ({_moving(_SESSIONS, gaps=gaps, is_of_sessions=True)}

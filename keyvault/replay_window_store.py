@@ -1,4 +1,4 @@
-"""Keys with their invocation counters, as the database has them: read for a batch, written back by compare-and-set."""
+"""Replay windows in the database: keys and counters are read for a batch, and written back by compare-and-set."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -35,22 +35,22 @@ _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
 
 
 class Care(Enum):
-    """How much is known of counters before frames are judged; the write back holds for all three."""
+    """How counters are read before frames are judged. All three are safe: writing back compares and sets."""
 
-    TRUST = "what the frames foresee of kept keys is taken for true"
-    LOOK = "what the frames foresee is compared with the database"
-    LOCK = "counters are read under their row locks, taken in title order"
+    TRUST = "the counters of cached keys are predicted from the frames, and not read"
+    LOOK = "predicted counters are compared with the database"
+    LOCK = "counters are read under row locks, taken in title order"
 
 
 def read_keys(
     names: Collection[bytes], foreseen: Mapping[bytes, int], care: Care, ciphers: KeptCiphers
 ) -> dict[bytes, CountedKey]:
-    """The keys that frames name, with their counters, by kid.
+    """Return the keys that frames name, with their counters, by kid.
 
-    A name is a kid (10 octets, or 22 with the kid context of a session), or a title alone (8): then it means every
-    key that its device may use. The transfer key protects no uplink and is never among them. ``foreseen`` is what the
-    highest counter of a kid ought to be: where it is, and the key is kept, nothing more is read of it; nothing at all
-    with Care.TRUST.
+    A name is a kid (10 octets, or 22 with the kid context of a session), or only a title (8 octets), which stands for
+    every usable key of its device. The transfer key protects no uplink and is never returned. ``foreseen`` has the
+    predicted highest counter by kid. If it is right and the key is cached, no other column is read; with Care.TRUST
+    nothing is read at all.
     """
     wanted = [name for name in names if name[8:KID_OCTETS] != _TRANSFER_EPOCH]
     keys = {} if care is Care.LOCK else _read_kept(wanted, foreseen, care, ciphers)
@@ -60,9 +60,10 @@ def read_keys(
 
 
 def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care) -> None:
-    """Add the keys of those names, as one query finds them; as three under locks, where sessions are among them.
+    """Add the keys of names to ``keys``: one query, or three if sessions are read under locks.
 
-    A statement that waited sees only of the rows that it locks what others did meanwhile.
+    Locking takes statements of its own, because a statement that waited for a lock sees the changes of others only in
+    the rows that it locks.
     """
     epochs = [int.from_bytes(name[8:KID_OCTETS], "big") if len(name) > 8 else ANY_EPOCH for name in names]
     contexts = _contexts(names)
@@ -84,13 +85,13 @@ def _read_rows(names: Sequence[bytes], keys: dict[bytes, CountedKey], care: Care
 
 
 def _contexts(names: Iterable[bytes]) -> list[str]:
-    """The parameter of statements that read sessions: the kid contexts in names; none where no session is named."""
+    """Return the extra parameter of statements that read sessions: the kid contexts. Empty if no name has one."""
     contexts = [name[KID_OCTETS:] for name in names]
     return [octets_array(contexts)] if any(contexts) else []
 
 
 def _counted(kid: bytes, runs: int, row: KeyRow, cipher: Cipher | None, counters: Sequence[Any]) -> CountedKey:
-    """A key with its counters, or those of the session that the kid names: highest, floor, gaps, session floor."""
+    """Make a key from its counters, or those of the session in the kid: highest, floor, gaps, session floor."""
     context = kid[KID_OCTETS:]
     if context:
         return CountedSession(runs, row, cipher, context, *counters)
@@ -102,7 +103,7 @@ def _counted(kid: bytes, runs: int, row: KeyRow, cipher: Cipher | None, counters
 def _read_kept(
     kids: Collection[bytes], foreseen: Mapping[bytes, int], care: Care, ciphers: KeptCiphers
 ) -> dict[bytes, CountedKey]:
-    """The keys whose ciphers are kept and whose rows still stand, with their counters: one look at a narrow table."""
+    """Return the keys that have a cached cipher and an unchanged row, with their counters; one query."""
     kept = ciphers.kept(kids)
     runs = settings.COUNTER_GAP_RUNS
     highest = foreseen.get
@@ -136,9 +137,9 @@ def _read_kept(
 
 
 def know_foreseen(keys: Collection[CountedKey]) -> None:
-    """Read what stands of keys (no sessions) whose counters were foreseen, before any of those is taken; one query.
+    """Read the counters of keys (no sessions) that were only predicted, before any of them is taken; one query.
 
-    ContendedError where the row of one no longer stands as it was taken for.
+    ContendedError if the row of a key changed since it was cached.
     """
     foreseen = [key for key in keys if key.is_foreseen]
     if not foreseen:
@@ -151,18 +152,18 @@ def know_foreseen(keys: Collection[CountedKey]) -> None:
     )
     for n, stands, *counters in rows:
         if not stands:
-            raise ContendedError("a key moved since its cipher was kept")
+            raise ContendedError("a key changed since its cipher was cached")
         foreseen[n - 1].know(*counters)
 
 
 def save_keys(keys: Sequence[CountedKey]) -> None:
     """Write back the counters that keys took, in title order, by compare-and-set on counter and key version.
 
-    Raises ContendedError where one moved since it was read, or did not go on as it was foreseen.
+    ContendedError if one changed since it was read, or was predicted wrongly.
     """
     with_gaps = [key for key in keys if key.gaps_changed]
     if any(key.is_foreseen for key in with_gaps):
-        raise ContendedError("a frame did not open, and a counter that was foreseen was not taken")
+        raise ContendedError("a frame did not open, so a predicted counter was not taken")
     sessions = [key for key in keys if isinstance(key, CountedSession)]
     only_ahead = not with_gaps
     if sessions:
@@ -175,7 +176,7 @@ def save_keys(keys: Sequence[CountedKey]) -> None:
 
 
 def _gaps_of(keys: "Sequence[CountedKey | _Held]") -> list[list[Any]]:
-    """What gaps and floors of keys were, and are; nothing of those whose highest counter alone is known."""
+    """Return old and new gaps and floors of keys; None for keys of which only the highest counter is known."""
     known = [None if isinstance(key, _Held) or key.is_foreseen else key for key in keys]
     return [
         [key and (key.gaps_were or "{}") for key in known],
@@ -194,7 +195,7 @@ def _save(statement: str, keys: Sequence[CountedKey], more: list[list[Any]]) -> 
 
 
 def _moves(keys: "Sequence[CountedKey | _Held]") -> list[Any]:
-    """How keys moved, as the parameters that all statements begin with."""
+    """Return the first parameters of all statements that save: the old and new counters of keys."""
     times = sorted({key.heard_at for key in keys if key.heard_at is not None})
     place_of: dict[datetime | None, int] = {None: 0} | {at: place for place, at in enumerate(times, 1)}
     return [
@@ -209,7 +210,7 @@ def _moves(keys: "Sequence[CountedKey | _Held]") -> list[Any]:
 
 
 def _save_with_sessions(keys: Sequence[CountedKey], sessions: Sequence[CountedSession], *, only_ahead: bool) -> None:
-    """As save_keys: keys and the sessions that have begun, in one statement; then those that begin."""
+    """Save keys and stored sessions in one statement, as ``save_keys``; then insert new sessions."""
     held = _own_rows(keys)
     known = [session for session in sessions if session.is_known]
     ((saved, advanced),) = fetch_rows(
@@ -228,7 +229,7 @@ def _save_with_sessions(keys: Sequence[CountedKey], sessions: Sequence[CountedSe
 
 
 def _own_rows(keys: Sequence[CountedKey]) -> list["CountedKey | _Held"]:
-    """The keys whose own counters' rows are written, in their order, one each; they are held where sessions begin."""
+    """Return the keys whose own row is written, each once and in order; if a session begins, the row is only locked."""
     rows: dict[int, CountedKey | _Held] = {}
     for key in keys:
         if not isinstance(key, CountedSession):
@@ -239,7 +240,7 @@ def _own_rows(keys: Sequence[CountedKey]) -> list["CountedKey | _Held"]:
 
 
 class _Held:
-    """A key whose row is held, and whose own counter stays as it is."""
+    """A key whose row is locked while its own counter does not change."""
 
     __slots__ = ("id", "version")
 

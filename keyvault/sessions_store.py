@@ -1,6 +1,6 @@
-"""Sessions of device keys in the database: they begin, and those that are kept no longer are given up.
+"""Sessions of device keys in the database: inserts new sessions and deletes the lowest.
 
-Counters of sessions that have begun are read and saved with those of keys (replay_window_store.py).
+The counters of stored sessions are read and saved with those of keys (replay_window_store.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _INSERT = """
                 %s::timestamptz[], %s::int[])
          AS n(key_id, version, context, highest, floor, gaps, heard_at, heard_via)
 """
-# When the device was heard under a session that goes stays with the key's own counter.
+# The time of the last frame of a deleted session is kept with the key's own counter.
 _GIVE_UP = """
     WITH n AS (SELECT * FROM unnest(%s::int[], %s::bytea[]) AS n(key_id, floor)),
     gone AS (
@@ -40,7 +40,7 @@ _GIVE_UP = """
         FROM n LEFT JOIN heard h ON h.key_id = n.key_id WHERE c.key_id = n.key_id)
     SELECT count(*) FROM gone
 """
-# A key that opens no frames any more keeps its newest session, which tells how far the device counted.
+# A retired or compromised key keeps its newest session, which shows the last counter of the device.
 _OF_ENDED_KEYS = """
     SELECT c.key_id, s.contexts[2] FROM (
         SELECT s.key_id, array_agg(s.context ORDER BY s.context DESC) AS contexts
@@ -53,10 +53,9 @@ _PRUNED_AT_ONCE = 1000
 
 
 def begin(sessions: Sequence[CountedSession]) -> None:
-    """Keep new sessions. The caller's transaction holds the rows of their keys' counters.
+    """Insert new sessions. The caller's transaction holds locks on the rows of their keys' counters.
 
-    Raises ContendedError where one is not new: another transaction began it, or gave it up, before those rows were
-    held. Statements that run from then on see that.
+    ContendedError if a session is not new: another transaction inserted or deleted it before those rows were locked.
     """
     by_key: dict[int, list[bytes]] = {}
     for session in sessions:
@@ -65,7 +64,7 @@ def begin(sessions: Sequence[CountedSession]) -> None:
     for key_id, floor, kept in fetch_rows(_KEPT, int_array(by_key)):
         new = by_key[key_id]
         if not can_begin(floor, kept, new):
-            raise ContendedError("a session began, or was given up, meanwhile")
+            raise ContendedError("another transaction inserted or deleted a session meanwhile")
         raised = floor_over(floor, [*kept, *new], settings.SESSIONS_KEPT)
         if raised != floor:
             floors[key_id] = raised
@@ -85,9 +84,9 @@ def begin(sessions: Sequence[CountedSession]) -> None:
 
 
 def prune() -> int:
-    """Give up the sessions of retired and compromised keys, but for the newest of each; how many went.
+    """Delete the sessions of retired and compromised keys, except the newest of each key; return how many.
 
-    No verdict hangs on them: frames under such keys are refused before anybody looks at a session.
+    No verdict depends on them: frames under such keys are refused before sessions are checked.
     """
     pruned = 0
     while True:
@@ -99,6 +98,6 @@ def prune() -> int:
 
 
 def _give_up(floors: Mapping[int, bytes]) -> int:
-    """Delete the sessions of keys, by id, up to a floor (12 octets) each; how many. Their counters' rows are held."""
+    """Delete the sessions of keys, by id, up to a floor (12 octets) each; return how many. The caller holds locks."""
     ((gone,),) = fetch_rows(_GIVE_UP, int_array(floors), octets_array(floors.values()))
     return int(gone)
