@@ -22,8 +22,8 @@ def tell(homes: Mapping[int, int], at: datetime, now: datetime, created_by: str 
     """Queue the command for meters (by id) of concentrators (by id) from a time on; it does not leave sooner.
 
     Concentrators without a system title are skipped, and meters that are not in service or take no commands. Earlier
-    commands of this kind that nobody has fetched are cancelled. A fixed number of queries; one if no concentrator has a
-    title.
+    commands of this kind are cancelled, also those that were fetched: a meter that moved on need not answer them. A
+    fixed number of queries; one if no concentrator has a title.
     """
     concentrators = Concentrator.objects.filter(pk__in=set(homes.values()), system_title__isnull=False)
     titles = {pk: bytes(title or b"") for pk, title in concentrators.values_list("pk", "system_title")}
@@ -34,7 +34,7 @@ def tell(homes: Mapping[int, int], at: datetime, now: datetime, created_by: str 
     by_title = {bytes(meter.system_title): meter for meter in meters}
     deaf = without_aes(by_title)
     told = [meter for title, meter in by_title.items() if title not in deaf]
-    before = Command.objects.filter(meter__in=told, kind=CommandKind.SET_CONCENTRATOR, state=CommandState.QUEUED)
+    before = Command.objects.filter(meter__in=told, kind=CommandKind.SET_CONCENTRATOR, state__in=queue.OPEN)
     before.update(state=CommandState.CANCELLED, ended_at=now)
     start = max(at, now)
     requests = [

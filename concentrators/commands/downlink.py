@@ -2,6 +2,7 @@
 
 The commands of one meter under one key leave in the order of their counters: the meter drops a command that is older
 than the last one, and does not answer a command twice. So the next one is offered only when the previous one has ended.
+One overtakes the others under its key: that which tells the meter its concentrator (_DUE).
 """
 
 from collections.abc import Sequence
@@ -146,6 +147,8 @@ def offer_at_once(now: datetime) -> int:
 
 
 # The commands of a meter under one key are a lane: key commands (under the transfer key) are one, all others another.
+# In its lane, the command that names the meter's concentrator (7) goes before the others once its time has come: until
+# then the meter tags its answers for another concentrator, and its own one drops them.
 # OFFSET 0 makes the planner begin with the meters of the concentrator, not with the commands of all.
 _OPEN_OF = """SELECT c.id FROM concentrators_command c
               WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered') OFFSET 0"""
@@ -182,7 +185,10 @@ _DUE = f"""
       AND {journal.OPEN} AND NOT EXISTS (
         SELECT 1 FROM concentrators_command o
         WHERE o.meter_id = c.meter_id AND (o.kind = 1) = (c.kind = 1) AND o.state IN ('queued', 'offered', 'delivered')
-          AND o.expires_at > asked.now AND o.id < c.id)
+          AND o.expires_at > asked.now
+          AND CASE WHEN o.kind <> 7 THEN c.kind <> 7 AND o.id < c.id
+                   WHEN c.kind = 7 THEN o.id < c.id
+                   ELSE o.octets IS NOT NULL OR o.next_attempt_at <= asked.now END)
     ORDER BY c.id LIMIT %s FOR UPDATE OF c SKIP LOCKED
 """
 

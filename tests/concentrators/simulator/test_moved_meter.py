@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
-from concentrators.commands import downlink
+from concentrators.commands import downlink, queue
+from concentrators.commands.queue import CommandRequest
 from concentrators.fleet import hop_key_sets
 from concentrators.fleet.assignments import assign
 from concentrators.models import Assignment, Command, CommandKind, Concentrator, ReportedSum
@@ -70,14 +71,23 @@ class Site:
         at = datetime.fromtimestamp(self.production.clock_s, UTC)
         assign([(self.meter.pk, self.concentrators[number].pk)], at)
 
-    def pass_commands(self, number: int) -> list[str]:
-        """What a concentrator fetches for its meters reaches them; what became of the commands."""
+    def pass_commands(self, number: int, kind: CommandKind = CommandKind.SET_CONCENTRATOR) -> list[str]:
+        """What a concentrator fetches for its meters reaches them; what became of the commands of a kind."""
         for one in downlink.offer(self.concentrators[number].pk, 10, timezone.now()):
             self.store_mail(number, one.number, one.octets)
         self.production.obey(timezone.now().timestamp())
         self.post()
-        commands = Command.objects.filter(meter=self.meter, kind=CommandKind.SET_CONCENTRATOR)
+        commands = Command.objects.filter(meter=self.meter, kind=kind)
         return list(commands.order_by("pk").values_list("state", flat=True))
+
+    def lose_command(self, number: int) -> None:
+        """A concentrator fetches a command for the meter that moves, which never comes to it."""
+        offers = downlink.offer(self.concentrators[number].pk, 10, timezone.now())
+        assert sum(one.system_title == bytes(self.meter.system_title) for one in offers) == 1
+
+    def ask(self) -> None:
+        """An operator asks the meter that moves for its register."""
+        queue.enqueue([CommandRequest(self.meter, CommandKind.READ_NOW, {})], "test", timezone.now())
 
     def store_mail(self, number: int, command: int, octets: bytes) -> None:
         title = bytes(Command.objects.get(pk=command).meter.system_title)
@@ -123,3 +133,31 @@ def test_what_the_old_one_still_reports_for_then_counts_and_for_now_does_not(sit
     site.move_to(1)
     site.production.advance(2)  # with the keys that it should have forgotten
     assert site.post() == {"accepted": 2 * 2 - 2 + 2, "identity_mismatch": 2}
+
+
+@pytest.mark.parametrize("has_left", [False, True])
+def test_a_command_from_before_the_move_waits_until_the_meter_was_told_its_concentrator(
+    site: Site, has_left: bool
+) -> None:
+    """Until then the meter tags its answers for the old one, and the new one drops them."""
+    site.fetch_keys()
+    assert site.pass_commands(0) == ["done"]
+    site.ask()
+    if has_left:
+        site.lose_command(0)
+    site.move_to(1)
+    site.fetch_keys()
+    assert site.pass_commands(1) == ["done", "done"]
+    Command.objects.update(next_attempt_at=timezone.now())  # a pause is over
+    assert site.pass_commands(1, CommandKind.READ_NOW) == ["done"]
+
+
+def test_a_move_that_the_meter_never_learned_of_gives_way_to_the_next_one(site: Site) -> None:
+    site.fetch_keys()
+    assert site.pass_commands(0) == ["done"]
+    site.move_to(1)
+    site.lose_command(1)
+    site.production.advance(1)  # time passes
+    site.move_to(0)
+    site.fetch_keys()
+    assert site.pass_commands(0) == ["done", "cancelled", "done"]
