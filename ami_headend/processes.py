@@ -1,5 +1,6 @@
 """The commands that run the head-end's processes: web server, worker, schedule."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -39,3 +40,9 @@ def worker_commands(processes: int) -> dict[str, list[str]]:
 def beat_command() -> list[str]:
     """Return the command of the schedule; a deployment runs one."""
     return [sys.executable, "-m", "celery", "--app", "ami_headend", "--quiet", "beat", "--loglevel", "INFO"]
+
+
+def listener_commands(arguments: str) -> dict[str, list[str]]:
+    """Return the listener for DLMS meters by its name; its arguments are written as for a shell; none if empty."""
+    words = shlex.split(arguments)
+    return {"dlms": [*manage_command("dlms_listen"), *words]} if words else {}

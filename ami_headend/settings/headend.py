@@ -11,6 +11,7 @@ DEVICE_CIPHER_CACHE_SIZE = env.int("DEVICE_CIPHER_CACHE_SIZE", 1_000_000)  # som
 UPLINK_MAX_OCTETS = env.int("UPLINK_MAX_OCTETS", 4 * 1024 * 1024)  # after decompression
 UPLINK_MAX_FRAMES = env.int("UPLINK_MAX_FRAMES", 10_000)
 FRAME_MAX_OCTETS = env.int("FRAME_MAX_OCTETS", 1024)
+DLMS_LISTEN = env.str("DLMS_LISTEN", "")  # arguments of the listener that make up runs; empty: none
 UNAUTHENTICATED_TOTALS = env.bool("UNAUTHENTICATED_TOTALS", False)
 UPLINK_RATE = env.str("UPLINK_RATE", "600/minute")  # per concentrator
 UPLINK_STATUS_RATE = env.str("UPLINK_STATUS_RATE", "600/minute")  # per concentrator

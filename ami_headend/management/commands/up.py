@@ -9,7 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 from ami_headend.core.commands import DomainCommand
 from ami_headend.local.embedded import EmbeddedError
 from ami_headend.local.stack import LocalStackError, Prepared, prepared, supervise
-from ami_headend.processes import beat_command, web_command, worker_commands
+from ami_headend.processes import beat_command, listener_commands, web_command, worker_commands
 from keyvault.master_key import MasterKeyError
 
 _TERMINATED = 128 + signal.SIGTERM
@@ -45,6 +45,7 @@ class Command(DomainCommand):
                     "web": web_command(host, port, web_workers),
                     **worker_commands(workers),
                     "beat": beat_command(),
+                    **listener_commands(settings.DLMS_LISTEN),
                     **self.more_commands(ready, options),
                 }
                 supervise(commands, ready, self.panel)

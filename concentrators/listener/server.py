@@ -1,0 +1,143 @@
+"""Listens on TCP for meters that push: connections with their limits, each cut into notifications."""
+
+import asyncio
+import logging
+import signal
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ami_headend.core import sd_notify
+from concentrators.listener.cutters import CUTTERS, Cutter
+from concentrators.listener.gatherer import Gatherer, Taken
+from keyvault.cose.structures import MalformedError
+
+logger = logging.getLogger(__name__)
+
+_READ_OCTETS = 4096
+_FIGURES_S = 60.0
+_HANDSHAKE_S = 10.0
+
+
+class Limits(NamedTuple):
+    """What one sender may do: connections of an address, seconds for a notification to come whole, and of silence."""
+
+    per_address: int = 50
+    whole_s: float = 10.0
+    idle_s: float = 3_600.0
+
+
+# The concentrator that a connection's frames are of, by its client certificate; None: it is refused.
+Whose = Callable[[Mapping[str, Any] | None], Awaitable[int | None]]
+
+
+class Listener:
+    """Cuts what connections send, and hands it to the gatherer. Nothing is answered: a push wants no answer.
+
+    A connection whose notifications are not committed fast enough is not read any more, until they are.
+    """
+
+    def __init__(self, gatherer: Gatherer, link: str, whose: Whose, limits: Limits | None = None) -> None:
+        self._gatherer, self._link, self._whose = gatherer, link, whose
+        self._limits = limits or Limits()
+        self._open: Counter[str] = Counter()
+        self._connections: set[asyncio.Task[None]] = set()
+        self.figures: Counter[str] = Counter()
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until it ends, breaks its limits, or cannot be followed."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio calls this in a task
+        address = str((writer.get_extra_info("peername") or ("",))[0])
+        self._connections.add(task)
+        self._open[address] += 1
+        try:
+            if self._open[address] > self._limits.per_address:
+                self._refuse(address, f"more than {self._limits.per_address} connections")
+                return
+            concentrator_id = await self._whose(writer.get_extra_info("peercert"))
+            if concentrator_id is None:
+                self._refuse(address, "its certificate names no active concentrator")
+                return
+            await self._read(reader, CUTTERS[self._link](), concentrator_id)
+        except MalformedError as error:
+            self._refuse(address, str(error))
+        except TimeoutError:
+            self._refuse(address, f"a notification did not come whole within {self._limits.whole_s:g} s, or silence")
+        except OSError as error:
+            logger.info("a connection from %s broke: %s", address, error.strerror or error)
+        finally:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
+            self._connections.discard(task)
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def end(self) -> None:
+        """End all connections; what they have sent whole is with the gatherer."""
+        ending = [*self._connections]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def open_connections(self) -> int:
+        """Return how many connections there are."""
+        return len(self._connections)
+
+    async def _read(self, reader: asyncio.StreamReader, cutter: Cutter, concentrator_id: int) -> None:
+        loop = asyncio.get_running_loop()
+        began_s: float | None = None  # when what is not whole yet began to come
+        while True:
+            left_s = self._limits.idle_s if began_s is None else began_s + self._limits.whole_s - loop.time()
+            octets = await asyncio.wait_for(reader.read(_READ_OCTETS), max(left_s, 0.001))
+            if not octets:
+                self.figures["cut off"] += cutter.is_amid()
+                return
+            whole = cutter.feed(octets)
+            for notification in whole:
+                self.figures["notifications"] += 1
+                await self._gatherer.put(Taken(concentrator_id, notification))
+            if not cutter.is_amid():
+                began_s = None
+            elif began_s is None or whole:
+                began_s = loop.time()
+
+    def _refuse(self, address: str, why: str) -> None:
+        self.figures["connections refused"] += 1
+        logger.warning("a connection from %s was closed: %s", address, why)
+
+
+async def serve(listener: Listener, gatherer: Gatherer, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    """Listen until SIGTERM or SIGINT; then commit what has come whole. OSError where the address cannot be used."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    handshake_s = None if tls is None else _HANDSHAKE_S
+    server = await asyncio.start_server(listener.connected, host, port, ssl=tls, ssl_handshake_timeout=handshake_s)
+    gathering = asyncio.create_task(gatherer.run())
+    logger.info("listening on %s port %s", host, port)
+    waiting = asyncio.create_task(stop.wait())
+    told_s = asyncio.get_running_loop().time()
+    while not waiting.done() and not gathering.done():
+        sd_notify.show()
+        await asyncio.wait({waiting, gathering}, timeout=sd_notify.EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+        if asyncio.get_running_loop().time() - told_s >= _FIGURES_S:
+            told_s += _FIGURES_S
+            _tell(listener, gatherer)
+    server.close()
+    waiting.cancel()
+    await listener.end()
+    if not gathering.done():  # else its error follows
+        await gatherer.end()
+    await gathering
+    _tell(listener, gatherer)
+
+
+def _tell(listener: Listener, gatherer: Gatherer) -> None:
+    told = ", ".join(f"{number:,} {what}" for what, number in sorted(listener.figures.items()))
+    open_ones = listener.open_connections()
+    logger.info("%s connections; so far %s; %s committed", open_ones, told or "nothing", f"{gatherer.committed:,}")
