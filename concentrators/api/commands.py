@@ -66,7 +66,7 @@ class LimitQuery(QuerySerializer):
 
 
 class CommandsView(ConcentratorView):
-    """Commands go out here."""
+    """Concentrators fetch commands here."""
 
     rate = Rate("command", "COMMAND_RATE")
     renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON only for problems
@@ -78,7 +78,7 @@ class CommandsView(ConcentratorView):
     def get(self, request: Request) -> HttpResponse:
         """Commands to pass on, oldest first: a CBOR sequence (RFC 8742) of [number, system title, octets].
 
-        A command that is not acknowledged comes again with the same octets (except a clock, with another time).
+        A command that is not acknowledged is offered again with the same octets (a set clock with another time).
         """
         query = self.query_class(data=request.query_params)
         query.is_valid(raise_exception=True)
@@ -113,7 +113,7 @@ class CommandReceiptView(ConcentratorView):
         },
     )
     def post(self, request: Request, number: int) -> Response:
-        """Report that a command was passed on to its meter, or that it failed: then it comes again soon."""
+        """Report that a command was passed on to its meter, or that it failed: then it is offered again soon."""
         body = CommandReceiptSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         delivered = body.validated_data["result"] == "delivered"
@@ -279,7 +279,7 @@ class MeterCommand(generics.GenericAPIView[Any]):
 
 
 def _require_any(request: Request, right: str) -> None:
-    """Deny callers who have neither this right nor that to rotate keys, before they learn of meters and commands."""
+    """Deny callers who have neither this right nor the right to rotate keys, before they see meters or commands."""
     if not (request.user.has_perm(right) or request.user.has_perm(ROTATE_DEVICE_KEYS)):
         raise PermissionDenied
 

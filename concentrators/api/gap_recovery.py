@@ -1,4 +1,4 @@
-"""REST for operators: order missing intervals again from many meters."""
+"""REST for operators: order many meters to send missing intervals again."""
 
 from typing import Any
 

@@ -41,7 +41,7 @@ class NoKey(exceptions.APIException):
 
 
 class HopKeysView(ConcentratorView):
-    """Sends the keys of hop tags."""
+    """Sends a concentrator its hop keys."""
 
     rate = Rate("hop keys", "HOP_RATE")
     renderer_classes = (CborSequenceRenderer, JSONRenderer)  # JSON only for problem details
@@ -115,7 +115,7 @@ class HopFailuresSerializer(serializers.Serializer[Any]):
 
 
 class HopFailuresView(ConcentratorView):
-    """Takes a concentrator's report of frames that it dropped on its local link."""
+    """Stores a concentrator's report of frames that it dropped on its local link."""
 
     rate = Rate("hop failures", "HOP_RATE")
     refusals = (HopFailureError,)

@@ -1,4 +1,4 @@
-"""REST: masked totals, and the signed answers that each follows from."""
+"""REST: masked totals, and the signed answers that each was computed from."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ class MaskedTotalsQuery(PageQuery):
 
 
 class MaskedTotalSerializer(serializers.Serializer[Any]):
-    """What meters used together that hide their single values: value_sum x 10^scaler unit; null while it is not known.
+    """The sum of meters that mask their single values: value_sum x 10^scaler unit; null while it is not known.
 
-    `waits_for` names the mask authorities that have not answered; `refusal` says why there is no total for good.
+    `waits_for` names the mask authorities that have not answered; `refusal` says why there will never be a total.
     """
 
     id = serializers.IntegerField()
@@ -98,7 +98,7 @@ class MaskedTotalList(SelectionView):
 
 
 class MaskedTotalAnswers(APIView):
-    """The meters of one masked total, and the signed answers that it follows from."""
+    """The meters of one masked total, and the signed answers that it was computed from."""
 
     queryset = IntervalTotal.objects.none()
 

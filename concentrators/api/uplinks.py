@@ -46,9 +46,9 @@ class ReceiptSerializer(serializers.Serializer[reception.Receipt]):
 
 
 class UplinkSerializer(serializers.ModelSerializer[Uplink]):
-    """What a concentrator may know of its uplink: how many frames were rejected, but not why.
+    """What a concentrator may know about its uplink: how many frames were rejected, but not why.
 
-    Waiting frames are among the rejected ones. They may be accepted later, once a key, a meter or a register has come.
+    Waiting frames are among the rejected ones. They may be accepted later, for example when a key or meter is added.
     """
 
     uplink = serializers.IntegerField(source="id")
@@ -74,7 +74,7 @@ class UplinkSerializer(serializers.ModelSerializer[Uplink]):
 
 
 class ReasonSerializer(serializers.Serializer[laboratory.Reason]):
-    """Why a frame was rejected, for the concentrators of laboratory meters alone."""
+    """Why a frame was rejected; only for concentrators of laboratory meters."""
 
     frame = serializers.IntegerField(help_text="its position in the uplink, from 0")
     system_title = serializers.CharField(allow_null=True, help_text="16 hex digits; null if it names no known meter")
@@ -200,7 +200,7 @@ class UplinkView(ConcentratorView):
         """The state of an uplink of this concentrator. Once ``verified`` is true, each frame has its verdict.
 
         The verdict of a frame among ``waiting`` is provisional: it is judged again once its reason may have passed.
-        ``reasons=1`` tells why frames of laboratory meters were rejected; nobody else learns that.
+        ``reasons=1`` shows why frames of laboratory meters were rejected, and only of these.
         """
         query = self.query_class(data=request.query_params)
         query.is_valid(raise_exception=True)

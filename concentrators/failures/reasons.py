@@ -1,4 +1,4 @@
-"""Reasons of rejections without a household's consumption, for everybody who may see failures."""
+"""Removes a household's consumption from reasons of rejections, for people who may see failures but not readings."""
 
 import re
 

@@ -27,8 +27,8 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
     """Count failures and store their evidence, in the current transaction, with three queries.
 
     Octets that were rejected for the same reason before, and whose evidence is stored, are a copy and no new failure.
-    Per concentrator, kind and hour at most FAILURE_ROWS_PER_HOUR rows are stored; the tally counts on, and a digest is
-    stored of frames whose counter was taken (with a fourth query). Triggers count the stored ones, without copies, by
+    At most FAILURE_ROWS_PER_HOUR rows per concentrator, kind and hour are stored. Beyond that only the tally counts. If
+    the counter of a frame was taken, its digest is stored (with a fourth query). Triggers count the stored ones, without copies, by
     meter and kind (FailureGroup): those rows are locked last, in the order of their key.
     """
     copies = _copies(failures)
@@ -123,7 +123,7 @@ def refused_before(frames: Collection[tuple[bytes, int, bytes]]) -> dict[tuple[b
 
 
 def _digest(octets: bytes) -> bytes:
-    """Return the digest of a frame's octets, of those that evidence stores."""
+    """Return the digest of the octets of a frame that evidence stores."""
     return sha256(_evidence(octets)).digest()[:DIGEST_OCTETS]
 
 

@@ -1,4 +1,4 @@
-"""The forms of DLMS notifications that wait for a push profile, counted from what is stored of them."""
+"""The forms of DLMS notifications that wait for a push profile, counted from stored failures."""
 
 from datetime import datetime
 from typing import NamedTuple

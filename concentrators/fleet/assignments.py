@@ -17,7 +17,7 @@ from meters.registry.interval_lengths import LONGEST_MINUTES
 
 
 class AssignmentError(ValueError):
-    """An assignment that cannot be made; the caller's mistake, named."""
+    """An assignment that cannot be made. The message names the caller's mistake."""
 
 
 class NewAssignment(NamedTuple):

@@ -31,7 +31,7 @@ def of(concentrator: Concentrator) -> bytes:
 
 
 def taken(titles: Collection[bytes]) -> dict[bytes, str]:
-    """Return the titles that a concentrator cannot get, each with the reason; two queries.
+    """Return the titles that no concentrator can get, each with the reason; two queries.
 
     Keys of a concentrator may have been imported before its title; keys of a meter are for another scheme.
     """
@@ -45,7 +45,7 @@ def taken(titles: Collection[bytes]) -> dict[bytes, str]:
 
 
 def misplaced(schemes: Mapping[bytes, str]) -> dict[bytes, str]:
-    """Those of some titles, with the scheme of a key each, whose key is not for what they are; with the reason.
+    """Return the titles whose key (given by its scheme) is for another kind of device, each with the reason.
 
     A meter has no key of a concentrator, nor a concentrator one of a meter. Two queries.
     """

@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]  # the step, how many more meters are
 class KeyPolicy:
     """The source of first keys for new meters: random, a fleet key, or (``make`` false) a later shipment.
 
-    A line with a public key, or of a meter that enrols by certificate, says otherwise of its meter. ``agreement_key``
+    A line with a public key, or for a meter that enrols by certificate, overrides it for that meter. ``agreement_key``
     names the one that keys are agreed on with, and that ``sealed`` meters seal to, where there are several.
     """
 
@@ -34,7 +34,7 @@ class KeyPolicy:
 
 
 class GivenKeys(NamedTuple):
-    """How many meters were given keys, and how many may enrol by certificate."""
+    """How many meters got keys, and how many may enrol by certificate."""
 
     keyed: int
     awaited: int
@@ -42,7 +42,7 @@ class GivenKeys(NamedTuple):
 
 @dataclass
 class KeyPlan:
-    """The lines of registered meters that get their first keys now; and what is wrong with others."""
+    """The lines of registered meters that get their first keys now, and the errors of other lines."""
 
     late: list[MeterLine] = field(default_factory=list)
     bad: list[BadLine] = field(default_factory=list)
@@ -51,7 +51,7 @@ class KeyPlan:
 def check(
     new: Sequence[MeterLine], standing: Sequence[tuple[MeterLine, Meter]], policy: KeyPolicy, *, update: bool
 ) -> KeyPlan:
-    """Hold what lines say of keys against the vault; a fixed number of queries per chunk.
+    """Compare what lines say about keys with the vault; a fixed number of queries per chunk.
 
     AgreementKeyError where keys are to be agreed on and there is no agreement key.
     """
@@ -68,12 +68,12 @@ def check(
 
 
 def says_source(line: MeterLine) -> bool:
-    """Whether a line says itself where its meter's keys come from."""
+    """Whether a line itself names the source of its meter's keys."""
     return line.public_key is not None or line.keys is not None
 
 
 def _check_own(plan: KeyPlan, lines: Sequence[MeterLine], policy: KeyPolicy, *, update: bool) -> list[MeterLine]:
-    """The lines that say where keys come from, and whose meters have none yet; what is wrong goes into the plan.
+    """Return the lines that name a source of keys, and whose meters have no keys; errors go into the plan.
 
     Only a rotation or another enrolment changes keys that stand. A registered meter without keys is given them where
     meters may change.
@@ -106,12 +106,12 @@ def _check_own(plan: KeyPlan, lines: Sequence[MeterLine], policy: KeyPolicy, *, 
 
 
 def _titles(model: type[Model], titles: Collection[bytes]) -> set[bytes]:
-    """Which system titles rows of a model name."""
+    """Return the system titles that rows of a model have."""
     return set(map(bytes, QuerySet(model).filter(system_title__in=titles).values_list("system_title", flat=True)))
 
 
 def _other_kind(pairs: Sequence[tuple[MeterLine, Meter]]) -> Iterator[BadLine]:
-    """The lines whose scheme or algorithm differs from that of the meter's key: only a rotation changes these."""
+    """Return the lines whose scheme or algorithm differs from the meter's key: only a rotation changes these."""
     titles = [line.system_title for line, _ in pairs if line.algorithm or line.scheme]
     keys = DeviceKey.objects.filter(system_title__in=titles, epoch__gt=0, state=KeyState.ACTIVE)
     standing = {bytes(key.system_title): key for key in keys.only("system_title", "algorithm", "scheme")}
@@ -129,7 +129,7 @@ def _other_kind(pairs: Sequence[tuple[MeterLine, Meter]]) -> Iterator[BadLine]:
 
 
 def give(lines: Sequence[MeterLine], policy: KeyPolicy, actor: Actor, now: datetime, progress: Progress) -> GivenKeys:
-    """Give the meters of checked lines their first keys, or leave to enrol; those with keys keep them. Audited."""
+    """Give the meters of checked lines their first keys, or permission to enrol; those with keys keep them. Audited."""
     made: list[bytes] = []
     agreed: list[bytes] = []
     awaited = 0

@@ -28,7 +28,7 @@ class Health(NamedTuple):
 
     @property
     def is_new(self) -> bool:
-        """Whether it has not posted yet and is not missed so far."""
+        """Whether it has not posted yet, and is not silent either."""
         return self.is_active and not self.is_silent and self.posted_at is None
 
 

@@ -11,7 +11,7 @@ from keyvault.device_keys import hop_key_sealing
 
 
 class NoKeyError(ValueError):
-    """Nothing can be sealed for the concentrator; the message says what it lacks."""
+    """Nothing can be sealed for the concentrator; the message says what is missing."""
 
 
 def sealed(concentrator_id: int, now: datetime) -> bytes:

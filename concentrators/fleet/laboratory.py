@@ -1,4 +1,4 @@
-"""Bench meters: made with a key that is shown once, for whoever writes the firmware of meters and concentrators.
+"""Laboratory meters: their key is shown once, to engineers who write the firmware of meters and concentrators.
 
 A laboratory meter is an ordinary meter otherwise. Its concentrator may read why its frames were rejected, which no
 other concentrator may: a forger would learn from it. Its failures, events and silence raise no alerts.
@@ -32,7 +32,7 @@ IS_OF_LABORATORY = """EXISTS (
 
 
 class LaboratoryError(ValueError):
-    """A bench meter that cannot be made here, or reasons that are not for this concentrator; the message says why."""
+    """A bench meter that cannot be made here, or reasons that this concentrator may not read; the message says why."""
 
 
 class BenchMeter(NamedTuple):
@@ -71,7 +71,7 @@ class Reason(NamedTuple):
 
 
 def check_allowed() -> None:
-    """LaboratoryError where keys that somebody has seen have no place: in production, and under a second person."""
+    """LaboratoryError if keys that people see are not allowed: in production, or if a second person must approve."""
     if settings.IS_PRODUCTION:
         raise LaboratoryError("this is a production deployment: make bench meters on a head-end of their own (make up)")
     if settings.REQUIRE_APPROVAL:
@@ -81,7 +81,7 @@ def check_allowed() -> None:
 def make(bench: BenchMeter, actor: Actor, now: datetime) -> BenchKeys:
     """Make a bench meter with random keys of epochs 1 and 0, assigned to its concentrator; audited, without the keys.
 
-    LaboratoryError where none may be made here or the title is known, SchemeError, ProvisioningError, MasterKeyError,
+    LaboratoryError if none may be made here or the title is taken; SchemeError, ProvisioningError, MasterKeyError,
     AuditError; then nothing is made.
     """
     check_allowed()
@@ -116,9 +116,9 @@ def make(bench: BenchMeter, actor: Actor, now: datetime) -> BenchKeys:
 
 
 def reasons(uplink: Uplink, now: datetime) -> list[Reason]:
-    """Why frames of an uplink were rejected, in their order: those of laboratory meters of its concentrator.
+    """Return why frames of an uplink were rejected, in order: only frames of laboratory meters of its concentrator.
 
-    Where the concentrator has no other meters, those that name no known meter, too. LaboratoryError where it has no
+    If the concentrator has no other meters, also frames that name no known meter. LaboratoryError if it has no
     laboratory meter. Two queries.
     """
     flags = holding(now).filter(concentrator=uplink.concentrator_id).values_list("meter__is_laboratory", "meter")

@@ -163,7 +163,7 @@ def _check_titles(plan: ImportPlan) -> None:
 
 
 def _names_a_kind(line: MeterLine) -> bool:
-    """Whether a line asks for a key of another kind than the usual one."""
+    """Whether a line asks for a key of another scheme or algorithm than usual."""
     return line.scheme not in (None, USUAL) or line.algorithm is not None
 
 

@@ -1,6 +1,6 @@
 """The registry of concentrators and their tokens. Each act of a person is audited.
 
-Acts are journaled too, so that a restore keeps out everyone who was shut out.
+Acts are journaled too, so that after a restore revoked tokens stay revoked.
 """
 
 from datetime import datetime

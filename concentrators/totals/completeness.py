@@ -1,8 +1,8 @@
 """Completeness of load profiles: meters counted in interval totals, as a share of expected meters.
 
-A masked value counts as received; what it says is in no energy here (``masked_sets.py``).
+A masked value counts as received, but its energy is not known here (``masked_sets.py``).
 
-Neither number needs a look at readings: totals hold what was counted, and ``expected.py`` finds what is expected. For
+Neither number is computed from readings: totals have the meters counted, and ``expected.py`` those expected. For
 an interval that an exchange cuts, more may be counted than expected. The register is that of the load profile.
 """
 

@@ -1,4 +1,4 @@
-"""Requests to mask authorities over HTTP: the signed answer, or why there is none."""
+"""Requests to mask authorities over HTTP, and their signed answers."""
 
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ FOR_GOOD = frozenset({"other_set", "before_state", "too_few"})
 
 
 class NoAnswerError(Exception):
-    """An authority did not answer now. ``code`` is its reason where it refused, empty where it is missing."""
+    """An authority gave no answer. ``code`` is its reason if it refused, and empty if it could not be reached."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -34,7 +34,7 @@ class MaskClient:
         self._client.close()
 
     def post(self, url: str, octets: bytes) -> bytes:
-        """The answer (octets) to a request; NoAnswerError."""
+        """Post a request and return the answer (octets); NoAnswerError if there is none."""
         try:
             content = {"Content-Type": "application/cose"}
             with self._client.stream("POST", url.rstrip("/") + _PATH, content=octets, headers=content) as answer:
@@ -53,7 +53,7 @@ class MaskClient:
 
 
 def _refused(answer: httpx.Response, body: bytes) -> NoAnswerError:
-    """Why an authority refuses, as its problem details say (RFC 9457)."""
+    """Return why an authority refuses, from its problem details (RFC 9457)."""
     answer._content = body  # noqa: SLF001 - read as a stream
     try:
         said = answer.json()

@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 _AT_A_TIME = 500  # questions of one sweep and authority
 _RETRY = timedelta(minutes=1)  # doubled with each try
 _RETRY_AT_MOST = timedelta(hours=1)
-_ASKED_AGAIN = timedelta(minutes=10)  # whether a meter is taken that was not
+_ASKED_AGAIN = timedelta(minutes=10)  # whether the authority has accepted a meter since
 
 
 class Collected(NamedTuple):
-    """What a sweep did: sets formed, answers that came, sets closed, and tries that failed."""
+    """The result of a sweep: sets formed, answers received, sets closed, and requests that failed."""
 
     formed: int
     answers: int
@@ -43,10 +43,10 @@ class Collected(NamedTuple):
 
 
 def collect(now: datetime, settle: timedelta | None = None) -> Collected:
-    """Do all that is due: a sweep. Nothing is lost if it ends half-way.
+    """Run one sweep: do everything that is due. Nothing is lost if it is interrupted.
 
-    ``settle`` is how long nothing more may have come for a register and start before its set is formed, by default
-    MASKED_SETTLE_S. MasterKeyError or MaskAuthorityError where requests cannot be signed.
+    A set is formed when no value has come for its register and start for ``settle`` (MASKED_SETTLE_S by default).
+    MasterKeyError or MaskAuthorityError if requests cannot be signed.
     """
     settle = timedelta(seconds=settings.MASKED_SETTLE_S) if settle is None else settle
     groups = masked_sets.groups_of(pinned.asked())
@@ -67,7 +67,7 @@ def collect(now: datetime, settle: timedelta | None = None) -> Collected:
 
 
 def _learn_meters(authority: PinnedMaskAuthority, requester: Requester, client: MaskClient, now: datetime) -> bool:
-    """Ask an authority which meters it has taken of those whose values wait; False where it did not answer."""
+    """Ask an authority which of the meters with waiting values it has accepted; False if it did not answer."""
     for rows in _unknown_meters(authority, now):
         titles = tuple(title for title, _ in rows)
         request = requester.ask_meters(authority.public, titles, int(time.time()))
@@ -92,7 +92,7 @@ def _learn_meters(authority: PinnedMaskAuthority, requester: Requester, client: 
 
 
 def _unknown_meters(authority: PinnedMaskAuthority, now: datetime) -> Iterator[Sequence[tuple[bytes, int]]]:
-    """The meters of an authority's group, by title, whose values wait and that it is not known to have taken."""
+    """Yield the meters of an authority's group with waiting values that it may not have accepted yet, by title."""
     after = b""
     while True:
         rows = select(
@@ -112,9 +112,9 @@ def _unknown_meters(authority: PinnedMaskAuthority, now: datetime) -> Iterator[S
 
 
 def _ask(authority: PinnedMaskAuthority, requester: Requester, client: MaskClient, now: datetime) -> tuple[int, int]:
-    """Ask one authority all that is due; how many answers came, and how many did not.
+    """Ask one authority all questions that are due; return how many were answered, and how many were not.
 
-    Where it cannot be reached the others are not tried: they are due again when that one is.
+    If it cannot be reached, the remaining questions are not tried: they are due again later.
     """
     answers = 0
     questions = masked_sets.open_questions([authority.id], now, _AT_A_TIME)
@@ -144,7 +144,7 @@ def _answer(
 
 
 def _note_failure(question_ids: list[int], authority: PinnedMaskAuthority, error: NoAnswerError, now: datetime) -> None:
-    """Ask again later, each time later; a set that is refused for good is closed."""
+    """Note that the questions are due again, after a pause that doubles; close sets that are refused for good."""
     logger.warning(
         "mask authority %s does not answer %d questions: %s%s",
         authority.name,

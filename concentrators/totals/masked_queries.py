@@ -1,4 +1,4 @@
-"""Queries of masked totals and of what mask authorities owe, for pages, REST, metrics and commands."""
+"""Queries of masked totals and of open questions to mask authorities, for pages, REST, metrics and commands."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class MaskedTotalPosition(NamedTuple):
 class MaskedTotalRow(NamedTuple):
     """A masked total for display: ``value_sum`` x 10^``scaler`` ``unit`` over ``meters``; None while it is not known.
 
-    ``waits_for`` names the authorities that have not answered, ``refusal`` says why there is no total for good.
+    ``waits_for`` names the authorities that have not answered; ``refusal`` says why there will never be a total.
     """
 
     id: int
@@ -52,7 +52,7 @@ class MaskedTotalRow(NamedTuple):
 
 
 class SignedAnswer(NamedTuple):
-    """What an authority answered for a set: COSE_Sign1, and the sum in it."""
+    """The answer of an authority for a set: a COSE_Sign1, and the sum in it."""
 
     authority: str
     public: str
@@ -69,7 +69,7 @@ class FailingAuthority(NamedTuple):
 
 
 class RefusedSets(NamedTuple):
-    """How many sets have no total for good, and why the latest has none."""
+    """How many sets will never have a total, and why the latest has none."""
 
     sets: int
     latest: str
@@ -126,7 +126,7 @@ def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTota
 
 
 def evidence(set_id: int) -> tuple[list[str], list[SignedAnswer]] | None:
-    """The system titles of a set in hexadecimal, and the signed answers; None where there is none. Two queries."""
+    """Return the system titles of a set in hexadecimal, and the signed answers; None if there is none. Two queries."""
     rows = select("SELECT titles FROM concentrators_maskedset WHERE id = %s", [set_id])
     if not rows:
         return None
@@ -163,7 +163,7 @@ def refused_since(since: datetime) -> RefusedSets:
 
 
 def open_numbers() -> tuple[int, dict[str, int]]:
-    """How many sets have no total yet, and how many questions are open to each authority that is asked; two queries."""
+    """Return how many sets have no total yet, and the number of open questions by authority; two queries."""
     sets = select("SELECT count(*) FROM concentrators_maskedset WHERE closed_at IS NULL")
     questions = select(
         """SELECT a.name, count(s.id) FROM keyvault_maskauthority a

@@ -1,7 +1,7 @@
-"""Sets of masked values that are added up together: formed, answered by mask authorities, and closed.
+"""Sets of masked values that are added up together: they are formed, answered by mask authorities, and closed.
 
-A value is in one set for good, because an authority answers for a meter, register and start in one set alone. So a set
-is formed once nothing came for its place for some time, of all that came; who comes later waits until ten have.
+A value never changes its set, because an authority answers for a meter, register and start only once. So a set is formed
+of all values for a register and start, when no more have come for some time. Later values wait until there are ten.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,13 +19,13 @@ from keyvault.masking.messages import FEWEST, MOST, split_titles
 from keyvault.masking.pinned import PinnedMaskAuthority
 from meters.readings.partitions import retention_start
 
-FEWEST_AUTHORITIES = 2  # one alone could unmask every value that it gets hold of
+FEWEST_AUTHORITIES = 2  # one alone could unmask every value that it can read
 _SETS = 200  # formed by one statement
 _NO_BOUND = 2**63 - 1
 
 
 class OpenQuestion(NamedTuple):
-    """What an authority has not answered yet: the cell, and the titles of the set in order."""
+    """A question that an authority has not answered yet: the cell, and the titles of the set in order."""
 
     id: int
     authority_id: int
@@ -34,7 +34,7 @@ class OpenQuestion(NamedTuple):
 
 
 def groups_of(authorities: Sequence[PinnedMaskAuthority]) -> dict[str, list[PinnedMaskAuthority]]:
-    """The authorities of each mask group, but of groups that have too few."""
+    """Return the authorities of each mask group, without groups that have too few."""
     groups: dict[str, list[PinnedMaskAuthority]] = {}
     for authority in authorities:
         groups.setdefault(authority.mask_group, []).append(authority)
@@ -42,9 +42,9 @@ def groups_of(authorities: Sequence[PinnedMaskAuthority]) -> dict[str, list[Pinn
 
 
 def form(groups: Mapping[str, Sequence[PinnedMaskAuthority]], settle: timedelta, now: datetime) -> int:
-    """Form sets of values for whose register and start nothing came for ``settle``; how many were formed.
+    """Form sets of values whose register and start got no value for ``settle``; return how many sets.
 
-    Of meters that all authorities of their group have taken. A fixed number of statements.
+    Only values of meters that all authorities of their group have accepted. A fixed number of statements.
     """
     names = list(groups)
     with transaction.atomic(), connection.cursor() as cursor:
@@ -114,7 +114,7 @@ SELECT id, mask_group FROM made
 
 
 def open_questions(authority_ids: Collection[int], now: datetime, limit: int) -> list[OpenQuestion]:
-    """The questions to authorities (by id) that are due, the oldest first; one query."""
+    """Return the questions to authorities (by id) that are due, oldest first; one query."""
     rows = select(
         """SELECT q.id, q.authority_id, g.obis_code, extract(epoch FROM s.interval_start)::bigint, s.interval_minutes,
                   s.titles
@@ -128,14 +128,14 @@ def open_questions(authority_ids: Collection[int], now: datetime, limit: int) ->
 
 
 def answered(question_id: int, octets: bytes, mask_sum: int, now: datetime) -> None:
-    """Keep the signed answer of an authority; where there is one already, that stands."""
+    """Store the signed answer of an authority, unless there is one already."""
     MaskQuestion.objects.filter(pk=question_id, answer=None).update(
         answer=octets, mask_sum=mask_sum, answered_at=now, refusal="", error="", failing_since=None
     )
 
 
 def close(now: datetime) -> int:
-    """Close the sets that all authorities have answered, each with its total or why it has none; how many."""
+    """Close the sets that all authorities have answered, each with its total or why it has none; return how many."""
     closed = 0
     while True:
         with transaction.atomic():

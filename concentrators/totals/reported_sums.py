@@ -53,7 +53,7 @@ def store(said: Mapping[SumPlace, SumSaid]) -> None:
     """Store sums unless one with a higher epoch and counter is stored, and mark them for comparison. One statement.
 
     A sum of a place where no meter with such intervals was assigned to the concentrator, up to a day later, is not
-    stored: a concentrator cannot fill the table with places of its own making.
+    stored: a concentrator cannot fill the table with invented places.
     """
     places = sorted(said)
     sums = [said[place] for place in places]

@@ -44,8 +44,8 @@ _UNCOMPARED = """
 def add(sums: Mapping[TotalKey, tuple[int, int]], masked: Mapping[TotalKey, int] = MappingProxyType({})) -> None:
     """Add (sum in the register's resolution, meters) to totals, in one statement and in key order.
 
-    ``masked`` is how many meters sent a masked value, which is in no sum here. Where a concentrator says a sum of its
-    own for a place, that is to be compared anew.
+    ``masked`` is how many meters sent a masked value, which is in no sum here. If a concentrator reported a sum for a
+    place, the place is marked for comparison.
     """
     keys = sorted(sums.keys() | masked.keys()) if masked else sorted(sums)
     nothing = 0, 0
