@@ -189,8 +189,11 @@ class Register(models.Model):
 class PushProfile(models.Model):
     """What the DLMS notifications of one form say: a version, which never changes but for being retired.
 
-    ``sample`` is a decrypted notification of the form, of a meter whose title is ``sample_title``. A notification is
-    read by the profile of its form for the longest beginning of its meter's title; of equal ones by the newest.
+    ``sample`` is a notification of the form, of a meter whose title is ``sample_title``, decrypted, and without what it
+    measured.
+
+    A notification is read by the profile of its form for the longest beginning of its meter's title; of
+    equal ones by the newest.
     """
 
     name = NameField(max_length=64)

@@ -48,7 +48,7 @@ class NewPushProfilePage(ConsolePage):
     @cached_property
     def opened(self) -> tuple[bytes, bytes]:
         """Return the decrypted sample and its meter's title. ProfileError or a refusal where it does not open."""
-        sample, title = push_profiles.opened(bytes(self.failure.frame))
+        sample, title = push_profiles.opened(bytes(self.failure.frame), web_actor(self.request))
         if title is None:
             raise ProfileError("the frame does not say which meter sent it")
         return sample, title

@@ -1,10 +1,12 @@
 """Push profiles in the database: immutable versions, each bound to the form of the sample that it was made from."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from ami_headend.core.sql import fetch_rows
 from keyvault.audit import chain
@@ -14,6 +16,7 @@ from keyvault.opening import open_frames
 from keyvault.replay_window_store import Care
 from meters.contents.lines import PushProfileRow
 from meters.models import PushProfile
+from meters.readings.push.blanking import blanked
 from meters.readings.push.definition import UNITS, Definition, ProfileError, parse_definition
 from meters.readings.push.elements import Element
 from meters.readings.push.profiles import ContentError, PushValue, elements_in, parse_notification, read
@@ -30,6 +33,7 @@ class Checked(NamedTuple):
     definition: Definition
     skeleton: str
     values: list[PushValue]
+    blanked: bytes  # the sample without what it measured; the definition reads it, too
 
 
 class ProfileWish(NamedTuple):
@@ -80,22 +84,33 @@ def check(definition: object, sample: bytes, system_title: bytes) -> Checked:
     parsed = parse_definition(definition)
     try:
         notification = parse_notification(sample)
-        return Checked(parsed, notification.skeleton, read(notification, parsed, system_title))
+        values = read(notification, parsed, system_title)
+        blank = blanked(sample, notification, system_title)
+        again = parse_notification(blank)
+        zeros = read(again, parsed, system_title)
     except ContentError as error:
         raise ProfileError(f"the sample is not read by it: {error}") from None
+    if again.skeleton != notification.skeleton or [(one.obis, one.units) for one in zeros] != [
+        (one.obis, one.units) for one in values
+    ]:
+        raise ProfileError("its values cannot be blanked, as they are before a sample is stored")
+    return Checked(parsed, notification.skeleton, values, blank)
 
 
-def opened(octets: bytes) -> tuple[bytes, bytes | None]:
-    """The notification in a captured frame, by the keys of its meter, and the meter's title; no counter is taken.
+def opened(octets: bytes, actor: Actor) -> tuple[bytes, bytes | None]:
+    """The notification in a captured frame, by the keys of its meter, and the meter's title.
 
-    What is a notification already is given as it is, and no title. ProfileError where the frame does not open.
+    That is audited, and takes no counter. What is a notification already is given as it is, and no title.
+    ProfileError where the frame does not open.
     """
     if octets[:1] in _DECRYPTED:
         return octets, None
     ((found, refused),) = open_frames([[(0, octets)]], Care.LOOK, KeptCiphers()).uplinks
     if refused:
         raise ProfileError(f"the frame does not open ({refused[0].reason}): {refused[0].detail}")
-    return found[0].plaintext, found[0].kid[:8]
+    title = found[0].kid[:8]
+    chain.record(actor, "push_profile.open", {"title": title.hex(), "frame_sha256": sha256(octets).hexdigest()})
+    return found[0].plaintext, title
 
 
 def describe(sample: bytes) -> list[str]:
@@ -119,6 +134,8 @@ def _told(element: Element) -> str:
 def add(wish: ProfileWish, actor: Actor) -> PushProfile:
     """Register a profile as the next version of its name; frames that wait for it are judged again. Audited.
 
+    What its sample measured is blanked before it is stored.
+
     ProfileError where it does not read its sample, or somebody else registered a version at the same time.
     """
     checked = check(wish.definition, wish.sample, wish.sample_title)
@@ -137,7 +154,7 @@ def add(wish: ProfileWish, actor: Actor) -> PushProfile:
                 definition=wish.definition,
                 skeleton=checked.skeleton,
                 skeleton_sha256=digest(checked.skeleton),
-                sample=wish.sample,
+                sample=checked.blanked,
                 sample_title=wish.sample_title,
             )
             subject = {
@@ -149,6 +166,35 @@ def add(wish: ProfileWish, actor: Actor) -> PushProfile:
     except IntegrityError:
         raise ProfileError(f"a version of {wish.name} was registered meanwhile: look at it, and try again") from None
     return profile
+
+
+def retire(name: str, version: int | None, actor: Actor) -> list[PushProfile]:
+    """Retire a version of a profile, or all that are in use (None): no notification is read by it any more. Audited.
+
+    Frames of its form are read by the profile that is the next to fit, or wait. ProfileError where none is in use.
+    """
+    with transaction.atomic():
+        rows = PushProfile.objects.select_for_update().filter(name=name, retired_at=None)
+        found = list((rows if version is None else rows.filter(version=version)).order_by("version"))
+        if not found:
+            which = f"version {version} of {name[:64]!r}" if version is not None else f"{name[:64]!r}"
+            raise ProfileError(f"no profile {which} is in use: manage.py push_profile list shows them")
+        PushProfile.objects.filter(pk__in=[one.pk for one in found]).update(retired_at=timezone.now())
+        chain.record(actor, "push_profile.retire", {"profiles": [str(one) for one in found]})
+    return found
+
+
+def verify() -> list[tuple[PushProfile, str]]:
+    """Read the sample of every profile in use by its definition; of each, what is wrong, or an empty text."""
+    found = []
+    for profile in PushProfile.objects.filter(retired_at=None).order_by("name", "version"):
+        try:
+            checked = check(profile.definition, bytes(profile.sample), bytes(profile.sample_title))
+            wrong = "" if checked.skeleton == profile.skeleton else "its sample has another form now"
+        except ProfileError as error:
+            wrong = str(error)
+        found.append((profile, wrong))
+    return found
 
 
 def active() -> list[PushProfileRow]:

@@ -13,6 +13,7 @@ from django.core.management.base import CommandError
 from concentrators.ingest import reverification_queue
 from concentrators.models import Concentrator, Uplink
 from keyvault.audit import chain
+from keyvault.models import AuditRecord
 from meters.models import PushProfile
 from meters.readings import push_profiles
 from tests.concentrators.dlms_devices import dlms_meter
@@ -61,7 +62,44 @@ def test_from_one_captured_frame_to_readings(concentrator: Concentrator, definit
     assert outcome(Uplink.objects.get()) == {"accepted": 1}
     assert judged(concentrator, frames[1:]) == {"accepted": 2}
     assert "of a test version 1  active  meters 545354" in run("list")
-    assert chain.verify().number == 1
+    assert "of a test version 1  reads its sample" in run("verify")
+    profile = PushProfile.objects.get()
+    kept = push_profiles.check(profile.definition, bytes(profile.sample), TITLE).values
+    assert {one.raw for one in kept} == {0}  # what the household used is not kept with the profile
+    opened = AuditRecord.objects.filter(act="push_profile.open")
+    assert {one.subject["title"] for one in opened} == {TITLE.hex()}
+    assert chain.verify().number == opened.count() + 1 == 4
+
+
+def test_a_retired_profile_reads_no_more(concentrator: Concentrator, definition: Path) -> None:
+    device = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+    wish = ("add", PLAIN.hex(), "--definition", str(definition), "--title", TITLE.hex(), "--name", "one")
+    run(*wish)
+    run(*wish, "--for", TITLE.hex())
+    assert judged(concentrator, [device.frame(dated(PLAIN), 1)]) == {"accepted": 1}
+    assert run("retire", "--name", "one", "--of-version", "2") == "Retired one version 2.\n"
+    assert judged(concentrator, [device.frame(dated(PLAIN), 2)]) == {"accepted": 1}  # by the manufacturer's
+    assert run("retire", "--name", "one") == "Retired one version 1.\n"
+    assert judged(concentrator, [device.frame(dated(PLAIN), 3)]) == {"unknown_profile": 1}
+    assert [one.subject for one in AuditRecord.objects.filter(act="push_profile.retire").order_by("number")] == [
+        {"profiles": ["one version 2"]},
+        {"profiles": ["one version 1"]},
+    ]
+    for args, why in (
+        (("retire", "--name", "one"), "no profile 'one' is in use"),
+        (("retire", "--name", "one", "--of-version", "9"), "no profile version 9 of 'one'"),
+        (("retire",), "Name the profile"),
+    ):
+        with pytest.raises(CommandError, match=why):
+            run(*args)
+    assert run("verify") == ""
+
+
+def test_a_profile_that_no_longer_reads_its_sample_is_told(definition: Path) -> None:
+    run("add", PLAIN.hex(), "--definition", str(definition), "--title", TITLE.hex(), "--name", "one")
+    PushProfile.objects.update(definition={**BY_NAME["positional"], "columns": []})
+    with pytest.raises(CommandError, match="1 of 1 profiles in use do not read"):
+        run("verify")
 
 
 def test_a_change_is_a_new_version(definition: Path) -> None:

@@ -30,7 +30,9 @@ class Command(DomainCommand):
 A sample is a frame as it was captured, whose meter's keys are imported, or what is in it, decrypted (0f ..., c2 ...,
 or a P1 telegram): hex digits, or a file of them or of the octets. "check" without a definition shows what
 stands where in the sample; with one, the values that come out. "add" registers the definition as the next version of
-its name: frames that waited for it are judged again.
+its name: frames that waited for it are judged again; of the sample it keeps the form, with what was measured
+blanked. "retire" ends the use of versions of a name, "verify" reads the kept samples of all profiles in use again.
+Every frame that is decrypted for this is audited.
 
 Examples:
   manage.py push_profile check sample.hex
@@ -40,16 +42,21 @@ Examples:
   manage.py push_profile public
   manage.py push_profile add --public "Kaifa MA309M, Netz NÖ (AT)"
   manage.py push_profile list
+  manage.py push_profile retire --name "Kaifa list 2" --of-version 1
+  manage.py push_profile verify
 """
     refusals = (ProfileError, ContentError, MasterKeyError, AuditError)
     nothing_done = ". Nothing was registered."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("act", choices=["check", "add", "list", "public"])
+        parser.add_argument("act", choices=["check", "add", "list", "retire", "verify", "public"])
         parser.add_argument("sample", nargs="?", metavar="FILE|HEX")
         parser.add_argument("--definition", type=Path, metavar="FILE", help="JSON, as in docs/dlms.md section 3")
         parser.add_argument("--title", metavar="HEX", help="system title of the meter that sent a decrypted sample")
         parser.add_argument("--public", metavar="NAME", help="register a profile that comes with the head-end")
+        parser.add_argument(
+            "--of-version", type=int, metavar="NUMBER", help="retire: that version alone; else all that are in use"
+        )
         parser.add_argument("--name", help="of the profile; a name that there is gets its next version")
         parser.add_argument(
             "--for",
@@ -62,6 +69,10 @@ Examples:
         act = options["act"]
         if act == "list":
             self._list()
+        elif act == "retire":
+            self._retire(options)
+        elif act == "verify":
+            self._verify()
         elif act == "public":
             for one in push_profiles.public():
                 self.stdout.write(f"{one.name}  meters {one.wish.title_prefix.hex()}  {one.source}")
@@ -74,7 +85,7 @@ Examples:
 
     def _work_on(self, options: dict[str, Any]) -> None:
         """Tell what stands where in a sample, or what comes out of it; and register the definition."""
-        sample, title = push_profiles.opened(_sample(options["sample"]))
+        sample, title = push_profiles.opened(_sample(options["sample"]), chain.command_actor())
         if options["act"] == "check" and options["definition"] is None:
             self.stdout.write("\n".join(push_profiles.describe(sample)))
             return
@@ -99,6 +110,20 @@ Examples:
             wish = wish._replace(title_prefix=_octets(prefix, "--for"))
         profile = push_profiles.add(wish, chain.command_actor())
         self.stdout.write(f"Registered {profile}, for meters whose titles begin with {wish.title_prefix.hex()}.")
+
+    def _retire(self, options: dict[str, Any]) -> None:
+        if not options["name"]:
+            raise CommandError("Name the profile with --name.")
+        for profile in push_profiles.retire(options["name"], options["of_version"], chain.command_actor()):
+            self.stdout.write(f"Retired {profile}.")
+
+    def _verify(self) -> None:
+        found = push_profiles.verify()
+        for profile, wrong in found:
+            self.stdout.write(f"{profile}  {wrong or 'reads its sample'}")
+        wrong_ones = sum(bool(wrong) for _, wrong in found)
+        if wrong_ones:
+            raise CommandError(f"{wrong_ones} of {len(found)} profiles in use do not read their samples.")
 
     def _list(self) -> None:
         for profile in PushProfile.objects.order_by("name", "version"):

@@ -4,6 +4,9 @@ import re
 from datetime import datetime
 from typing import NamedTuple
 
+from keyvault.schemes.dlms.crc import crc_arc
+
+_CHARACTER = re.compile(rb"[0-9A-Za-z]")
 _LINE = re.compile(rb"(\d{1,3}-\d{1,3}:\d{1,3}\.\d{1,3}\.\d{1,3})\(([^()]{0,120})\)((?:\([^()]{0,120}\))*)")
 _NUMBER = re.compile(r"(-?\d{1,12})(?:\.(\d{1,6}))?\*([A-Za-z0-9]{1,8})")
 _TIME = re.compile(r"(\d{2})(\d{2})(\d{2})(\d{2})(\d{2})(\d{2})([SW])")
@@ -39,6 +42,33 @@ def skeleton_of(telegram: bytes) -> str:
         number = _NUMBER.fullmatch(said)
         told.append(f"{obis}({number[3]})" if number else f"{obis}(time)" if _TIME.fullmatch(said) else f"{obis}(text)")
     return f"p1 {' '.join(told)}"
+
+
+def blanked(telegram: bytes, system_title: bytes) -> bytes:
+    """A telegram with zeros for numbers and for the characters of texts, and the checksum of that; times stay.
+
+    So does the meter's title, in hexadecimal.
+    """
+    lines = [_blanked(line, system_title) for line in telegram[: telegram.rindex(b"!")].split(b"\n")]
+    body = b"\n".join(lines) + b"!"
+    end = telegram.rindex(b"!") + 1
+    return body + f"{crc_arc(body):04X}".encode() + telegram[end + 4 :]
+
+
+def _blanked(line: bytes, system_title: bytes) -> bytes:
+    match = _LINE.fullmatch(line.rstrip(b"\r"))
+    if match is None:
+        return line if line.startswith(b"/") else _CHARACTER.sub(b"0", line)
+    said = match[2].decode("ascii", "replace")
+    number = _NUMBER.fullmatch(said)
+    if number is not None:
+        zeros = re.sub(r"\d", "0", said[: said.index("*")]).replace("-", "0")
+        first = zeros.encode() + match[2][match[2].index(b"*") :]
+    elif _TIME.fullmatch(said) or match[2].lower() == system_title.hex().encode():
+        first = match[2]
+    else:
+        first = _CHARACTER.sub(b"0", match[2])
+    return match[1] + b"(" + first + b")" + _CHARACTER.sub(b"0", match[3]) + line[match.end() :]
 
 
 def number_of(said: str) -> tuple[int, int, int] | None:

@@ -72,6 +72,15 @@ def is_pushlist(body: Item) -> bool:
     return len(first) >= 4 and first[0].tag == UINT16 and first[0].value == _PUSH_SETUP
 
 
+def pushlist_leaves(body: Item) -> int:
+    """How many items that hold no others the list has that a pushlist begins with."""
+    return _leaves(children(body)[0])
+
+
+def _leaves(item: Item) -> int:
+    return sum(map(_leaves, item.value)) if isinstance(item.value, list) else 1
+
+
 def skeleton_of(notification: DataNotification | EventNotification) -> str:
     """The skeleton of a notification, as text."""
     head = notification.date_time_head.hex()

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meters.readings import push_profiles
+from meters.readings.push.blanking import blanked
 from meters.readings.push.definition import UNITS, ProfileError, parse_definition
 from meters.readings.push.profiles import (
     ContentError,
@@ -218,3 +220,29 @@ def test_no_notification_does_harm(plaintext: bytes) -> None:
 @settings(max_examples=30_000, deadline=None)
 def test_no_notification_does_harm_at_length(plaintext: bytes) -> None:
     _read_within_bounds(plaintext)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_blanked_notification_says_the_same_registers_and_no_number(name: str) -> None:
+    said, plaintext = READ[name]
+    definition = parse_definition(definition_for(name, said))
+    notification = parse_notification(plaintext)
+    blank = blanked(plaintext, notification, TITLE)
+    again = parse_notification(blank)
+    assert again.skeleton == notification.skeleton
+    assert len(blank) == len(plaintext)
+    before, after = (read(one, definition, TITLE) for one in (notification, again))
+    assert after == [one._replace(raw=0) for one in before]
+
+
+def test_no_number_of_a_household_stays_in_a_blanked_sample() -> None:
+    """Not even those that no column reads, nor a serial number."""
+    body = bytes.fromhex("0f000000010002030600bc614e0910" + 16 * "37" + "090c" + 12 * "31")
+    blank = blanked(body, parse_notification(body), TITLE)
+    assert blank == bytes.fromhex("0f0000000100020306000000000910" + 16 * "00" + "090c" + 12 * "00")
+
+
+def test_samples_of_public_profiles_can_be_blanked() -> None:
+    for one in push_profiles.public():
+        checked = push_profiles.check(one.wish.definition, one.wish.sample, one.wish.sample_title)
+        assert checked.blanked != one.wish.sample
