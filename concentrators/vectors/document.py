@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from concentrators.vectors import commands, frames, others, payloads
+from concentrators.vectors import commands, frames, masked, others, payloads, signed, states
 from concentrators.vectors.material import Vectors, written
 
 FORM = 1  # goes up when a field changes its meaning
@@ -12,6 +12,9 @@ MAKERS: tuple[Callable[[], Vectors], ...] = (
     others.make_device_keys,
     frames.make,
     payloads.make,
+    states.make,
+    signed.make,
+    masked.make,
     others.make_hop,
     others.make_enrolment,
     commands.make,

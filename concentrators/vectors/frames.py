@@ -49,6 +49,24 @@ def frame(identity: str, octets: bytes, verdict: str = "accepted", /, **more: An
     } | more
 
 
+def sealed_in(envelope: str, counter: int, payload: bytes, alg: int) -> tuple[bytes, Vector]:
+    """A payload in a frame of an envelope, and what its vector says of that beside the payload."""
+    more: Vector = {"alg": alg, "counter": counter}
+    if envelope == "session":
+        sealer = SessionSealer(DEVICE_KEY, TITLE, 1, alg, CONTEXTS[0])
+        return sealer.seal_as(counter, payload), more | {"context": CONTEXTS[0]}
+    if envelope == "mac":
+        return MacCipher(DEVICE_KEY, TITLE, 1, alg).seal(make_kid(TITLE, 1), counter, payload), more
+    if envelope == "sealed":
+        private = X25519PrivateKey.from_private_bytes(HEAD_END_PRIVATE)
+        public = private.public_key().public_bytes_raw()
+        ephemeral = X25519PrivateKey.from_private_bytes(_EPHEMERAL)
+        octets = SealedSealer(DEVICE_KEY, TITLE, 1, public).seal(counter, payload, ephemeral)
+        head_end = {"head_end_private": HEAD_END_PRIVATE, "head_end_public": public}
+        return octets, more | head_end | {"ephemeral_private": _EPHEMERAL}
+    return ccm(counter, payload, alg=alg), more
+
+
 def make() -> Vectors:
     """All vectors of frames."""
     yield from _ccm()

@@ -29,10 +29,10 @@ from keyvault.schemes.hop import hop_cipher
 from keyvault.schemes.hop_tag import HopTagKey
 from meters.readings.obis import LOAD_PROFILE
 
-_AUTHORITY = Ed25519PrivateKey.from_private_bytes(bytes(range(0xA0, 0xC0)))
-_AUTHORITY_KID, _ISSUER, _AUDIENCE = b"authority-1", "ami-headend test authority", "hes-1"
+AUTHORITY = Ed25519PrivateKey.from_private_bytes(bytes(range(0xA0, 0xC0)))
+AUTHORITY_KID, ISSUER, _AUDIENCE = b"authority-1", "ami-headend test authority", "hes-1"
 _CTI = bytes(range(0xC0, 0xC8))
-_EXPIRES_S = 1_798_761_600
+EXPIRES_S = 1_798_761_600
 _KID = make_kid(TITLE, 1)
 
 
@@ -112,28 +112,39 @@ def make_enrolment() -> Vectors:
     changed = usual[:-1] + bytes((usual[-1] ^ 1,))
     yield _enrolment("enrolment/changed-signature", changed)
     yield _enrolment("enrolment/bound-to-another-certificate", usual, "tag_invalid", bound_to=changed)
+    revocation = certificates.revoke(AUTHORITY, AUTHORITY_KID, _CTI, TIME_S + 60)
+    yield _enrolment("enrolment/revoked", usual, "certificate_revoked") | {"revocation": revocation}
+    frames = {"before": [_enrolment("", usual, "")["frame"]]}
+    yield _enrolment("enrolment/the-same-frame-again", usual, "duplicate") | frames
+    yield _enrolment("enrolment/the-next-frame", usual, "accepted", counter=1) | frames
+    another = _certificate(cti=_CTI[::-1], issued_s=TIME_S + 60)
+    yield _enrolment("enrolment/another-certificate", another, "already_enrolled", counter=1) | frames
 
 
-def _certificate(authority: Ed25519PrivateKey = _AUTHORITY, **other: object) -> bytes:
+def _certificate(authority: Ed25519PrivateKey = AUTHORITY, **other: object) -> bytes:
     fields: dict[str, object] = {
-        "kid": _AUTHORITY_KID,
-        "issuer": _ISSUER,
+        "kid": AUTHORITY_KID,
+        "issuer": ISSUER,
         "system_title": TITLE,
         "audience": _AUDIENCE,
         "public": public_of(METER_PRIVATE),
         "cti": _CTI,
         "issued_s": TIME_S,
-        "expires_s": _EXPIRES_S,
+        "expires_s": EXPIRES_S,
     }
     return certificates.issue(authority, **fields | other)  # type: ignore[arg-type]
 
 
 def _enrolment(
-    identity: str, certificate: bytes, verdict: str = "certificate_invalid", bound_to: bytes | None = None
+    identity: str,
+    certificate: bytes,
+    verdict: str = "certificate_invalid",
+    bound_to: bytes | None = None,
+    counter: int = 0,
 ) -> dict[str, object]:
     key = _agreed(1)
     cipher = DirectionCipher(uplink_key(key, TITLE, 1, 10), 10)
-    octets = seal_enrolment(cipher, _KID, 0, PAYLOAD, bound_to or certificate)
+    octets = seal_enrolment(cipher, _KID, counter, PAYLOAD, bound_to or certificate)
     if bound_to:
         octets = octets.replace(bound_to, certificate)
     return {
@@ -144,10 +155,10 @@ def _enrolment(
         "device_key": key,
         "meter_private": METER_PRIVATE,
         "head_end_private": HEAD_END_PRIVATE,
-        "authority": {"kid": _AUTHORITY_KID, "issuer": _ISSUER, "public": _AUTHORITY.public_key().public_bytes_raw()},
+        "authority": {"kid": AUTHORITY_KID, "issuer": ISSUER, "public": AUTHORITY.public_key().public_bytes_raw()},
         "audience": _AUDIENCE,
         "certificate": certificate,
-        "counter": 0,
+        "counter": counter,
         "payload": PAYLOAD,
         "frame": octets,
         "received_at": RECEIVED_S,

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.conf import settings
 from django.core.management import call_command
 from django.db import transaction
+from django.test import override_settings
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.ingest import reception, verification
@@ -24,14 +25,17 @@ from concentrators.vectors import material
 from keyvault.cose.kdf import derived_device_key, downlink_key, uplink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import MalformedError, parse_frame
-from keyvault.device_keys import agreement_keys, provisioning
+from keyvault.coupons import identities
+from keyvault.device_keys import agreement_keys, key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
+from keyvault.models import DeviceKey
 from keyvault.schemes.agreed import agree, agreed_device_key, public_of
 from keyvault.schemes.hop import hop_cipher
 from keyvault.schemes.hop_tag import HopTagKey, parse_tagged
 from keyvault.schemes.table import needs_agreement_key
+from meters.models import MeterStatus
 from tests.concentrators.enrolling import OFFICER
 from tests.concentrators.fleet import outcome, post
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -50,6 +54,7 @@ def of_kind(*kinds: str) -> list[dict[str, Any]]:
 def _octets(value: Any) -> Any:
     if isinstance(value, dict):
         words = {"id", "kind", "scheme", "verdict", "says", "source", "issuer", "audience", "content_encoding"}
+        words |= {"key_state", "meter_status"}
         return {name: one if name in words else _octets(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_octets(one) for one in value]
@@ -68,7 +73,9 @@ def test_every_verdict_is_one_of_the_product() -> None:
         *("accepted", "duplicate", "malformed", "unknown_device", "unknown_epoch", "algorithm_mismatch", "tag_invalid"),
         *("counter_reused", "payload_invalid", "unknown_register", "registry_mismatch", "implausible"),
         *("identity_mismatch", "clock_skew", "too_old", "reading_conflict"),
-        *("certificate_invalid", "certificate_expired"),
+        *("certificate_invalid", "certificate_expired", "certificate_revoked", "already_enrolled"),
+        *("key_retired", "device_suspended", "counter_too_old", "session_closed", "replayed"),
+        *("coupon_unknown", "signature_invalid", "coupon_reused"),
     }
 
 
@@ -112,14 +119,22 @@ def test_what_the_head_end_says_of_frames() -> None:
     wrong = {}
     for one in of_kind("frame"):
         with _forgotten(), _provisioned(one):
-            received_at = datetime.fromtimestamp(one["received_at"], UTC)
-            for before in one.get("before", ()):
-                earlier = datetime.fromtimestamp(one.get("before_received_at", one["received_at"]), UTC)
-                assert _verdict(other, before, earlier) == "accepted", one["id"]
-            verdict = _verdict(concentrator, one["frame"], received_at)
+            _heard_before(other, one)
+            verdict = _verdict(concentrator, one["frame"], datetime.fromtimestamp(one["received_at"], UTC))
         if verdict != one["verdict"]:
             wrong[one["id"]] = verdict, one["verdict"]
     assert wrong == {}
+
+
+def _heard_before(concentrator: Concentrator, one: dict[str, Any]) -> None:
+    """The head-end accepts the frames that come before that of a vector, in an uplink of their own."""
+    frames = one.get("before", ())
+    if frames:
+        received_at = datetime.fromtimestamp(one.get("before_received_at", one["received_at"]), UTC)
+        uplink = post(concentrator, frames, received_at)
+        verification.verify(uplink.pk, Worker())
+        uplink.refresh_from_db()
+        assert outcome(uplink) == {"accepted": len(frames)}, one["id"]
 
 
 def _verdict(concentrator: Concentrator, octets: bytes, received_at: datetime) -> str:
@@ -146,6 +161,7 @@ def _provisioned(one: dict[str, Any]) -> Iterator[None]:
         system_title=one["system_title"],
         commissioned_at=commissioned_at,
         interval_minutes=one.get("interval_minutes", 30),
+        status=one.get("meter_status", MeterStatus.COMMISSIONED),
     )
     version = None
     if needs_agreement_key(one["scheme"]):
@@ -153,7 +169,24 @@ def _provisioned(one: dict[str, Any]) -> Iterator[None]:
             version = agreement_keys.init("hes-1", OFFICER).pk
     key = NewKey(one["system_title"], one["epoch"], one["device_key"], one["alg"], one["scheme"], version)
     provisioning.provision_stored([key])
-    yield
+    _reach_state(one)
+    kept = {"gap_runs": "COUNTER_GAP_RUNS", "sessions_kept": "SESSIONS_KEPT"}
+    with override_settings(**{setting: one[name] for name, setting in kept.items() if name in one}):
+        yield
+
+
+def _reach_state(one: dict[str, Any]) -> None:
+    """The meter's key has the state, and its identity the certificate, that a vector names."""
+    if "key_state" in one:
+        key_rows.set_key_state([DeviceKey.objects.get(system_title=one["system_title"]).pk], one["key_state"])
+    if "identity_certificate" in one:
+        at = datetime.fromtimestamp(one["received_at"], UTC)
+        _pin(one["authority"], at)
+        identities.register([one["identity_certificate"]], OFFICER, at)
+
+
+def _pin(authority: dict[str, Any], at: datetime) -> None:
+    authorities.pin(PublicAuthority(authority["kid"], authority["issuer"], authority["public"]), OFFICER, at)
 
 
 @contextmanager
@@ -167,17 +200,19 @@ def _head_end_key(private: bytes) -> Iterator[None]:
 
 @pytest.mark.django_db
 def test_what_the_head_end_says_of_enrolments() -> None:
-    concentrator = ConcentratorFactory.create()
+    concentrator, other = ConcentratorFactory.create_batch(2)
     wrong = {}
     for one in of_kind("enrolment"):
         at = datetime.fromtimestamp(one["received_at"], UTC)
         with _forgotten():
             with _head_end_key(one["head_end_private"]):
                 agreement_keys.init(one["audience"], OFFICER)
-            authority = one["authority"]
-            authorities.pin(PublicAuthority(authority["kid"], authority["issuer"], authority["public"]), OFFICER, at)
+            _pin(one["authority"], at)
             MeterFactory.create(system_title=one["system_title"], commissioned_at=at)
             authorities.allow([one["system_title"]], OFFICER, at)
+            if "revocation" in one:
+                authorities.revoke(one["revocation"], OFFICER, at)
+            _heard_before(other, one)
             verdict = _verdict(concentrator, one["frame"], at)
         if verdict != one["verdict"]:
             wrong[one["id"]] = verdict, one["verdict"]
