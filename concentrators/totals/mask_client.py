@@ -1,13 +1,20 @@
-"""Requests to mask authorities over HTTP, and their signed answers."""
+"""Requests to mask authorities over HTTP, and their signed answers.
 
-from datetime import timedelta
+An authority is somebody else: whatever it answers, and however slowly, costs the others nothing.
+"""
+
+import http.client
+import json
 
 import httpx
 
+from ami_headend.core.text import one_line
+from ami_headend.core.timed_exchange import exchange
 from keyvault.masking.messages import MOST
 
+EXCHANGE_S = 15.0  # for a whole exchange, whatever the authority does
 _PATH = "/v1/requests"
-_TIMEOUT_S = 15.0
+_HEADERS = {"Content-Type": "application/cose", "User-Agent": "ami-headend", "Connection": "close"}
 _ANSWER_MAX = 8 * MOST + 4096
 # What is refused for good: the authority has answered for those meters in another set, or forgot whether it has.
 FOR_GOOD = frozenset({"other_set", "before_state", "too_few"})
@@ -21,45 +28,50 @@ class NoAnswerError(Exception):
         self.code = code
 
 
-class MaskClient:
-    """Posts signed requests; a context manager that keeps connections open as long as it lives."""
-
-    def __init__(self, timeout: timedelta = timedelta(seconds=_TIMEOUT_S)) -> None:
-        self._client = httpx.Client(timeout=timeout.total_seconds(), follow_redirects=False, trust_env=False)
-
-    def __enter__(self) -> "MaskClient":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-
-    def post(self, url: str, octets: bytes) -> bytes:
-        """Post a request and return the answer (octets); NoAnswerError if there is none."""
-        try:
-            content = {"Content-Type": "application/cose"}
-            with self._client.stream("POST", url.rstrip("/") + _PATH, content=octets, headers=content) as answer:
-                body = b""
-                for part in answer.iter_bytes():
-                    body += part
-                    if len(body) > _ANSWER_MAX:
-                        raise NoAnswerError("malformed_answer", "the answer is too long")
-        except httpx.HTTPError as error:
-            raise NoAnswerError("", f"it cannot be reached: {type(error).__name__}: {error}"[:250]) from None
-        except httpx.InvalidURL as error:
-            raise NoAnswerError("", f"its address is wrong: {error}"[:250]) from None
-        if answer.status_code == httpx.codes.OK:
-            return body
-        raise _refused(answer, body)
-
-
-def _refused(answer: httpx.Response, body: bytes) -> NoAnswerError:
-    """Return why an authority refuses, from its problem details (RFC 9457)."""
-    answer._content = body  # noqa: SLF001 - read as a stream
+def post(url: str, octets: bytes) -> bytes:
+    """Post a request and return the answer (octets); NoAnswerError if there is none."""
     try:
-        said = answer.json()
-        code, detail = str(said["code"])[:40], str(said["detail"])[:200]
-    except (ValueError, KeyError, TypeError):
-        return NoAnswerError("", f"it answered {answer.status_code}")
-    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return NoAnswerError("", f"it answered {answer.status_code}: {detail}")
+        status, body = _exchange(httpx.URL(url), octets)
+    except httpx.InvalidURL as error:
+        raise NoAnswerError("", one_line(f"its address is wrong: {error}")[:250]) from None
+    except (http.client.HTTPException, OSError) as error:
+        detail = f"it cannot be reached: {type(error).__name__}: {error}"
+        raise NoAnswerError("", one_line(detail)[:250]) from None
+    if len(body) > _ANSWER_MAX:
+        raise NoAnswerError("malformed_answer", "the answer is too long")
+    if status == http.client.OK:
+        return body
+    raise _refused(status, body)
+
+
+def _exchange(url: httpx.URL, content: bytes) -> tuple[int, bytes]:
+    """Return the status of the answer, and its body up to one octet more than it may have."""
+    is_tls = url.scheme == "https"
+    port = url.port or (443 if is_tls else 80)
+    with exchange(EXCHANGE_S) as this:
+        connected = this.connect(this.look_up(url.host, port), port)
+        with connected:
+            if is_tls:
+                connected = httpx.create_ssl_context(trust_env=False).wrap_socket(connected, server_hostname=url.host)
+            connection = http.client.HTTPConnection(url.host, port)
+            connection.sock = connected
+            try:
+                connection.request("POST", _PATH, content, {"Host": url.netloc.decode(), **_HEADERS})
+                with connection.getresponse() as answer:
+                    body = answer.read(_ANSWER_MAX + 1)
+                this.left_s()  # what the deadline cut off looks complete
+                return answer.status, body
+            finally:
+                connection.close()
+
+
+def _refused(status: int, body: bytes) -> NoAnswerError:
+    """Return why an authority refuses, from its problem details (RFC 9457)."""
+    try:
+        said = json.loads(body)
+        code, detail = one_line(str(said["code"]))[:40], one_line(str(said["detail"]))[:200]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return NoAnswerError("", f"it answered {status}")
+    if status >= http.client.INTERNAL_SERVER_ERROR:
+        return NoAnswerError("", f"it answered {status}: {detail}")
     return NoAnswerError(code, detail)

@@ -18,8 +18,8 @@ from django.db.models.functions import Coalesce
 
 from ami_headend.core.sql import execute, int_array, select
 from concentrators.models.masked import MaskQuestion
-from concentrators.totals import masked_sets
-from concentrators.totals.mask_client import FOR_GOOD, MaskClient, NoAnswerError
+from concentrators.totals import mask_client, masked_sets
+from concentrators.totals.mask_client import FOR_GOOD, NoAnswerError
 from concentrators.totals.masked_sets import OpenQuestion
 from keyvault.masking import messages, pinned
 from keyvault.masking.messages import MOST, MessageError
@@ -55,24 +55,23 @@ def collect(now: datetime, settle: timedelta | None = None) -> Collected:
     authorities = [one for some in groups.values() for one in some]
     requester = pinned.requester(now)
     formed = answers = failed = 0
-    with MaskClient() as client:
-        for authority in authorities:
-            failed += not _learn_meters(authority, requester, client, now)
-        while made := masked_sets.form(groups, settle, now):
-            formed += made
-        for authority in authorities:
-            came, missed = _ask(authority, requester, client, now)
-            answers, failed = answers + came, failed + missed
+    for authority in authorities:
+        failed += not _learn_meters(authority, requester, now)
+    while made := masked_sets.form(groups, settle, now):
+        formed += made
+    for authority in authorities:
+        came, missed = _ask(authority, requester, now)
+        answers, failed = answers + came, failed + missed
     return Collected(formed, answers, masked_sets.close(now), failed)
 
 
-def _learn_meters(authority: PinnedMaskAuthority, requester: Requester, client: MaskClient, now: datetime) -> bool:
+def _learn_meters(authority: PinnedMaskAuthority, requester: Requester, now: datetime) -> bool:
     """Ask an authority which of the meters with waiting values it has accepted; False if it did not answer."""
     for rows in _unknown_meters(authority, now):
         titles = tuple(title for title, _ in rows)
         request = requester.ask_meters(authority.public, titles, int(time.time()))
         try:
-            taken = set(messages.open_meters(client.post(authority.url, request), authority.public))
+            taken = set(messages.open_meters(mask_client.post(authority.url, request), authority.public))
         except (NoAnswerError, MessageError) as error:
             logger.warning("mask authority %s does not say which meters it has taken: %s", authority.name, error)
             return False
@@ -111,7 +110,7 @@ def _unknown_meters(authority: PinnedMaskAuthority, now: datetime) -> Iterator[S
         after = found[-1][0]
 
 
-def _ask(authority: PinnedMaskAuthority, requester: Requester, client: MaskClient, now: datetime) -> tuple[int, int]:
+def _ask(authority: PinnedMaskAuthority, requester: Requester, now: datetime) -> tuple[int, int]:
     """Ask one authority all questions that are due; return how many were answered, and how many were not.
 
     If it cannot be reached, the remaining questions are not tried: they are due again later.
@@ -120,7 +119,7 @@ def _ask(authority: PinnedMaskAuthority, requester: Requester, client: MaskClien
     questions = masked_sets.open_questions([authority.id], now, _AT_A_TIME)
     for number, question in enumerate(questions):
         try:
-            octets, mask_sum = _answer(authority, requester, client, question)
+            octets, mask_sum = _answer(authority, requester, question)
         except NoAnswerError as error:
             left = [one.id for one in (questions[number:] if not error.code else [question])]
             _note_failure(left, authority, error, now)
@@ -132,11 +131,9 @@ def _ask(authority: PinnedMaskAuthority, requester: Requester, client: MaskClien
     return answers, len(questions) - answers
 
 
-def _answer(
-    authority: PinnedMaskAuthority, requester: Requester, client: MaskClient, question: OpenQuestion
-) -> tuple[bytes, int]:
+def _answer(authority: PinnedMaskAuthority, requester: Requester, question: OpenQuestion) -> tuple[bytes, int]:
     request = requester.ask_sum(authority.public, question.cell, question.titles, int(time.time()))
-    octets = client.post(authority.url, request)
+    octets = mask_client.post(authority.url, request)
     try:
         return octets, messages.open_sum(octets, authority.public, question.cell, question.titles)
     except MessageError as error:

@@ -84,7 +84,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made = Site(tmp_path)
     public = Masking.pair.public_key().public_bytes_raw()
     monkeypatch.setattr(State, "publics", lambda self, titles: dict.fromkeys(_taken(self, titles), public))
-    monkeypatch.setattr(mask_client.MaskClient, "post", lambda _, url, octets: made.post(url, octets))
+    monkeypatch.setattr(mask_client, "post", made.post)
     yield made
     for state in made.states.values():
         state.close()
