@@ -43,11 +43,10 @@ from keyvault.colours import KEY_COLOURS
 from keyvault.coupons import inventory as coupons
 from keyvault.coupons.inventory import CouponsStanding
 from keyvault.device_keys import last_heard, schemes_in_use
-from keyvault.device_keys.commandable import masking
 from keyvault.enrolment import inventory as enrolment
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
-from keyvault.schemes.table import SCHEMES, algorithm_name, scheme_numbered
+from keyvault.schemes.table import MASKED, SCHEMES, algorithm_name, scheme_numbered
 from meters.contents.signed import SIGNED
 from meters.models import Installation, Meter, MeterEvent, MeterStatus
 from meters.readings import export as files
@@ -120,7 +119,7 @@ class MeterPage(_OfMeter):
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
             "protection": _protection(scheme),
             "coupons": _coupons(meter, scheme),
-            "masks": bool(masking([bytes(meter.system_title)])),
+            "masks": _content(scheme) == MASKED,
             "enrolment": enrolment.of_device(bytes(meter.system_title)),
             "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
             "events": _events(meter) if can("meters.view_meterevent") else None,
@@ -298,8 +297,13 @@ def _protection(scheme: str | None) -> str:
 
 def _coupons(meter: Meter, scheme: str | None) -> CouponsStanding | None:
     """Return how the coupons of a meter stand; None where its readings are not signed."""
+    return coupons.standing(bytes(meter.system_title)) if _content(scheme) == SIGNED.name else None
+
+
+def _content(scheme: str | None) -> str | None:
+    """Return the content of readings under a key of that scheme."""
     line = SCHEMES.get(scheme) if scheme else None
-    return coupons.standing(bytes(meter.system_title)) if line and line.content == SIGNED.name else None
+    return line.content if line else None
 
 
 def _keys(meter: Meter, now: datetime) -> HtmlTable:
