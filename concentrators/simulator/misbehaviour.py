@@ -19,6 +19,8 @@ from concentrators.simulator.scheme_misbehaviour import SchemeMischief, Wrong
 from concentrators.simulator.sent import DUPLICATE, Genuine, other_values
 from concentrators.simulator.spool import Outgoing
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, HMAC_256_256
+from keyvault.cose.structures import MalformedError, MismatchError
+from keyvault.schemes.table import parse_frame
 from meters.readings.obis import LOAD_PROFILE
 from meters.readings.senml import BT, BVER, N, U, V
 
@@ -155,10 +157,14 @@ class Mischief:
         return [self._via_home(genuine, genuine.sender.seal(self._long_ago(genuine)), FailureKind.TOO_OLD)]
 
     def _garbage(self, genuine: Genuine) -> Wrong:
-        octets = genuine.frame.octets
-        cut = self._rng.randrange(1, len(octets))
-        junk = self._rng.choice([self._rng.randbytes(cut), octets[:cut], octets + b"\x00", octets[cut:]])
+        junk = self._junk(genuine.frame.octets)
+        while not _is_malformed(junk):
+            junk = self._junk(genuine.frame.octets)
         return [self._via_home(genuine, junk, FailureKind.MALFORMED)]
+
+    def _junk(self, octets: bytes) -> bytes:
+        cut = self._rng.randrange(1, len(octets))
+        return self._rng.choice([self._rng.randbytes(cut), octets[:cut], octets + b"\x00", octets[cut:]])
 
     def _reorder(self, genuine: Genuine) -> Wrong:
         self._hold(genuine, self._rng.randint(1, 20) * genuine.interval_minutes * 60)
@@ -246,6 +252,15 @@ def _pack(
 def _plainly(genuine: Genuine, kind: FailureKind) -> FailureKind:
     """The verdict of a plain value of a register: of a meter that masks it is another."""
     return FailureKind.ALGORITHM_MISMATCH if does_mask(genuine.sender.key.scheme) else kind
+
+
+def _is_malformed(octets: bytes) -> bool:
+    """Whether they are no frame at all; chance also makes some that are protected as no key could be."""
+    try:
+        parse_frame(octets)
+    except MalformedError as error:
+        return not isinstance(error, MismatchError)
+    return False
 
 
 # Schemes and algorithms that frames show: what is said under a kid that has another, or by strangers.
