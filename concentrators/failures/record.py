@@ -28,8 +28,8 @@ def record(failures: Sequence[Failure], uplink_id: int, concentrator_id: int, re
 
     Octets that were rejected for the same reason before, and whose evidence is stored, are a copy and no new failure.
     At most FAILURE_ROWS_PER_HOUR rows per concentrator, kind and hour are stored. Beyond that only the tally counts. If
-    the counter of a frame was taken, its digest is stored (with a fourth query). Triggers count the stored ones, without copies, by
-    meter and kind (FailureGroup): those rows are locked last, in the order of their key.
+    the counter of a frame was taken, its digest is stored (with a fourth query). Triggers count stored failures without
+    copies, by meter and kind (FailureGroup); those rows are locked last, in the order of their key.
     """
     copies = _copies(failures)
     room = _count(Counter(failure.kind for failure in failures), concentrator_id, received_at)

@@ -1,4 +1,4 @@
-"""The mask authorities of a run: processes of their own, as other owners would run them. No Django."""
+"""The mask authorities of a run: separate processes, as other owners would run them. No Django."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ _STATE = "state.sqlite3"
 
 
 class MaskAuthorityFailedError(Exception):
-    """A mask authority of the run does not do what it must; the message is what it said."""
+    """A mask authority of the run failed; the message is its output."""
 
 
 class MadeAuthority(NamedTuple):
-    """A mask authority as a run keeps it: its folder, address, and public keys in hexadecimal."""
+    """A mask authority of a run: its folder, address, and public keys in hexadecimal."""
 
     folder: str
     url: str
@@ -38,9 +38,9 @@ class MadeAuthority(NamedTuple):
 def make(
     folder: Path, certifier: tuple[str, bytes], requester: bytes, certificates: Sequence[bytes], start_s: int
 ) -> list[MadeAuthority]:
-    """Make the authorities of a run, which take its meters by their certificates and answer from its start on.
+    """Make the authorities of a run. They accept its meters by certificate, and answer for times from its start on.
 
-    ``certifier`` is the kid, and issuer, and the Ed25519 public key (32 octets) of who signed those.
+    ``certifier`` is kid (and issuer) and Ed25519 public key (32 octets) of the authority that signed the certificates.
     """
     at = folder / "certificates"
     at.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def make(
 
 
 class RunningAuthorities:
-    """The authorities of a run at work: each can be stopped, started again, and restored."""
+    """The running authorities of a run: each can be stopped, started again, and restored."""
 
     def __init__(self, authorities: Sequence[MadeAuthority]) -> None:
         self.all = authorities
@@ -96,7 +96,7 @@ class RunningAuthorities:
         raise MaskAuthorityFailedError(f"{one.folder} does not answer: {said.decode(errors='replace').strip()[-400:]}")
 
     def stop(self, number: int) -> None:
-        """End an authority in good order."""
+        """Stop an authority cleanly."""
         process = self._processes.pop(number, None)
         if process is None:
             return
@@ -107,9 +107,9 @@ class RunningAuthorities:
                 pipe.close()
 
     def restore(self, number: int) -> str:
-        """Put an authority back to the state in which it had answered nothing; what it says when it is started so.
+        """Restore an authority to the state before its first answer; return its output when it is started then.
 
-        It must not serve. Then somebody says that it was restored, and it serves again.
+        It must not serve. Then it is told that it was restored, and serves again.
         """
         self.stop(number)
         own = Path(self.all[number].folder)
@@ -125,7 +125,7 @@ class RunningAuthorities:
 
 @contextmanager
 def running(authorities: Sequence[MadeAuthority]) -> Iterator[RunningAuthorities]:
-    """All authorities of a run at work, as long as the block runs."""
+    """Run all authorities of a run for the time of the block."""
     those = RunningAuthorities(authorities)
     try:
         for number in range(len(authorities)):
@@ -141,7 +141,7 @@ def _words(*words: object) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of the head-end's: no address of a database, no secret."""
+    """Return an environment without anything of the head-end: no database address, no secret."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "COVERAGE_PROCESS_START") if name in os.environ}
 
 

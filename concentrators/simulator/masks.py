@@ -1,4 +1,4 @@
-"""What a simulated meter hides its values with, and what becomes of a payload under it. No Django."""
+"""How a simulated meter masks its values and payloads. No Django."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _SUFFIX = " + masked"
 
 
 def does_mask(scheme: str) -> bool:
-    """Whether meters of a scheme mask what they measure."""
+    """Whether meters of a scheme mask their values."""
     return scheme.endswith(_SUFFIX)
 
 
@@ -35,9 +35,9 @@ class Masks:
         return masked(steps, self._keys, self._title, Cell(LOAD_PROFILE, start_s, self._minutes))
 
     def payload(self, plain: bytes) -> bytes:
-        """The pack that says the values of the load profile in a plain one masked, and nothing else of it.
+        """Return a pack with only the load profile values of a plain pack, masked.
 
-        What is no such pack is as it was: the firmware of these meters is made to misbehave.
+        Anything else is returned unchanged, because these meters misbehave on purpose.
         """
         records = _records(plain)
         base = {label: field for label, field in records[0].items() if label < 0} if records else {}

@@ -1,4 +1,4 @@
-"""A simulated meter's side of docs/frame.md, section 10: which commands it takes, and what it answers. No Django."""
+"""How a simulated meter follows commands (docs/frame.md section 10): what it accepts and answers. No Django."""
 
 import random
 import struct
@@ -35,7 +35,7 @@ CLOCK_LATE_S = 600  # a set clock may be as old as the newest frame that the hea
 
 
 class Fault(StrEnum):
-    """What can go wrong with a command, by the name that ``--command-faults`` takes."""
+    """What can go wrong with a command, by its name in ``--command-faults``."""
 
     LOSE = "lose"  # the concentrator forgets it, and says nothing
     DELAY = "delay"  # it comes to the meter late
@@ -45,7 +45,7 @@ class Fault(StrEnum):
 
 
 class Faults:
-    """Draws what goes wrong with a command: by the run's seed, the command's number, and how often it came."""
+    """Decides what goes wrong with a command, from the run's seed, the command's number, and how often it arrived."""
 
     def __init__(self, seed: int, rates: dict[str, float]) -> None:
         self._seed = seed
@@ -68,7 +68,7 @@ class AnswerEvent(NamedTuple):
 
 
 class TakenCommand(NamedTuple):
-    """A command that a meter takes, or ``again``: the one before once more."""
+    """A command that a meter accepts; ``again`` if it is the last one repeated."""
 
     fields: list[Any]
     epoch: int
@@ -85,7 +85,7 @@ class TakenCommand(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """The record of the last command under the transfer key, or under the meter's own keys: what became of it."""
+    """The record of the last command under the transfer key, or under the meter's own keys, and its outcome."""
 
     epoch: int
     counter: int
@@ -103,10 +103,10 @@ _NEVER = Taken(0, -1, 0, 0, 0)
 
 
 class Receiver:
-    """Opens the commands of one meter, and remembers the last that it took under each kind of key.
+    """Opens the commands of one meter, and remembers the last one that it accepted under each kind of key.
 
-    The order of writes is that of docs/frame.md: what a command does, then the record of the command with its
-    answer, then the answer. Power lost in between lets the command be done again when it comes again.
+    Writes are in the order of docs/frame.md: the effect of a command, then its record with the answer, then the answer.
+    If power fails in between, the command is executed again when it is repeated.
     """
 
     def __init__(self, system_title: bytes, memory: NonVolatile, keys: Keys, private: bytes = b"") -> None:
@@ -117,11 +117,11 @@ class Receiver:
 
     @property
     def answered_s(self) -> int:
-        """The second of the last answer."""
+        """The time of the last answer (Unix seconds)."""
         return max(self._last(epoch).at_s for epoch in (TRANSFER_EPOCH, FIRST_EPOCH))
 
     def take(self, octets: bytes, epoch: int) -> TakenCommand | None:
-        """The command in a frame for a meter that sends under an epoch; None where it drops it in silence."""
+        """Return the command in a frame for a meter that sends under an epoch; None if the meter drops the frame."""
         if not self._keys.are_for_commands(epoch):
             return None
         try:
@@ -143,7 +143,7 @@ class Receiver:
         return TakenCommand(fields, under, frame.counter, frame.counter == counter)
 
     def does(self, order: TakenCommand) -> bool:
-        """Whether a command is one that the meter knows, under the right key and in the right shape."""
+        """Whether the meter knows a command, and its key and form are right."""
         of_transfer_key = order.epoch == TRANSFER_EPOCH
         shape = tuple(type(one) for one in order.fields)
         if of_transfer_key != (order.kind in _KEY_COMMANDS) or shape not in _SHAPES.get(order.kind, []):
@@ -155,7 +155,7 @@ class Receiver:
         return not of_transfer_key or self.key_in(order) is not None
 
     def key_in(self, order: TakenCommand) -> Key | None:
-        """The key that a key command brings; None where it is for a scheme or algorithm that the meter does not do."""
+        """Return the key in a key command; None if the meter does not support its scheme or algorithm."""
         if order.kind == AGREE_KEY:
             return self._agreed_key(*order.fields[2:])
         _, _, epoch, octets, alg, *more = order.fields
@@ -165,7 +165,7 @@ class Receiver:
         return brought_key(Key(octets, alg, epoch, "", head_end), number)
 
     def _agreed_key(self, epoch: int, alg: int, number: int, head_end: bytes) -> Key | None:
-        """The key of an epoch that follows from the meter's own pair and the head-end's public key."""
+        """Compute the key of an epoch from the meter's own pair and the head-end's public key."""
         if not self._private:
             return None
         own = X25519PrivateKey.from_private_bytes(self._private)
@@ -178,13 +178,13 @@ class Receiver:
         return brought_key(Key(octets, alg, epoch, "", sealed_to), number)
 
     def answer(self, order: TakenCommand, at_s: int, register: str) -> AnswerEvent:
-        """Record what is said to a command that was followed."""
+        """Record the answer to a command that was executed."""
         taken = Taken(order.epoch, order.counter, order.number, _SAID.index(register), at_s)
         self._records[order.epoch == TRANSFER_EPOCH].store(taken.pack())
         return AnswerEvent(register, order.number, at_s)
 
     def answer_again(self, order: TakenCommand) -> AnswerEvent:
-        """What was said to the command that came again."""
+        """Return the recorded answer to a command that is repeated."""
         last = self._last(order.epoch)
         return AnswerEvent(_SAID[last.said], last.number, last.at_s)
 
@@ -194,7 +194,7 @@ class Receiver:
 
 
 def brought_key(key: Key, number: int) -> Key | None:
-    """A key that a command brings, of the scheme with that number; None where the meter does not do what it is for."""
+    """Return the key in a command, of the scheme with that number; None if the meter does not support it."""
     scheme = _scheme_numbered(number)
     if scheme is None or key.alg not in METER_SCHEMES[scheme].algorithms:
         return None
@@ -220,7 +220,7 @@ def _scheme_numbered(number: int) -> str | None:
 
 
 def _names_itself(fields: Any) -> bool:
-    """Whether a plaintext has kind and number: without them there is nothing to answer."""
+    """Whether a plaintext has kind and number; without them the meter cannot answer."""
     return (
         type(fields) is list and len(fields) >= 2 and all(type(one) is int and 0 <= one < 2**63 for one in fields[:2])
     )

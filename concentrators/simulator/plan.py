@@ -1,4 +1,4 @@
-"""What a run of the simulator consists of; everything in it follows from its plan and its load. No Django."""
+"""The plan of a run of the simulator: plan and load determine everything in it. No Django."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +25,7 @@ class Load(Protocol):
     """Where the energy comes from."""
 
     def energy_wh(self, household: int, first_minute: int, count: int, interval_minutes: int) -> list[int | None]:
-        """Wh of ``count`` intervals from ``first_minute`` after the start; None where there is no reading."""
+        """Return Wh of ``count`` intervals from ``first_minute`` after the start; None if there is no reading."""
 
     def has_intervals_of(self, interval_minutes: int) -> bool:
         """Whether there is energy in intervals of that length."""
@@ -58,7 +58,7 @@ class PlannedEvent(NamedTuple):
 
 
 class Ghost(NamedTuple):
-    """A meter that exists for one misbehaviour, by that one's name."""
+    """A meter that exists only for one misbehaviour, and has its name."""
 
     kind: str
     scheme: str
@@ -69,7 +69,7 @@ class Ghost(NamedTuple):
 class Plan:
     """One run. ``end_s`` is None for an endless one; ``moved_at_s`` is when some meters change concentrator.
 
-    The meters of a concentrator take turns in the lengths of ``interval_minutes``; a tick is the
+    The meters of a concentrator get the lengths of ``interval_minutes`` in turn; a tick is the
     shortest of them, and the others are multiples of it. ``source`` says where the energy comes from,
     ``faults`` how often something goes wrong with a command. Every ``derived_every``-th meter (none for 0) has a key
     derived from the run's fleet key, every ``agreed_every``-th agrees on it, every ``enrolled_every``-th, where
@@ -112,12 +112,12 @@ class Plan:
 
     @property
     def ahead_s(self) -> int:
-        """How far ahead (seconds) a clock goes wrong: from any time of the run on, that is years from now."""
+        """How far ahead (seconds) a wrong clock is: at any time of the run, that is years in the future."""
         return _AHEAD_S + (0 if self.end_s is None else self.end_s - self.start_s)
 
     @property
     def ghosts(self) -> list[Ghost]:
-        """The meters that exist for one misbehaviour each: one of every scheme whose frames are for the head-end."""
+        """The meters that exist for one misbehaviour each: one for every scheme whose frames go to the head-end."""
         kinds = [kind for kind in ("suspended", "retired_key", "old_counter") if self.rates.get(kind)]
         schemes = [scheme for scheme in dict.fromkeys(self.schemes) if scheme != "hop"] or ["ccm"]
         # The one with old counters says registers, which those that mask never do, and has no coupon lists among them.
@@ -133,7 +133,7 @@ class Plan:
         return [*range(len(self.meters)), *(ghost.number for ghost in self.ghosts)]
 
     def scheme_of(self, number: int) -> str:
-        """The scheme of a meter's first key: in turn, and each round begins one further."""
+        """The scheme of a meter's first key: schemes take turns, and each round begins with the next one."""
         if number >= len(self.meters):
             return self.ghosts[number - len(self.meters)].scheme
         turn, place = divmod(number, len(self.schemes))
@@ -146,17 +146,17 @@ class Plan:
         return algorithms[number // 2 % 2 if envelope_of(scheme) == "mac" else 0]
 
     def takes_commands(self, number: int) -> bool:
-        """Whether a meter has AES to open commands with, and so a transfer key: of scheme ``mac`` each second one."""
+        """Whether a meter can open commands with AES, and has a transfer key: with ``mac``, every second meter can."""
         return envelope_of(self.scheme_of(number)) != "mac" or number % 2 == 0 or self.source_of(number) == "agreed"
 
     @property
     def hold_keys(self) -> bool:
-        """Whether concentrators hold keys of their own: with meters whose frames they open."""
+        """Whether concentrators hold keys of their own: they do if they open frames of meters."""
         return "hop" in self.schemes
 
     @property
     def tried_with_wrong_certificates(self) -> list[int]:
-        """The numbers of the meters that wrong certificates are tried for: a few of those that enrol."""
+        """The numbers of the meters for which wrong certificates are tried: a few of those that enrol."""
         return self.enrolled[:_TRIED] if self.rates.get("certificates") else []
 
     @property
@@ -185,7 +185,7 @@ class Plan:
 
     @property
     def needs_agreement_key(self) -> bool:
-        """Whether meters agree on keys with the head-end, or seal to its agreement key."""
+        """Whether the run needs the agreement key: meters agree on keys with the head-end, or seal frames to it."""
         return bool(self.agreed_every or self.enrolled_every) or any(
             envelope_of(scheme) == "sealed" for scheme in self.schemes
         )
@@ -202,7 +202,7 @@ class Plan:
 
     @property
     def masked(self) -> list[int]:
-        """The numbers of the registered meters that mask what they measure, ghosts among them."""
+        """The numbers of the registered meters that mask their values, including ghosts."""
         return [number for number in self.numbers if does_mask(self.scheme_of(number))]
 
     @property
@@ -234,7 +234,7 @@ class Plan:
         return 1_000_000 + number * 977
 
     def event_in(self, number: int, interval: PlannedInterval) -> PlannedEvent | None:
-        """The event that the meter reports of an interval, if any: few of them, spread evenly."""
+        """The event that the meter reports for an interval, if any: there are few, evenly spread."""
         mixed = (number * 0x9E3779B1 ^ interval.position * 0x85EBCA6B ^ self.seed * 0xC2B2AE35) & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         draw, choice = (mixed >> 8) % _EVENT_EVERY, mixed & 0xFF
@@ -251,7 +251,7 @@ class Plan:
         first_tick: int = 0,
         register_wh: int | None = None,
     ) -> Iterator[PlannedInterval]:
-        """What a meter measured in intervals that end after ``first_tick`` and by ``end_tick``.
+        """Return the intervals of a meter that end after ``first_tick`` and by ``end_tick``.
 
         From the start on it is the truth to compare with; from elsewhere ``register_wh`` is how the register stood.
         """
@@ -272,13 +272,13 @@ class Plan:
                     register_wh += energy_wh
 
     def measured_until(self, number: int, tick: int, lengths: Lengths = ()) -> int:
-        """When the last interval ended (Unix seconds) that a meter has measured by a tick."""
+        """Return when the last interval ended (Unix seconds) that a meter has measured by a tick."""
         begun, ended, minutes = list(self._stretches(number, lengths, tick))[-1]
         stride = minutes // self.tick_minutes
         return self.start_s + (begun + (ended - begun) // stride * stride) * self.tick_minutes * 60
 
     def _stretches(self, number: int, lengths: Lengths, end_tick: int) -> Iterator[tuple[int, int, int]]:
-        """In which length a meter measures from one tick to another, up to ``end_tick``."""
+        """Yield the interval lengths of a meter, each from one tick to another, up to ``end_tick``."""
         begun, minutes = 0, self.interval_of(number)
         for from_s, following in lengths:
             ended = (from_s - self.start_s) // (self.tick_minutes * 60)
@@ -289,9 +289,9 @@ class Plan:
         yield begun, end_tick, minutes
 
     def flood_readings(self) -> list[tuple[int, int]]:
-        """(time, register) that the ghost sends which opens more sessions than the head-end keeps, one in each."""
+        """(time, register) of the ghost that opens more sessions than the head-end stores, one reading in each."""
         return [(self.start_s + step * _GHOST_STEP_S, step) for step in range(self.sessions + _SESSIONS_MORE)]
 
     def old_counter_readings(self) -> list[tuple[int, int]]:
-        """(time, register) that the ghost with the lost counters sends, to fill the head-end's memory of gaps."""
+        """(time, register) of the ghost that lost its counters; they fill the head-end's memory of gaps."""
         return [(self.start_s + step * _GHOST_STEP_S, step) for step in range(self.gap_runs + 3)]

@@ -1,4 +1,4 @@
-"""The meters of a run at work: stretch by stretch, what they measured goes into the spool as frames. No Django."""
+"""Runs the meters of a plan: their values of each stretch of time go into the spool as frames. No Django."""
 
 import time
 
@@ -25,7 +25,7 @@ _Readings = list[tuple[bytes, int]]  # payloads, with the minutes of their inter
 
 
 class Production:
-    """All meters of a plan, booted from the spool's memories, and how far they have come.
+    """All meters of a plan, started with the memories in the spool, and the time that they have reached.
 
     ``spread`` lets meters report over the interval that follows instead of all at its first second.
     """
@@ -45,13 +45,13 @@ class Production:
 
     @property
     def clock_s(self) -> int:
-        """The simulation's time: where the next stretch begins."""
+        """The simulation's time: the begin of the next stretch."""
         return self._plan.start_s + self.tick * self._plan.tick_minutes * 60
 
     def is_ready(self) -> bool:
-        """Whether meters can be heard: concentrators that hold keys have those of their meters, and all are enrolled.
+        """Whether frames can be verified: concentrators have the hop keys of their meters, and all meters are enrolled.
 
-        They enrol once; what they say after that waits until it was verified.
+        A meter enrols once; its later frames wait until that is verified.
         """
         if not self._is_enrolled:
             if not self._spool.fact("enrolling"):
@@ -63,7 +63,7 @@ class Production:
         return self._link.is_ready() and self._is_enrolled
 
     def advance(self, ticks: int, eagerness: float = 1.0) -> int:
-        """Let the meters measure and seal ``ticks`` more ticks; how many frames that gave.
+        """Let the meters measure and seal for ``ticks`` more ticks; return how many frames that made.
 
         ``eagerness`` multiplies the rates of misbehaviour.
         """
@@ -81,7 +81,7 @@ class Production:
         return len(frames)
 
     def obey(self, now_s: float) -> int:
-        """Let the meters do what commands have reached them by now; how many frames that gave."""
+        """Let the meters execute the commands that have reached them; return how many frames that made."""
         mail = self._spool.mail(now_s)
         frames: list[Outgoing] = []
         said: list[ExtraValue] = []
@@ -101,7 +101,7 @@ class Production:
         return len(frames)
 
     def finish(self) -> None:
-        """Nothing more is measured: whatever was held back for later goes now."""
+        """End measuring: release all frames that were held back for later."""
         self._spool.release_due(float("inf"))
 
     def _boot(self, number: int, factory: Factory, memories: dict[int, Memory]) -> SimulatedMeter:
@@ -117,7 +117,7 @@ class Production:
         now_s: float,
         said: list[ExtraValue],
     ) -> list[bytes]:
-        """Do what a command says that came over a concentrator; the frames of what the meter has to say then.
+        """Execute a command that a concentrator passed on, and return the frames that the meter sends then.
 
         Its answer is the last.
         """
@@ -146,7 +146,7 @@ class Production:
         return octets
 
     def _do(self, meter: SimulatedMeter, order: TakenCommand, now_s: int, said: list[ExtraValue]) -> _Readings:
-        """Do what cannot be refused any more; the payloads of the readings that it gives, with their minutes."""
+        """Execute a checked command; return the payloads of the resulting readings, with their length in minutes."""
         number = meter.memory.number
         match order.kind:
             case obedience.SET_KEY | obedience.AGREE_KEY:
@@ -164,9 +164,9 @@ class Production:
         return []
 
     def _measure_in(self, meter: SimulatedMeter, minutes: int, from_s: int) -> bool:
-        """Measure in another length from a time on; False where the meter cannot, or it is too late for that.
+        """Change the interval length from a time on; False if the meter cannot, or it is too late.
 
-        True where it does so already: the same command, sealed anew under a newer key.
+        True if it was changed already: by the same command, sealed under an older key.
         """
         lengths = meter.lengths
         last_s, last = lengths[-1] if lengths else (0, self._plan.interval_of(meter.memory.number))
@@ -182,11 +182,11 @@ class Production:
         return self._meters[number].lengths
 
     def _measured_until(self, number: int) -> int:
-        """When the last interval ended that the meter has measured; its register stands as it was then."""
+        """Return when the last measured interval ended; the meter's register has its value of that time."""
         return self._plan.measured_until(number, self.tick, self._lengths(number))
 
     def _again(self, number: int, from_s: int, to_s: int) -> _Readings:
-        """The payloads of the intervals that the meter measured from one time to another, with their minutes."""
+        """Return the payloads of the intervals measured between two times, with their length in minutes."""
         return [
             (interval_payload(one.start_s, one.register_wh, one.energy_wh), one.minutes)
             for one in self._plan.intervals(self._load, number, self.tick, self._lengths(number))
@@ -194,7 +194,7 @@ class Production:
         ]
 
     def _send_kept(self, number: int, home: int, until_s: int, now_s: float) -> list[Outgoing]:
-        """Seal anew what the concentrator before did not take, up to an interval."""
+        """Seal again, up to an interval, what the earlier concentrator did not accept."""
         meter = self._meters[number]
         if meter.kept_since_s is None:
             return []
@@ -204,7 +204,7 @@ class Production:
         return [Outgoing(home, one.octets, ACCEPTED) for one in carried if one is not None]
 
     def _measured(self, first_tick: int, end_tick: int) -> dict[int, dict[int, PlannedInterval]]:
-        """The intervals that end in the stretch, by meter and end (Unix seconds)."""
+        """Return the intervals that end in the stretch, by meter and end (Unix seconds)."""
         return {
             number: {
                 one.end_s: one
@@ -216,7 +216,7 @@ class Production:
         }
 
     def _report(self, number: int, interval: PlannedInterval, frames: list[Outgoing]) -> None:
-        """Seal what a meter says of an interval, and what goes wrong beside it."""
+        """Seal a meter's report of an interval, and the wrong frames that go with it."""
         meter, now_s, place = self._meters[number], time.time(), len(frames)
         told = self._link.home_of(meter)
         home = self._plan.home_of(number) if told is None else told
@@ -246,6 +246,6 @@ class Production:
         frames[place:place] = [Outgoing(home, octets, ACCEPTED) for octets in self._lists(meter, home, now_s)]
 
     def _lists(self, meter: SimulatedMeter, over: int, now_s: float) -> list[bytes]:
-        """Frames of the coupon lists that what the meter just signed is under: they go before it."""
+        """Return frames with the coupon lists for what the meter just signed: they go first."""
         carried = [self._link.event(meter, over, octets, now_s) for octets in meter.signer.take_lists()]
         return [octets for octets in carried if octets is not None]

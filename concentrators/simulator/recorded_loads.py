@@ -18,12 +18,12 @@ _MAX_WH = 2**31 - 1
 
 
 class RecordedError(ValueError):
-    """The file cannot be used; the text names the line. The caller's mistake."""
+    """The file cannot be used: the caller's mistake. The message names the line."""
 
 
 @dataclass(slots=True)
 class Recording:
-    """One meter's readings without holes: Wh per interval from ``start_s`` on, -1 where none was recorded."""
+    """One meter's readings: Wh of each interval from ``start_s`` on, -1 where none was recorded."""
 
     meter: str
     start_s: int
@@ -50,10 +50,10 @@ class RecordedLoad:
 
     @classmethod
     def read(cls, path: Path, *, meters: int | None, days: int | None, end_before: datetime | None) -> Self:
-        """The first ``meters`` of the file and the last ``days`` of each.
+        """Read the first ``meters`` of the file and the last ``days`` of each.
 
         All times move together by whole weeks, so that the last interval ends at or before
-        ``end_before``; None leaves them as recorded. RecordedError where the file is bad.
+        ``end_before``; None leaves them as recorded. RecordedError if the file cannot be used.
         """
         with _open(path) as lines:
             try:
@@ -80,7 +80,7 @@ class RecordedLoad:
         return interval_minutes == INTERVAL_MINUTES
 
     def energy_wh(self, household: int, first_minute: int, count: int, interval_minutes: int) -> list[int | None]:
-        """Wh of ``count`` intervals from ``first_minute`` after the start; None where nothing was recorded."""
+        """Return Wh of ``count`` intervals from ``first_minute`` after the start; None if nothing was recorded."""
         recording = self.recordings[household]
         first = (self.start_s + first_minute * 60 - recording.start_s) // (interval_minutes * 60)
         known = recording.energy_wh[max(0, first) : max(0, first + count)]
@@ -99,7 +99,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _parse(path: Path, lines: Iterable[str]) -> Iterator[Recording]:
-    """The recordings of the lines, meter by meter; every rule of the format is checked here."""
+    """Return the recordings in the lines, meter by meter; checks every rule of the format."""
     numbered = enumerate(lines, start=1)
     _, header = next(numbered, (1, ""))
     if header.rstrip("\r\n") != HEADER:

@@ -1,4 +1,4 @@
-"""Entering a run into the head-end: concentrators and tokens, meters, their keys and assignments."""
+"""Registers a run in the head-end: concentrators and tokens, meters, their keys and assignments."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,16 +41,16 @@ _ACTOR = Actor("simulator", "manage.py simulate")
 
 
 class Registered(NamedTuple):
-    """What a run gets of the head-end: the concentrators' tokens, in order, and its public key in hexadecimal."""
+    """What a run gets from the head-end: the concentrators' tokens, in order, and its public key in hexadecimal."""
 
     tokens: list[str]
     head_end: str
 
 
 def register(plan: Plan, secret: bytes) -> Registered:
-    """Enter all that the plan needs, all or nothing.
+    """Register everything that the plan needs, all or nothing.
 
-    The meters' keys go into the vault, as those of a manufacturer's delivery would.
+    The meters' keys go into the vault, as keys of a manufacturer's shipment would.
     """
     start = _time(plan.start_s)
     with transaction.atomic():
@@ -85,13 +85,13 @@ def register(plan: Plan, secret: bytes) -> Registered:
 
 
 def _pin(plan: Plan, factory: Factory) -> None:
-    """Pin the run's authority, which vouches for keys that meters enrol with, and for identities that sign."""
+    """Pin the run's authority, which certifies keys for enrolment and identities for signing."""
     public = factory.authority().public_key().public_bytes_raw()
     authorities.pin(PublicAuthority(plan.authority.encode(), plan.authority, public), _ACTOR, timezone.now())
 
 
 def _await_enrolments(plan: Plan, factory: Factory) -> None:
-    """Let the run's meters enrol, and take the revocations of some certificates."""
+    """Permit the run's meters to enrol, and import the revocations of some certificates."""
     now, authority = timezone.now(), factory.authority()
     by_scheme: defaultdict[str, list[bytes]] = defaultdict(list)
     for number in plan.enrolled:
@@ -112,7 +112,7 @@ def _agreement_key() -> AgreementKey:
 
 
 def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None) -> None:
-    """Store the keys that meters and concentrators are made with, each of its scheme and from its source."""
+    """Store the first keys of meters and concentrators, each with its scheme and source."""
     by_source: defaultdict[str, list[NewKey]] = defaultdict(list)
     publics = {}
     version = None if agreement_key is None else agreement_key.pk
@@ -154,13 +154,13 @@ def pin_masks(plan: Plan, authorities: Sequence[MadeAuthority]) -> None:
 
 
 def withdraw_masks(plan: Plan, authorities: Sequence[MadeAuthority]) -> None:
-    """Ask the mask authorities of a run no more: it is over, and so are they."""
+    """Withdraw the mask authorities of a run that is over."""
     for number in range(1, len(authorities) + 1):
         pinned.withdraw(f"{plan.mask_group}-{number}", _ACTOR, timezone.now())
 
 
 def is_registered(plan: Plan) -> bool:
-    """Whether this database is the one that the run was entered into."""
+    """Whether the run was registered in this database."""
     names = [concentrator_name(plan, number) for number in range(plan.concentrators)]
     return Concentrator.objects.filter(name__in=names).count() == plan.concentrators
 
@@ -183,7 +183,7 @@ def _meter(plan: Plan, number: int, commissioned_at: datetime) -> Meter:
 
 
 def _make_ghosts(plan: Plan) -> None:
-    """Some meters are suspended, and of some the key is retired, before they ever send."""
+    """Suspend some meters, and retire the keys of others, before they ever send."""
     suspended, retired = (
         [plan.system_title(ghost.number) for ghost in plan.ghosts if ghost.kind == kind]
         for kind in ("suspended", "retired_key")

@@ -1,4 +1,4 @@
-"""A run in motion: meters measure as time allows, concentrators post, until all is with the head-end. No Django."""
+"""Plays a run: meters measure and concentrators post, until the head-end has everything. No Django."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ _LIVE_EAGERNESS = 5.0
 
 
 class RunProgress(NamedTuple):
-    """How far a run has come."""
+    """The progress of a run."""
 
     ticks: int
     handed_over: int
@@ -29,9 +29,9 @@ class RunProgress(NamedTuple):
 
 
 class Run:
-    """One run over ``spool``. ``stop`` ends the measuring, and the rest is posted; ``give_up`` ends all at once.
+    """One run with its ``spool``. ``stop`` ends measuring, and the rest is posted; ``give_up`` ends everything at once.
 
-    ``speed`` is a factor of real time, None is as fast as it goes; either way time ends at the present.
+    ``speed`` is a factor of real time, None as fast as possible; simulated time never passes the present.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Run:
         return RunProgress(self._production.tick, self._production.frames, posted, repeats)
 
     def play(self, look: Callable[[RunProgress], None]) -> bool:
-        """Run to the end; True when everything was posted. ``look`` is called often with how it stands.
+        """Run to the end; True if everything was posted. ``look`` is called often with the progress.
 
-        Raises what ended a concentrator early.
+        Raises the exception that ended a concentrator early.
         """
         for concentrator in self._concentrators:
             concentrator.start()
@@ -91,7 +91,7 @@ class Run:
         return self.give_up.is_set() or any(concentrator.error for concentrator in self._concentrators)
 
     def _measure(self) -> bool:
-        """One stretch of measuring, or a moment's wait; False when there is nothing more to measure."""
+        """Measure one stretch, or wait a moment; False if there is nothing more to measure."""
         done, last = self._production.tick, self._plan.ticks
         if self.stop.is_set() or (last is not None and done >= last):
             return False

@@ -1,4 +1,4 @@
-"""What a simulated meter seals with, by the scheme of its key; each scheme pays for itself alone. No Django."""
+"""How simulated meters seal frames: one sealer for each scheme of keys. No Django."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -15,10 +15,10 @@ from keyvault.schemes.session import SessionSealer
 
 
 class Place(NamedTuple):
-    """What a meter's frames depend on beside its key.
+    """What a meter's frames depend on besides its key.
 
-    ``kid_context`` (12 octets) names the session at hand, ``concentrator`` the system title (8 octets) of whoever
-    opens ``hop`` frames.
+    ``kid_context`` (12 octets) names the current session. ``concentrator`` is the system title (8 octets) of the
+    concentrator that opens ``hop`` frames.
     """
 
     kid_context: bytes = b""
@@ -29,12 +29,12 @@ class Sealer(Protocol):
     """Seals frames under one key."""
 
     def seal(self, counter: int, payload: bytes) -> bytes:
-        """A frame under a counter, which the caller never repeats."""
+        """Seal a frame under a counter that the caller never repeats."""
         ...
 
 
 class _OfKid:
-    """A cipher that is told the kid with each frame."""
+    """A cipher that gets the kid with each frame."""
 
     __slots__ = ("_cipher", "_kid")
 
@@ -46,7 +46,7 @@ class _OfKid:
 
 
 class _OfSession:
-    """A session, whose counters the meter counts."""
+    """A session; the meter keeps its counter."""
 
     __slots__ = ("_session",)
 
@@ -82,7 +82,7 @@ def _sealed(key: Key, title: bytes, _: Place) -> Sealer:
 
 
 class MeterScheme(NamedTuple):
-    """A scheme that a meter does: its number in key commands, the algorithms of its keys, and what seals under one."""
+    """A scheme that meters support: its number in key commands, the algorithms of its keys, and its sealer."""
 
     number: int
     algorithms: tuple[int, ...]
@@ -107,5 +107,5 @@ METER_SCHEMES = {
 
 
 def sealer(key: Key, title: bytes, place: Place) -> Sealer:
-    """What seals readings under a key, by its scheme."""
+    """Return the sealer of readings for a key, by its scheme."""
     return METER_SCHEMES[key.scheme].sealer(key, title, place)

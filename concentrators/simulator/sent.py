@@ -1,4 +1,4 @@
-"""What was sent beside what it says: a genuine frame, of which misbehaviours make wrong ones. No Django."""
+"""Genuine frames with their content, from which misbehaviours make wrong frames. No Django."""
 
 from typing import NamedTuple, Protocol
 
@@ -15,7 +15,7 @@ class Sender(Protocol):
 
     @property
     def system_title(self) -> bytes:
-        """Whose name its frames bear (8 octets)."""
+        """The system title (8 octets) in its frames."""
         ...
 
     @property
@@ -32,7 +32,7 @@ class Sender(Protocol):
 
 
 class OverLink(NamedTuple):
-    """What goes over the local link to a concentrator, which drops it for a reason, and says so."""
+    """A frame on the local link that the concentrator must drop, with the reason that it must report."""
 
     concentrator: int
     octets: bytes
@@ -40,7 +40,7 @@ class OverLink(NamedTuple):
 
 
 class Genuine(NamedTuple):
-    """A genuine frame, and what it says: ``heard`` is how ``meter`` sent it, ``sender`` sealed it for the head-end."""
+    """A genuine frame and its content: ``heard`` is how ``meter`` sent it; ``sender`` sealed it for the head-end."""
 
     meter: SimulatedMeter
     heard: bytes
@@ -54,5 +54,5 @@ class Genuine(NamedTuple):
 
 
 def other_values(genuine: Genuine) -> bytes:
-    """The payload of the same interval with other values."""
+    """Return a payload of the same interval with other values."""
     return interval_payload(genuine.start_s, genuine.register_wh + 5, genuine.energy_wh + 1)

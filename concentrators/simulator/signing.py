@@ -1,4 +1,4 @@
-"""What a simulated meter signs its readings with: an identity, coupons that it announces, one for each. No Django."""
+"""How a simulated meter signs readings: with an identity, and one announced coupon for each signature. No Django."""
 
 from collections import deque
 from hashlib import sha256, sha512
@@ -13,10 +13,10 @@ _UNANNOUNCED = 2**31  # numbers from here on are never announced
 
 
 class Signer:
-    """A meter's secrets to sign with, all of which follow from 32 octets, and the number of its next coupon.
+    """A meter's signing secrets, all derived from 32 octets, and the number of its next coupon.
 
     Numbers are reserved ahead as counters are: a record in non-volatile memory (epoch in 2 octets, number in 6) is
-    beyond a list before the list leaves. What is left of a list at a loss of power is lost, which does no harm.
+    beyond a list before the list is sent. After a power failure the rest of a list is lost, which does no harm.
     """
 
     __slots__ = ("_identity", "_left", "_lists", "_public", "_record", "_secret", "_x", "last")
@@ -37,7 +37,7 @@ class Signer:
         return self._identity.public_key().public_bytes_raw()
 
     def sign(self, kid: bytes, payload: bytes) -> bytes:
-        """A payload, signed under the next coupon of the epoch of ``kid``; where none is left, a list is made."""
+        """Sign a payload under the next coupon of the epoch of ``kid``; if none is left, make a new list."""
         if not self._left or self._left[0][0] != kid:
             self._left.clear()
             self._announce(kid)
@@ -45,24 +45,24 @@ class Signer:
         return self.sign_under(*self.last, payload)
 
     def sign_under(self, kid: bytes, number: int, payload: bytes) -> bytes:
-        """A payload, signed under any coupon: but for ``sign``, for simulated faults only."""
+        """Sign a payload under any coupon; except by ``sign``, only for simulated faults."""
         k, t = self._secrets(kid, number)
         hashed = chameleon.hash_of(reading_to_sign(kid, number, payload), chameleon.base_times(k), self._y)
         return encode_reading(kid, number, payload, chameleon.respond(hashed, chameleon.ready(k, self._x), t))
 
     def sign_unannounced(self, kid: bytes, number: int, payload: bytes) -> bytes:
-        """A payload, signed under a coupon that no list has: for simulated faults only."""
+        """Sign a payload under a coupon that is in no list; only for simulated faults."""
         return self.sign_under(kid, _UNANNOUNCED + number, payload)
 
     def other_list(self) -> bytes:
-        """Another list for the coupon that was spent last: for simulated faults only."""
+        """Return another list for the coupon that was spent last; only for simulated faults."""
         if self.last is None:
             raise LookupError("nothing was signed yet")
         kid, number = self.last
         return sign_list(self._identity, kid, number, self._y, [self._coupon(kid, _UNANNOUNCED + number)])
 
     def take_lists(self) -> list[bytes]:
-        """The payloads of lists that were made since the last time; they go before what was signed under them."""
+        """Return the payloads of lists made since the last call; they are sent before what was signed under them."""
         lists, self._lists = self._lists, []
         return lists
 
@@ -86,7 +86,7 @@ class Signer:
         return Coupon(chameleon.base_times(k), chameleon.base_times(t * self._x % chameleon.GROUP_ORDER))
 
     def _secrets(self, kid: bytes, number: int) -> tuple[int, int]:
-        """k and t of a coupon, from a pseudorandom function."""
+        """Return k and t of a coupon, from a pseudorandom function."""
         name = kid + number.to_bytes(4, "big")
         return self._scalar(b"k" + name), self._scalar(b"t" + name)
 

@@ -1,8 +1,8 @@
-"""The state of a run on disk: what each concentrator has buffered, posted and got a receipt for. No Django.
+"""The state of a run on disk: what each concentrator has buffered and posted, and its receipts. No Django.
 
 One SQLite file. Meters' memories, their frames and the position of the simulation are written in one
-transaction, a batch is fixed before it is first posted, and its receipt ends it: after a kill -9 at
-any instruction nothing is lost, and nothing is posted but octet for octet what was posted before.
+transaction. A batch is fixed before it is first posted, and its receipt ends it. So after a kill -9 at
+any instruction nothing is lost, and a batch that is posted again has the same octets.
 """
 
 import fcntl
@@ -97,7 +97,7 @@ class Mail(NamedTuple):
 
 
 class ExtraValue(NamedTuple):
-    """What a meter said because a command made it: a value of a register at a time, beyond what its plan says."""
+    """A value that a meter sent only because of a command: a register at a time that is not in its plan."""
 
     meter: int
     register: str
@@ -131,7 +131,7 @@ class Spool:
             raise SpoolError(f"{self.path} cannot hold the state of a simulation: {error}") from None
 
     def close(self) -> None:
-        """Let go of the folder; another simulation may go on in it."""
+        """Release the folder; another simulation may continue in it."""
         self._close()
 
     @classmethod
@@ -173,7 +173,7 @@ class Spool:
             )
 
     def mail(self, now_s: float) -> list[Mail]:
-        """Commands that reach their meters by now, in order; ``hand_over`` takes them away."""
+        """Return the commands that have reached their meters, in order; ``hand_over`` removes them."""
         rows = self.db().execute(
             "SELECT id, concentrator, title, octets, fault FROM mail WHERE due_s <= ? ORDER BY id", [now_s]
         )
@@ -196,7 +196,7 @@ class Spool:
     ) -> None:
         """Buffer frames, and with them write the meters' memories and the run's facts: all or nothing.
 
-        ``taken`` are the commands that made the meters say what they said beyond the plan; ``beside`` writes more.
+        ``taken`` are the commands whose results are in these frames; ``beside`` writes more in the same transaction.
         """
         with self.transaction() as db:
             seq = self._next_seq(db, sum(not frame.waits for frame in frames))
@@ -226,14 +226,14 @@ class Spool:
             memory.nonvolatile.changed = False
 
     def release_due(self, clock_s: float) -> int:
-        """Hand over the frames whose time has come; how many they were."""
+        """Hand over the frames that are due; return how many."""
         if not self.db().execute("SELECT 1 FROM held WHERE not_before_s <= ? LIMIT 1", [clock_s]).fetchone():
             return 0
         with self.transaction() as db:
             return self._release(db, "not_before_s <= ?", [clock_s])
 
     def release_behind(self, concentrator: int) -> int:
-        """Hand over the frames that waited for what is verified by now; how many they were."""
+        """Hand over the frames that waited for frames now verified; return how many."""
         with self.transaction() as db:
             row = db.execute(
                 "SELECT coalesce((SELECT min(first_seq) - 1 FROM batches WHERE concentrator = ?1 AND verified = 0),"
@@ -245,9 +245,9 @@ class Spool:
     # --- batches out ------------------------------------------------------------------------------
 
     def next_batch(self, concentrator: int, size: int, *, partial: bool) -> Batch | None:
-        """The batch without a receipt, as it was posted before; else a new one of ``size`` frames.
+        """Return the batch without a receipt, as it was posted before; if there is none, a new one of ``size`` frames.
 
-        ``partial`` takes fewer frames too. None when there is nothing to post.
+        With ``partial``, it may have fewer frames. None if there is nothing to post.
         """
         unsent = "SELECT id, concentrator, frames, body FROM batches WHERE concentrator = ? AND uplink IS NULL LIMIT 1"
         row = self.db().execute(unsent, [concentrator]).fetchone()
@@ -270,7 +270,7 @@ class Spool:
         return Batch(batch_id or 0, concentrator, len(rows), body)
 
     def keep_receipt(self, batch: Batch, uplink: int) -> None:
-        """The batch is the head-end's now. A receipt that an equal batch had already makes it a retransmission."""
+        """Note that the head-end has the batch. If an equal batch had the same receipt, it was a retransmission."""
         with self.transaction() as db:
             known = db.execute("SELECT 1 FROM batches WHERE uplink = ? LIMIT 1", [uplink]).fetchone()
             db.execute(
@@ -279,7 +279,7 @@ class Spool:
             )
 
     def awaited_uplink(self, concentrator: int) -> int | None:
-        """The oldest uplink not known to be verified, if frames wait for one; None otherwise."""
+        """Return the oldest uplink that may not be verified, if frames wait for one; None otherwise."""
         row = (
             self.db()
             .execute(
@@ -298,12 +298,12 @@ class Spool:
     # --- how it stands ----------------------------------------------------------------------------
 
     def backlog(self) -> int:
-        """How many frames were handed over since the oldest that stands in no batch yet."""
+        """Return how many frames were handed over since the oldest that is in no batch yet."""
         row = self.db().execute("SELECT value - (SELECT min(seq) FROM frames) FROM facts WHERE name = 'next_seq'")
         return int((row.fetchone() or (0,))[0] or 0)
 
     def is_drained(self, concentrator: int) -> bool:
-        """True when everything was handed over, posted and receipted, and nothing is held back."""
+        """Whether everything was handed over and posted, has a receipt, and nothing is held back."""
         row = self.db().execute(
             "SELECT NOT EXISTS (SELECT 1 FROM frames WHERE concentrator = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM held WHERE concentrator = ?1)"
@@ -313,7 +313,7 @@ class Spool:
         return bool(row.fetchone()[0])
 
     def posted(self) -> Iterator[tuple[int, int, dict[str, int]]]:
-        """(concentrator, uplink, frames by expected verdict) of every receipt, a retransmitted body once."""
+        """Yield (concentrator, uplink, frames by expected verdict) of every receipt; retransmissions only once."""
         rows = self.db().execute(
             "SELECT concentrator, uplink, verdicts FROM batches WHERE uplink IS NOT NULL AND NOT repeated ORDER BY id"
         )
@@ -323,7 +323,7 @@ class Spool:
     # --- inside -----------------------------------------------------------------------------------
 
     def db(self) -> sqlite3.Connection:
-        """The connection of the thread that asks."""
+        """Return the connection of the calling thread."""
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is None:
             db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -335,7 +335,7 @@ class Spool:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is written in the block, or nothing."""
+        """Write everything in the block, or nothing."""
         db = self.db()
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -351,7 +351,7 @@ class Spool:
 
     @staticmethod
     def _next_seq(db: sqlite3.Connection, count: int) -> int:
-        """The first of ``count`` sequence numbers that are used once for ever."""
+        """Return the first of ``count`` sequence numbers that are never used again."""
         row = db.execute("SELECT value FROM facts WHERE name = 'next_seq'").fetchone()
         seq = 0 if row is None else int(row[0])
         db.execute("INSERT OR REPLACE INTO facts VALUES ('next_seq', ?)", [str(seq + count)])
@@ -370,7 +370,7 @@ class Spool:
         frame.place = cursor.lastrowid or -1
 
     def _release(self, db: sqlite3.Connection, condition: str, values: list[Any]) -> int:
-        """Move held rows into the buffers; what waits for one of them waits for its new place from now on."""
+        """Move held rows into the buffers; frames that wait for one of them now wait for its new place."""
         select = f"SELECT id, concentrator, verdict, octets FROM held WHERE {condition} ORDER BY id"
         held = db.execute(select, values).fetchall()
         seq = self._next_seq(db, len(held))

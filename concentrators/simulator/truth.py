@@ -1,4 +1,4 @@
-"""The closing comparison: what the run sent against what the head-end made of it, from its database."""
+"""The closing comparison: what the run sent, and what the head-end's database has."""
 
 import time
 from collections import Counter, defaultdict
@@ -42,9 +42,9 @@ class _Total(NamedTuple):
 
 
 def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], None], stop: Callable[[], bool]) -> None:
-    """Wait for the verdicts of every receipt; ``tick`` hears how many uplinks are left.
+    """Wait for the verdicts of all uplinks with a receipt; ``tick`` gets the number of uplinks that are left.
 
-    StalledError where nothing was verified for ``patience_s``. Ends early when ``stop`` says so.
+    StalledError if nothing was verified for ``patience_s``. Ends early if ``stop`` returns true.
     """
     open_uplinks = {uplink for _, uplink, _ in spool.posted()}
     moved_at = time.monotonic()
@@ -65,7 +65,7 @@ def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], N
 def compare(
     plan: Plan, load: Load, spool: Spool, factory: Factory, authorities: RunningAuthorities | None = None
 ) -> Closing:
-    """Everything that was sent against the head-end's database, frame by frame and interval by interval.
+    """Compare everything that was sent with the head-end's database, frame by frame and interval by interval.
 
     ``authorities`` are those of a run with meters that mask.
     """
@@ -104,7 +104,7 @@ def _compare_verdicts(closing: Closing, posted: list[tuple[int, int, dict[str, i
 def _compare_failures(
     closing: Closing, posted: list[tuple[int, int, dict[str, int]]], concentrators: dict[int, int]
 ) -> None:
-    """Tallies, kept rows (their number is capped by the hour) and the evidence in them."""
+    """Compare tallies, stored failures (capped per hour), and their evidence."""
     expected: Counter[tuple[int, str]] = Counter()
     for number, _, verdicts in posted:
         expected.update({(number, v): count for v, count in verdicts.items() if v not in (ACCEPTED, DUPLICATE)})
@@ -139,7 +139,7 @@ def _compare_failures(
 
 
 def _check_evidence(concentrator_ids: list[int]) -> tuple[int, list[str]]:
-    """How many failure rows hold the very octets that stood at that place of the uplink, and which do not."""
+    """Count the failures that have exactly the octets at that place of the uplink, and find those that do not."""
     good, bad = 0, []
     rows = IntegrityFailure.objects.filter(concentrator__in=concentrator_ids).order_by("uplink_id")
     frames: list[bytes] | None = None
@@ -157,7 +157,7 @@ def _check_evidence(concentrator_ids: list[int]) -> tuple[int, list[str]]:
 
 
 def _said_by_ghosts(plan: Plan) -> dict[int, list[tuple[int, int]]]:
-    """The readings of meters that exist for one misbehaviour, by number: Unix seconds and value."""
+    """Return the readings of ghosts, by the meter's number: Unix seconds and value."""
     lives = {Misbehaviour.OLD_COUNTER: plan.old_counter_readings, Misbehaviour.SESSION_FLOOD: plan.flood_readings}
     return {ghost.number: lives[kind]() for ghost in plan.ghosts for kind in lives if kind == ghost.kind}
 
@@ -165,7 +165,7 @@ def _said_by_ghosts(plan: Plan) -> dict[int, list[tuple[int, int]]]:
 def _compare_readings(
     closing: Closing, plan: Plan, load: Load, spool: Spool, uplinks: set[int]
 ) -> dict[_Total, tuple[int, int]]:
-    """Every reading and event of every meter; gives the interval totals that follow from the truth."""
+    """Compare every reading and event of every meter; return the true interval totals."""
     ticks: int = spool.fact("tick") or 0
     said: defaultdict[int, list[ExtraValue]] = defaultdict(list)
     for one_said in spool.said():
@@ -228,7 +228,7 @@ def _compare_totals(closing: Closing, truth: dict[_Total, tuple[int, int]], conc
 
 
 def _stored_readings(meter_ids: list[int], uplinks: set[int]) -> dict[int, dict[tuple[int, int], tuple[int, int]]]:
-    """Readings by meter, register and time; one that no uplink of ours brought stands with -1 for its interval."""
+    """Return readings by meter, register and time; one that came in no uplink of ours has -1 as its interval."""
     stored: defaultdict[int, dict[tuple[int, int], tuple[int, int]]] = defaultdict(dict)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -258,7 +258,7 @@ def _meter_ids(plan: Plan, numbers: list[int]) -> dict[int, int]:
 
 
 def _concentrator_ids(plan: Plan) -> dict[int, int]:
-    """The run's number of each of its concentrators, by the head-end's id."""
+    """Return the run's number of each concentrator, by the head-end's id."""
     names = {concentrator_name(plan, number): number for number in range(plan.concentrators)}
     rows = Concentrator.objects.filter(name__in=list(names)).values_list("name", "pk")
     return {pk: names[name] for name, pk in rows}

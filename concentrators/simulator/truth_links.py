@@ -1,4 +1,4 @@
-"""The closing comparison of concentrators that hold keys: what they dropped, and the sums that they said."""
+"""The closing comparison of concentrators that hold keys: frames that they dropped, and sums that they reported."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _Sums = Mapping[tuple[int, SumPlace], tuple[int, int]]
 
 
 def compare_links(closing: Closing, plan: Plan, load: Load, spool: Spool, concentrators: dict[int, int]) -> None:
-    """What went over the local links; ``concentrators`` gives the run's number of each by the head-end's id."""
+    """Compare what went over the local links; ``concentrators`` maps the head-end's ids to the run's numbers."""
     store = LinkStore(spool)
     _compare_dropped(closing, store, concentrators)
     now = timezone.now()
@@ -35,7 +35,7 @@ def compare_links(closing: Closing, plan: Plan, load: Load, spool: Spool, concen
 
 
 def _compare_dropped(closing: Closing, store: LinkStore, concentrators: dict[int, int]) -> None:
-    """Frames that never came to the head-end: it has the concentrators' word for them alone."""
+    """Compare dropped frames: the head-end knows of them only from the concentrators."""
     truth = store.dropped()
     rows = HopFailure.objects.filter(concentrator__in=list(concentrators)).values("concentrator", "reason")
     found = {(concentrators[row["concentrator"]], row["reason"]): row["n"] for row in rows.annotate(n=Sum("frames"))}
@@ -46,7 +46,7 @@ def _compare_dropped(closing: Closing, store: LinkStore, concentrators: dict[int
 
 
 def _found_sums(concentrators: dict[int, int], since_s: float) -> tuple[_Sums, set[tuple[int, SumPlace]]]:
-    """The sums that the head-end holds from a time on, and where its own are others."""
+    """Return the sums that the head-end has from a time on, and the places where its own sums differ."""
     found, differing = {}, set()
     rows = ReportedSum.objects.filter(concentrator__in=list(concentrators)).select_related("register")
     for row in rows.filter(interval_start__gte=datetime.fromtimestamp(since_s, UTC)).iterator():
@@ -59,7 +59,7 @@ def _found_sums(concentrators: dict[int, int], since_s: float) -> tuple[_Sums, s
 
 
 def _compare_sums(closing: Closing, said: _Sums, true: _Sums, stored: tuple[_Sums, set[tuple[int, SumPlace]]]) -> None:
-    """The sums that were said, and where the head-end's own are others: where a concentrator lied, and nowhere else."""
+    """Compare reported sums: they differ from the head-end's own where a concentrator lied, and nowhere else."""
     found, differing = stored
     lied = {at for at, sums in said.items() if true.get(at) != sums}
     closing.count("sums said", len(said), len(found))
@@ -69,7 +69,7 @@ def _compare_sums(closing: Closing, said: _Sums, true: _Sums, stored: tuple[_Sum
 
 
 def _true_sums(plan: Plan, load: Load, spool: Spool) -> _Sums:
-    """What the meters that concentrators can read add up to, each at the concentrator that it was assigned to."""
+    """Return the true sums of meters that concentrators can read, each for the concentrator that it was assigned to."""
     ticks, lengths = spool.fact("tick") or 0, spool.lengths()
     sums: defaultdict[tuple[int, SumPlace], Counter[str]] = defaultdict(Counter)
     for number in range(len(plan.meters)):

@@ -1,4 +1,4 @@
-"""The closing comparison of meters that mask: each masked value, and the totals that mask authorities tell."""
+"""The closing comparison of meters that mask: each masked value, and the masked totals."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _Energy = Mapping[tuple[int, int], int]  # Wh by meter number and start
 def compare_masked(
     closing: Closing, plan: Plan, load: Load, spool: Spool, factory: Factory, authorities: RunningAuthorities
 ) -> None:
-    """What stands of masked values, and their totals, which are collected first: nothing more comes."""
+    """Compare masked values and their totals. It collects all totals first, because no more values come."""
     energy, lengths = {}, spool.lengths()
     for number in plan.masked:
         if number < len(plan.meters):
@@ -43,7 +43,7 @@ def compare_masked(
 
 
 def _compare_values(closing: Closing, plan: Plan, factory: Factory, energy: _Energy) -> None:
-    """Each value stands once, masked as its meter masks it; and nothing plain stands of such a meter."""
+    """Check that each value is stored once, masked as by its meter, and that no plain value of them is stored."""
     masks = {number: factory.masks(number) for number in plan.masked}
     truth = {at: of.value(at[1], wh) for at, wh in energy.items() if (of := masks[at[0]]) is not None}
     numbers = {plan.system_title(number): number for number in plan.masked}
@@ -66,7 +66,7 @@ def _compare_values(closing: Closing, plan: Plan, factory: Factory, energy: _Ene
 
 
 def _compare_away(closing: Closing, plan: Plan, authorities: RunningAuthorities) -> None:
-    """While one authority is away there are no new totals; the other one's answers wait."""
+    """Check that there are no new totals while one authority is away, and the answers of the other wait."""
     last = len(authorities.all) - 1
     before = _sets(plan).exclude(closed_at=None).count()
     authorities.stop(last)
@@ -84,7 +84,7 @@ def _collect(plan: Plan) -> None:
 
 
 def _compare_totals(closing: Closing, plan: Plan, energy: _Energy) -> None:
-    """Every value is in one set, where ten came; and what a set's meters used is its total."""
+    """Check that every value is in one set, if there were ten, and that each total is what the set's meters used."""
     numbers = {plan.system_title(number): number for number in plan.masked}
     left: defaultdict[int, int] = defaultdict(int)
     for _, start_s in energy:
@@ -104,7 +104,7 @@ def _compare_totals(closing: Closing, plan: Plan, energy: _Energy) -> None:
 
 
 def _compare_restored(closing: Closing, plan: Plan, authorities: RunningAuthorities) -> None:
-    """An authority that forgot what it answered: it does not serve; and once told, it answers for no start before."""
+    """Check that a restored authority does not serve until it is told, and then answers for no earlier start."""
     one = _sets(plan).exclude(total=None).first()
     if one is None:
         return  # it has answered nothing that it could forget

@@ -1,7 +1,8 @@
 """Sets of masked values that are added up together: they are formed, answered by mask authorities, and closed.
 
-A value never changes its set, because an authority answers for a meter, register and start only once. So a set is formed
-of all values for a register and start, when no more have come for some time. Later values wait until there are ten.
+A value never changes its set, because an authority answers for a meter, register and start only once. So a set is
+formed of all values for a register and start, when no more have come for some time. Later values wait until there
+are ten.
 """
 
 from collections.abc import Collection, Mapping, Sequence
