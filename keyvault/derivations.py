@@ -55,7 +55,7 @@ class FrameKeys:
     def __init__(self, kids: Iterable[bytes], laboratory: Collection[bytes] = ()) -> None:
         named = set(kids)
         self._laboratory = laboratory
-        self._rows = read_keys(named, {}, Care.LOOK, KeptCiphers()) if named else {}
+        self._rows = read_keys(named, {}, Care.READ, KeptCiphers()) if named else {}
         usable = {row.id for row in self._rows.values() if row.state in ACCEPTABLE}
         self._opened = {key.id: key for key in open_keys(usable)} if usable else {}
 

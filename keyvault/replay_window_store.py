@@ -35,10 +35,11 @@ _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
 
 
 class Care(Enum):
-    """How counters are read before frames are judged. All three are safe: writing back compares and sets."""
+    """How counters are read before frames are judged. All are safe: writing back compares and sets."""
 
     TRUST = "the counters of cached keys are predicted from the frames, and not read"
     LOOK = "predicted counters are compared with the database"
+    READ = "as LOOK, and nothing is written or locked: frames are on trial"
     LOCK = "counters are read under row locks, taken in title order"
 
 

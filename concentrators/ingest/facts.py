@@ -142,8 +142,8 @@ class Facts:
     of each meter of scheme hop that they name, by its title. ``coupons`` are those that signatures and lists of the
     batch name, None if there are none; the decision moves them, as it moves counters. ``pending_kids`` are the kids of
     keys under which no frame was accepted yet. ``earliest_s`` is the first Unix second of retention.
-    ``looks_everywhere``: the counters are locked, and stored values are looked up for every value; otherwise only where
-    a counter was seen before, and primary keys reveal other conflicts.
+    ``looks_everywhere``: the counters are locked, or nothing will be stored, and stored values are looked up for every
+    value; otherwise only where a counter was seen before, and primary keys reveal other conflicts.
     ``schemes_without_totals`` are numbers of schemes whose intervals are stored, and added to no total.
     """
 

@@ -76,7 +76,7 @@ def gather(
         earliest_s=int(retention_start(uplinks[0][0].judged_at).timestamp()) + 1,
         clock_skew_s=settings.CLOCK_SKEW_S,
         retransmission_window=timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
-        looks_everywhere=care is Care.LOCK,
+        looks_everywhere=care in (Care.LOCK, Care.READ),
         concentrators=concentrators,
         coupons=_coupons(opening, care),
         hop_keys=hop_meter_epochs.newest(named, HOP) if named else {},

@@ -1,7 +1,6 @@
 """Judges frames as verification would, and stores nothing: gather and decide, in a transaction that cannot write."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -50,7 +49,7 @@ def judge(frames: Sequence[bytes], received_at: datetime) -> list[Judged]:
 
     TransientError if the database or the master key has a problem.
     """
-    return attempt("frames on trial", lambda _: _judge(frames, received_at), Care.LOOK)
+    return attempt("frames on trial", lambda _: _judge(frames, received_at), Care.READ)
 
 
 def _judge(frames: Sequence[bytes], received_at: datetime) -> list[Judged]:
@@ -58,9 +57,8 @@ def _judge(frames: Sequence[bytes], received_at: datetime) -> list[Judged]:
         execute("SET TRANSACTION READ ONLY")
         delivery = Delivery(_NOBODY, _NOBODY, received_at, timezone.now())
         posted = [(delivery, list(enumerate(frames)))]
-        batch, facts, opening, _ = gather(posted, Care.LOOK, KeptCiphers(), KeptMeters(), Registers())
-        # Storing would find a value that is stored already by its primary key; here it has to be looked up.
-        examined = examine(batch, replace(facts, looks_everywhere=True))
+        batch, facts, opening, _ = gather(posted, Care.READ, KeptCiphers(), KeptMeters(), Registers())
+        examined = examine(batch, facts)
         decided = decide(examined, look_up(examined))
         failures = {failure.frame_index: failure for failure in decided.uplinks[0].failures}
         again = _seen_before(examined.uplinks[0])

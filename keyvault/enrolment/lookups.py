@@ -71,13 +71,16 @@ class Known(NamedTuple):
         return [version for version in self.versions if version.name == audience]
 
 
-def look_up(titles: Collection[bytes], certificates: Collection[Certificate]) -> Known:
-    """Look everything up, in the caller's transaction, which locks the authorities, so that a revocation waits."""
+def look_up(titles: Collection[bytes], certificates: Collection[Certificate], *, locks: bool = True) -> Known:
+    """Look everything up, in the caller's transaction, which locks the authorities, so that a revocation waits.
+
+    Without ``locks`` nothing is locked, for a transaction that writes nothing.
+    """
     named, numbers = octets_array(titles), octets_array(one.cti for one in certificates)
     authorities = fetch_rows(
         f"""SELECT kid, id, issuer, public, floor(extract(epoch FROM expires_at))::bigint,
                    floor(extract(epoch FROM unpinned_at))::bigint, mac, {_LAST_ACT} FROM keyvault_authority a
-            WHERE kid = ANY(%s::bytea[]) FOR SHARE OF a""",
+            WHERE kid = ANY(%s::bytea[]) {"FOR SHARE OF a" * locks}""",
         octets_array({one.signed.kid for one in certificates}),
     )
     versions = fetch_rows(

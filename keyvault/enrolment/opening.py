@@ -29,7 +29,7 @@ from keyvault.models import KeyState
 from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refused
 from keyvault.refusals import EnrolmentRefusal, Refusal
 from keyvault.replay_window import Take
-from keyvault.replay_window_store import know_foreseen, read_keys
+from keyvault.replay_window_store import Care, know_foreseen, read_keys
 from keyvault.schemes.agreed import AGREED, AgreementError, check_public
 from keyvault.schemes.lines import KeyInputs
 from keyvault.schemes.table import USUAL
@@ -142,7 +142,9 @@ class _Batch:
         self._keys.update(read_keys(kids - self._keys.keys(), {}, opening.care, KeptCiphers()))
         self._certificates = {one.octets: _certificate(one.octets) for one in claimed}
         certificates = [one for one in self._certificates.values() if isinstance(one, Certificate)]
-        self._known: Known = lookups.look_up({kid[:8] for kid in kids}, certificates)
+        self._known: Known = lookups.look_up(
+            {kid[:8] for kid in kids}, certificates, locks=opening.care is not Care.READ
+        )
         # The others are rejected before anything is computed for them, and before their counters are checked.
         again = {one.frame.kid for one in claimed if self._is_of_its_certificate(one)} & self._keys.keys()
         # Other frames of the meter foresee nothing about their counters.

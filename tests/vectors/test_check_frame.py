@@ -1,7 +1,7 @@
 """manage.py check_frame: the verdict of each vector and of each state of the database; nothing is written or leaks."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -16,19 +16,24 @@ from concentrators.models import Concentrator
 from concentrators.vectors import material
 from keyvault.cose.kdf import uplink_infos, uplink_key, uplink_secret
 from keyvault.cose.structures import encode_sequence
-from keyvault.device_keys import key_rows, provisioning
+from keyvault.device_keys import agreement_keys, key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
+from keyvault.enrolment import authorities
+from keyvault.enrolment.authorities import PublicAuthority
 from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.hop import hop_cipher
 from keyvault.schemes.hop_tag import HopTagKey
 from meters.models import MeterStatus
 from tests.concentrators.dlms_devices import dlms_meter, profile
+from tests.concentrators.enrolling import OFFICER
 from tests.concentrators.fleet import NOW, Device, commission, judged, usual
 from tests.concentrators.masked_devices import of_masked_ccm
 from tests.concentrators.scheme_devices import meter_at, of_mac, of_sealed, of_session, of_signed
+from tests.concentrators.statements import Statements, counting
+from tests.concentrators.test_hop_reports import Holder, meters
 from tests.dlms_frames import STREAM
-from tests.factories import ConcentratorFactory
-from tests.vectors.test_vectors import _forgotten, _heard_before, _provisioned, of_kind
+from tests.factories import ConcentratorFactory, MeterFactory
+from tests.vectors.test_vectors import _forgotten, _head_end_key, _heard_before, _provisioned, of_kind
 
 pytestmark = pytest.mark.django_db
 WORN = "hop-tag/still-worn-at-the-head-end"  # here it is checked as the concentrator would, which strips the tag
@@ -38,6 +43,12 @@ DLMS_AT = datetime(2025, 7, 14, 10, 30, tzinfo=UTC)
 @pytest.fixture
 def concentrator(db: None) -> Concentrator:
     return ConcentratorFactory.create(system_title=material.CONCENTRATOR)
+
+
+@pytest.fixture
+def statements() -> Iterator[Statements]:
+    with counting() as found:
+        yield found
 
 
 def check(*words: str) -> tuple[int, str]:
@@ -165,6 +176,52 @@ def test_dlms(concentrator: Concentrator) -> None:
     assert judged(concentrator, [frame], DLMS_AT) == {"accepted": 1}
     assert checked(frame, at=DLMS_AT)["verdict"] == "duplicate"
     assert checked(frame[:-1] + bytes((frame[-1] ^ 1,)), at=DLMS_AT)["verdict"] == "tag_invalid"
+
+
+def test_enrolments(concentrator: Concentrator) -> None:
+    """Frames that bring a certificate, of meters that may enrol: no key is made of them."""
+    wrong = {}
+    for one in of_kind("enrolment"):
+        at = datetime.fromtimestamp(one["received_at"], UTC)
+        with _forgotten():
+            with _head_end_key(one["head_end_private"]):
+                agreement_keys.init(one["audience"], OFFICER)
+            authority = one["authority"]
+            authorities.pin(PublicAuthority(authority["kid"], authority["issuer"], authority["public"]), OFFICER, at)
+            MeterFactory.create(system_title=one["system_title"], commissioned_at=at)
+            authorities.allow([one["system_title"]], OFFICER, at)
+            before = stored()
+            verdict_here = checked(one["frame"], at=at)["verdict"]
+            assert stored() == before, one["id"]
+        if verdict_here != one["verdict"]:
+            wrong[one["id"]] = verdict_here, one["verdict"]
+    assert wrong == {}
+
+
+def test_the_number_of_queries_does_not_depend_on_that_of_frames(
+    concentrator: Concentrator, statements: Statements
+) -> None:
+    def asked(devices: list[Device]) -> int:
+        statements.take()
+        assert {one.verdict for one in report([device.frame(0) for device in devices], NOW)} == {"accepted"}
+        return len(statements.take())
+
+    assert asked(commission(20, concentrator)) == asked(commission(1, concentrator)) < 30
+
+
+def test_what_a_concentrator_reports(db: None) -> None:
+    holder = Holder()
+    (device,) = meters(holder, 1)
+    stranger = Device(MeterFactory.create(), bytes(32))
+    report_of_it = holder.report(device)
+    before = stored()
+    told = checked(report_of_it)
+    assert (told["verdict"], told["key"]["scheme"]) == ("accepted", "concentrator")
+    assert checked(holder.report(device, 1))["verdict"] == "accepted"
+    assert checked(holder.report(stranger))["verdict"] == "identity_mismatch"
+    assert stored() == before
+    assert judged(holder.row, [report_of_it]) == {"accepted": 1}
+    assert checked(report_of_it)["verdict"] == "duplicate"
 
 
 def test_a_frame_that_wears_a_hop_tag(concentrator: Concentrator) -> None:

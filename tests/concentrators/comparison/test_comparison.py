@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import re
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from concentrators.comparison.primitives import Primitives
 from concentrators.comparison.subjects import ED25519, HOP_TAG, SHARED, Subject, subjects
 from concentrators.comparison.withstands import THREATS, Power, is_private, is_proof, withstands
 from concentrators.management.commands.schemes import FIGURES
-from concentrators.vectors.material import COUNTER, DEVICE_KEY, PAYLOAD, TITLE
+from concentrators.simulator.meter import RESERVE_AHEAD, Memory, SimulatedMeter
+from concentrators.simulator.sealers import METER_SCHEMES
+from concentrators.vectors.material import COUNTER, DEVICE_KEY, PAYLOAD, TIME_S, TITLE
 from keyvault.cose.kdf import derived_device_key
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.replay_window import CounterSet, Take
@@ -103,6 +106,20 @@ class TestCounts:
         getattr(meter, name.partition("-")[0])(PAYLOAD)
         blocks = figures.of(meter.p.frame).instructions
         assert blocks < figures.frames[name] < blocks * 7 / 6
+
+    @pytest.mark.parametrize("name", ["ccm", "session", "mac", "ccm + signed", "session + signed"])
+    def test_writes_are_those_of_the_simulated_meter(self, name: str) -> None:
+        """Of a boot and some frames: each record's copies are two writes."""
+        frames, written = 2 * RESERVE_AHEAD, Counter[str]()
+        memory = Memory(0)
+        alg = METER_SCHEMES[name].algorithms[0]
+        SimulatedMeter(TITLE, DEVICE_KEY, memory, alg=alg, scheme=name)
+        memory.nonvolatile.power = lambda _, cell, __: written.update([cell.rpartition(" ")[0]])
+        meter = SimulatedMeter(TITLE, DEVICE_KEY, memory, alg=alg, scheme=name, clock_s=TIME_S)
+        for _ in range(frames):
+            meter.seal(SUBJECTS[name].reading)
+        expected = sum(-(-frames // each) for each in SUBJECTS[name].writes) + ("session" in name)
+        assert written.total() == 2 * expected, written
 
     def test_without_the_file_the_column_is_empty(self, tmp_path: Path) -> None:
         assert microcontroller.read(tmp_path / "m0.json") is None
