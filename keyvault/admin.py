@@ -1,4 +1,4 @@
-"""Keys in the admin: metadata only. Key octets, wrapped ones too, are never read for a page."""
+"""Keys in the admin: only metadata. No page reads key octets, not even wrapped ones."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ from keyvault.models import (
 
 @admin.register(FleetKey)
 class FleetKeyAdmin(ReadOnlyAdmin):
-    """Fleet keys come into being through keyvault.device_keys.provisioning alone."""
+    """Fleet keys, which only keyvault.device_keys.provisioning makes."""
 
     when_empty = "There is no fleet key: every device key is stored. manage.py fleet_key make NAME makes one."
     fields = ["name", "master_key_version", "created_at"]
@@ -136,7 +136,7 @@ class OfDeviceKeyAdmin(ReadOnlyAdmin):
 
 @admin.register(InvocationCounter)
 class InvocationCounterAdmin(OfDeviceKeyAdmin):
-    """Which counters were taken of each key."""
+    """The counters that were taken under each key."""
 
     when_empty = "There are no device keys yet, so no counters."
     list_display = ["device", "epoch", "highest_taken", "floor", "heard"]
@@ -174,7 +174,7 @@ class DownlinkCounterAdmin(OfDeviceKeyAdmin):
 
 @admin.register(TagFailures)
 class TagFailuresAdmin(OfDeviceKeyAdmin):
-    """How many bad tags named each key: anyone can send them; they alarm, and change nothing."""
+    """How many wrong tags named each key. Anybody can send these: they raise an alert, and change nothing."""
 
     when_empty = "No frame came with a bad tag."
     list_display = ["device", "epoch", "failures"]
@@ -183,7 +183,7 @@ class TagFailuresAdmin(OfDeviceKeyAdmin):
 
 @admin.register(MasterKeyRotation)
 class MasterKeyRotationAdmin(ReadOnlyAdmin):
-    """Rotations of the master key, and how far each came."""
+    """Rotations of the master key, and their progress."""
 
     when_empty = "The master key was not rotated yet. Begin on the page Master key."
     list_display = ["to_version", "state", "rewrapped", "total", "unreadable", "started_at", "finished_at"]

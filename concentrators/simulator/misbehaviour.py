@@ -94,7 +94,7 @@ class Mischief:
     # --- one method for each misbehaviour -----------------------------------------------------------------
 
     def _bit_flip(self, genuine: Genuine) -> Wrong:
-        """A bit damaged on the way: which octet it stands in decides the verdict."""
+        """A bit is damaged on the way; its octet decides the verdict."""
         octets, meter = bytearray(genuine.frame.octets), genuine.sender
         kid_at, kid_end = octets.index(meter.kid), octets.index(meter.kid) + len(meter.kid)
         alg_at = kid_at - 2 - len(cbor2.dumps(meter.key.alg))  # what another alg makes of a frame is another matter
@@ -119,9 +119,9 @@ class Mischief:
         return [Outgoing(over if only is None else only, octets, DUPLICATE)]
 
     def _old_replay(self, genuine: Genuine) -> Wrong:
-        """What a replay looks like whose readings are long gone: a counter that was seen, and a time before retention.
+        """A replay of a frame whose readings were deleted: a counter that was seen, and a time before retention.
 
-        A replay of what still stands shows as one after RETRANSMISSION_WINDOW_S alone, longer than a run takes.
+        A replay of stored readings is recognised only after RETRANSMISSION_WINDOW_S, which is longer than a run.
         """
         octets = genuine.sender.seal(self._long_ago(genuine), genuine.counter)
         return [self._via_home(genuine, octets, FailureKind.REPLAYED, behind=genuine.frame)]
@@ -212,15 +212,15 @@ class Mischief:
     # --- what they share ---------------------------------------------------------------------------
 
     def _ghost(self, kind: Misbehaviour, genuine: Genuine) -> SimulatedMeter:
-        """The meter for a misbehaviour that is of the genuine one's scheme; any of them where none is."""
+        """Return the ghost for a misbehaviour, of the genuine meter's scheme if there is one."""
         of_kind = {ghost.scheme: meter for ghost, meter in self._ghosts.items() if ghost.kind == kind}
         return of_kind.get(genuine.sender.key.scheme) or next(iter(of_kind.values()))
 
     def _remember(self, genuine: Genuine) -> None:
-        """Record frames for replays; once full, any of the old ones gives way.
+        """Record frames for replays; once full, a random old one is dropped.
 
-        What is signed is replayed where it came: over another concentrator it may come before its coupon list, and
-        then its verdict is one that changes.
+        Signed frames are replayed through the same concentrator: through another one they may arrive before their
+        coupon list, and then the verdict is provisional.
         """
         one = genuine.frame.octets, genuine.frame.concentrator if genuine.meter.key.signs else None
         if len(self._pool) < _POOL:
@@ -233,7 +233,7 @@ class Mischief:
         return Outgoing(genuine.frame.concentrator, octets, str(verdict), behind=behind)
 
     def _long_ago(self, genuine: Genuine) -> bytes:
-        """The payload of an interval from before the readings that are kept."""
+        """Return the payload of an interval from before retention."""
         days = self._plan.retention_days + 62
         return interval_payload(genuine.start_s - days * _DAY_S, genuine.register_wh, genuine.energy_wh)
 
@@ -250,7 +250,7 @@ def _pack(
 
 
 def _plainly(genuine: Genuine, kind: FailureKind) -> FailureKind:
-    """The verdict of a plain value of a register: of a meter that masks it is another."""
+    """Return the verdict of a plain value, which is another if the meter masks."""
     return FailureKind.ALGORITHM_MISMATCH if does_mask(genuine.sender.key.scheme) else kind
 
 

@@ -6,7 +6,7 @@ from concentrators.simulator.obedience import Fault
 
 
 class Misbehaviour(StrEnum):
-    """What can go wrong, by the name that ``--misbehave`` takes."""
+    """What can go wrong, by its name in ``--misbehave``."""
 
     BIT_FLIP = "bit_flip"
     REPLAY = "replay"

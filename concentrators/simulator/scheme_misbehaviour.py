@@ -27,9 +27,9 @@ Wrong = list[Outgoing | OverLink]
 
 
 class SchemeMischief:
-    """Makes what is wrong with the scheme of a genuine frame; nothing where a misbehaviour is none of its scheme.
+    """Makes wrong frames from genuine ones by their scheme; none if a misbehaviour does not apply to the scheme.
 
-    ``lies`` are the sums, by concentrator and place, that are not to be as they are.
+    ``lies`` are the sums, by concentrator and place, that are to be reported wrongly.
     """
 
     def __init__(self, plan: Plan, rng: random.Random, link: Link) -> None:
@@ -59,7 +59,7 @@ class SchemeMischief:
         }
 
     def _opened_meter(self, genuine: Genuine) -> Wrong:
-        """Who has one meter's key forges that meter's frames alone: here frames of another, and in its name."""
+        """Somebody with the key of one meter tries to send frames of another meter, and frames in its name."""
         opened, self._victim = genuine.meter, self._victim or genuine.meter
         victim, self._victim = self._victim, opened
         if victim.system_title == opened.system_title or opened.key.scheme == "hop":
@@ -77,7 +77,7 @@ class SchemeMischief:
     # --- sessions ---------------------------------------------------------------------------------
 
     def _session_ahead(self, genuine: Genuine) -> Wrong:
-        """A session that is said to begin in two years."""
+        """A session that claims to begin in two years."""
         meter = genuine.meter
         if envelope_of(meter.key.scheme) != "session":
             return []
@@ -85,7 +85,7 @@ class SchemeMischief:
         return self._to_head_end(genuine, session.seal(0, other_values(genuine)), FailureKind.CLOCK_SKEW)
 
     def _context_repeated(self, genuine: Genuine) -> Wrong:
-        """A meter that begins the same session once more: its counters come again with other contents."""
+        """A meter that begins the same session again: its counters are repeated with other contents."""
         meter = genuine.meter
         if envelope_of(meter.key.scheme) != "session":
             return []
@@ -99,7 +99,7 @@ class SchemeMischief:
     # --- masked ---------------------------------------------------------------------------------
 
     def _plain_value(self, genuine: Genuine) -> Wrong:
-        """A meter that masks says a plain value: it would give away what the masks hide."""
+        """A meter that masks sends a plain value, which would reveal what the masks hide."""
         meter = genuine.meter
         if not does_mask(meter.key.scheme):
             return []
@@ -109,7 +109,7 @@ class SchemeMischief:
     # --- sealed -----------------------------------------------------------------------------------
 
     def _small_order(self, genuine: Genuine) -> Wrong:
-        """An ephemeral key with which every Z is the same: it must not open for anybody who knows that."""
+        """An ephemeral key with which every Z is the same: such a frame must not open."""
         if envelope_of(genuine.meter.key.scheme) != "sealed":
             return []
         octets = bytearray(genuine.meter.seal(other_values(genuine)))
@@ -118,7 +118,7 @@ class SchemeMischief:
         return self._to_head_end(genuine, bytes(octets), FailureKind.TAG_INVALID)
 
     def _wrong_version(self, genuine: Genuine) -> Wrong:
-        """A frame that is sealed to another agreement key than the one that the meter's key goes with."""
+        """A frame that is sealed to another agreement key than the meter's key needs."""
         meter = genuine.meter
         if envelope_of(meter.key.scheme) != "sealed":
             return []
@@ -129,7 +129,7 @@ class SchemeMischief:
     # --- the local link ---------------------------------------------------------------------------
 
     def _hop_tag_forged(self, genuine: Genuine) -> Wrong:
-        """Garbage that is said to be of a meter: it costs the head-end nothing."""
+        """Garbage in the name of a meter: it costs the head-end nothing."""
         if not self._concentrators or not self._is_known(genuine):
             return []
         impostor = genuine.meter.impostor(self._rng.randbytes(16))
@@ -145,34 +145,34 @@ class SchemeMischief:
         return self._over_link(genuine, tag.seal_tag(meter.seal_event(other_values(genuine))))
 
     def _hop_tag_missing(self, genuine: Genuine) -> Wrong:
-        """A frame without a tag, of a meter whose frames have one."""
+        """A frame without a hop tag, of a meter whose frames have one."""
         meter = genuine.meter
         if not self._concentrators or not self._is_known(genuine) or meter.key.scheme == "hop":
             return []
         return self._over_link(genuine, meter.seal(other_values(genuine)), HopFault.UNTAGGED)
 
     def _hop_tag_worn(self, genuine: Genuine) -> Wrong:
-        """A concentrator that does not strip a tag."""
+        """A concentrator that does not remove a hop tag."""
         meter = genuine.meter
         if not meter.concentrator:
             return []
         return self._to_head_end(genuine, meter.wear_tag(genuine.frame.octets), FailureKind.MALFORMED)
 
     def _hop_replay(self, genuine: Genuine) -> Wrong:
-        """A frame of scheme ``hop`` once more: its concentrator has a replay window of its own."""
+        """A repeated frame of scheme ``hop``: its concentrator has a replay window of its own."""
         if genuine.meter.key.scheme != "hop" or not self._is_known(genuine):
             return []
         return self._over_link(genuine, genuine.heard, HopFault.REPLAYED)
 
     def _reading_past_concentrator(self, genuine: Genuine) -> Wrong:
-        """A meter of scheme ``hop`` that says a reading to the head-end itself."""
+        """A meter of scheme ``hop`` that sends a reading to the head-end directly."""
         if genuine.meter.key.scheme != "hop":
             return []
         octets = genuine.meter.seal_event(other_values(genuine))
         return self._to_head_end(genuine, octets, FailureKind.ALGORITHM_MISMATCH)
 
     def _foreign_report(self, genuine: Genuine) -> Wrong:
-        """A concentrator that reports for a meter of another one, or for one that seals for the head-end."""
+        """A concentrator that reports for a meter of another concentrator, or one that seals for the head-end."""
         others = [one for number, one in enumerate(self._concentrators) if number != genuine.frame.concentrator]
         if genuine.meter.key.scheme != "hop":
             others = list(self._concentrators)
@@ -182,7 +182,7 @@ class SchemeMischief:
         return self._to_head_end(genuine, reporter.seal(other_values(genuine)), FailureKind.IDENTITY_MISMATCH)
 
     def _lying_sum(self, genuine: Genuine) -> Wrong:
-        """A sum that its own readings do not give: no verdict, but the head-end tells both figures."""
+        """A sum that differs from the reported readings: no verdict, but the head-end shows both figures."""
         if self._concentrators and genuine.meter.key.scheme in ("hop", "mac"):
             place = SumPlace(LOAD_PROFILE, genuine.interval_minutes, genuine.start_s)
             self.lies.add((genuine.frame.concentrator, place))
@@ -191,7 +191,7 @@ class SchemeMischief:
     # --- signed -----------------------------------------------------------------------------------
 
     def _signature_forged(self, genuine: Genuine) -> Wrong:
-        """What somebody makes who has the meter's device key, and not what it signs with."""
+        """A signature by somebody who has the meter's device key, but not its signing secrets."""
         meter = genuine.meter
         if not meter.key.signs:
             return []
@@ -208,7 +208,7 @@ class SchemeMischief:
         return self._to_head_end(genuine, meter.seal_event(signed), FailureKind.COUPON_UNKNOWN)
 
     def _coupon_reused(self, genuine: Genuine) -> Wrong:
-        """A meter that signs twice under one coupon, as one does that was copied."""
+        """A meter that signs twice under one coupon, as a copied meter does."""
         meter = genuine.meter
         if not meter.key.signs or meter.signer.last is None:
             return []
@@ -216,7 +216,7 @@ class SchemeMischief:
         return self._to_head_end(genuine, octets, FailureKind.COUPON_REUSED, behind=genuine.frame)
 
     def _coupon_list_twice(self, genuine: Genuine) -> Wrong:
-        """A meter that announces a coupon once more, with other points."""
+        """A meter that announces a coupon again, with other points."""
         meter = genuine.meter
         if not meter.key.signs or meter.signer.last is None:
             return []

@@ -1,4 +1,4 @@
-"""REST for enrolment by certificate: authorities, what they certified and revoked, and meters that may enrol."""
+"""REST for enrolment by certificate: authorities, certificates, revocations, and meters that may enrol."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from meters.registry.lookup import unregistered
 
 
 class AuthoritySerializer(serializers.ModelSerializer[Authority]):
-    """An authority that vouches for the keys of meters, as long as it is pinned."""
+    """An authority whose certificates for keys of meters are accepted as long as it is pinned."""
 
     kid = OctetsField(help_text="how certificates name it, in hex digits")
     public_key = OctetsField(source="public", help_text="Ed25519 (RFC 8032), 32 octets")
@@ -91,7 +91,7 @@ class CertificateSerializer(serializers.ModelSerializer[Enrolment]):
 
 
 class CertificateList(ParameterView):
-    """Certificates that enrolled meters, by their number here. Of others the head-end knows nothing."""
+    """Certificates that enrolled meters, by number. The head-end knows no others."""
 
     queryset = DeviceKey.objects.none()
     query_class = CertificatesQuery
@@ -112,7 +112,7 @@ class CertificateList(ParameterView):
 
 
 class RevocationSerializer(serializers.ModelSerializer[RevokedCertificate]):
-    """A certificate that its authority revoked: it enrols no meter any more."""
+    """A certificate that its authority revoked: it can no longer enrol a meter."""
 
     number = serializers.IntegerField(source="pk")
     cti = OctetsField(help_text="the certificate's number")
@@ -125,7 +125,7 @@ class RevocationSerializer(serializers.ModelSerializer[RevokedCertificate]):
 
 
 class NewRevocationSerializer(serializers.Serializer[Any]):
-    """What an authority signed to revoke a certificate."""
+    """A revocation that an authority signed."""
 
     revocation = OctetsField(help_text="COSE_Sign1 of the authority, in hex digits")
     compromise = serializers.BooleanField(
@@ -134,7 +134,7 @@ class NewRevocationSerializer(serializers.Serializer[Any]):
 
 
 class RevokedSerializer(serializers.Serializer[Any]):
-    """What was revoked, and what stands of it."""
+    """The revoked certificate, and its keys that are still valid."""
 
     cti = OctetsField()
     system_title = SystemTitleField(allow_null=True, help_text="the meter that it enrolled; null if it enrolled none")
@@ -143,7 +143,7 @@ class RevokedSerializer(serializers.Serializer[Any]):
 
 
 class RevocationList(ParameterView):
-    """Revocations, by their number here."""
+    """Revocations, by number."""
 
     queryset = DeviceKey.objects.none()
     query_class = CertifiedQuery
@@ -170,7 +170,7 @@ class RevocationList(ParameterView):
         responses={201: RevokedSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Take a revocation; audited. Keys that the certificate enrolled stand, unless they are cut off."""
+        """Import a revocation; audited. Keys that the certificate enrolled stay valid unless they are cut off."""
         body = NewRevocationSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         asked = body.validated_data
@@ -230,7 +230,7 @@ class AllowedSerializer(serializers.Serializer[Any]):
 
 
 class AwaitedList(ParameterView):
-    """Meters that may enrol, by their number here."""
+    """Meters that may enrol, by number."""
 
     queryset = DeviceKey.objects.none()
     query_class = NumberedPageQuery
@@ -257,7 +257,7 @@ class AwaitedList(ParameterView):
         responses={201: AllowedSerializer},
     )
     def post(self, request: Request) -> Response:
-        """Let meters enrol, or enrol again; audited. What was allowed before is replaced."""
+        """Permit meters to enrol, or to enrol again; audited. It replaces earlier permissions."""
         body = AllowSerializer(data=request.data)
         body.is_valid(raise_exception=True)
         asked = body.validated_data

@@ -52,7 +52,7 @@ class KeySerializer(serializers.ModelSerializer[DeviceKey]):
 
 
 class AgreementKeySerializer(serializers.Serializer[Any]):
-    """A version of an agreement key of the head-end: its public key, for who makes meters and their certificates."""
+    """A version of the head-end's agreement key: its public key, for makers of meters and of certificates."""
 
     name = serializers.CharField(source="key.name", help_text="what certificates of meters call their aud")
     version = serializers.IntegerField(source="key.version")
@@ -69,7 +69,7 @@ class AgreementKeySerializer(serializers.Serializer[Any]):
 
 
 class AgreementKeyList(generics.GenericAPIView[Any]):
-    """The versions of the head-end's agreement keys, by name and the newest first. Private keys are in no answer."""
+    """The versions of the head-end's agreement keys, by name and newest first. No answer has private keys."""
 
     queryset = DeviceKey.objects.none()
     serializer_class = AgreementKeySerializer
@@ -80,7 +80,7 @@ class AgreementKeyList(generics.GenericAPIView[Any]):
 
 
 class KeyList(ParameterView):
-    """Device keys by their number."""
+    """Device keys, by number."""
 
     queryset = DeviceKey.objects.none()
     query_class = KeysQuery

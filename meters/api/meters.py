@@ -171,7 +171,7 @@ class SelectionView(ParameterView):
     filename: str
 
     def note(self, request: Request, asked: dict[str, Any]) -> None:
-        """Record whose data is shown: that of the requested meters, or of any."""
+        """Record whose data is shown: the requested meters, or all."""
         access_record.note(request, meters=asked.get("meter"))
 
     def selection(self, asked: dict[str, Any]) -> Any:

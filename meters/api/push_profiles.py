@@ -20,7 +20,7 @@ _MANUFACTURER_OCTETS = 3
 
 
 class PushProfileSerializer(serializers.ModelSerializer[PushProfile]):
-    """A version of a push profile, which never changes. Its sample is not given: it holds readings of a meter."""
+    """A version of a push profile, which never changes. Its sample is left out, because it has readings of a meter."""
 
     number = serializers.IntegerField(source="pk")
     title_prefix = OctetsField(help_text="what the system titles of its meters begin with, 3 to 8 octets")
@@ -44,7 +44,7 @@ class PushProfileSerializer(serializers.ModelSerializer[PushProfile]):
 
 
 class NewPushProfileSerializer(serializers.Serializer[Any]):
-    """A profile to register; a name that is there already gets its next version."""
+    """A profile to register; an existing name gets a new version."""
 
     name = serializers.CharField(max_length=64)
     definition = serializers.DictField(help_text="docs/dlms.md section 3")
@@ -61,7 +61,7 @@ class NewPushProfileSerializer(serializers.Serializer[Any]):
 
 
 class PushProfileList(ParameterView):
-    """Push profiles, by their number here."""
+    """Push profiles, by number."""
 
     queryset = PushProfile.objects.none()
     query_class = NumberedPageQuery

@@ -201,7 +201,7 @@ class MetersQuery(QuerySerializer):
 
 
 class PlaceField(serializers.CharField):
-    """The place of a meter; left out unless ``meters.api.meters`` set it, because not everybody may see places."""
+    """The place of a meter; left out unless ``meters.api.meters`` sets it, because not everybody may see places."""
 
     def get_attribute(self, instance: Any) -> Any:
         if not hasattr(instance, "place_name"):
@@ -291,7 +291,7 @@ class GapReportSerializer(serializers.Serializer[Any]):
 
 
 def given(asked: Mapping[str, Any], **lookups: str) -> dict[str, Any]:
-    """Look-ups with the parameters of those names; one that was not given looks for nothing."""
+    """Return look-ups from the parameters of those names, without parameters that were not given."""
     return {lookup: asked[name] for lookup, name in lookups.items() if name in asked}
 
 

@@ -1,6 +1,6 @@
 """Evidence of signed readings for third parties: a CBOR file that they verify without this head-end.
 
-A CBOR sequence (RFC 8742), one map for each meter; docs/evidence.md says what stands in it, and verifies it.
+A CBOR sequence (RFC 8742), one map for each meter; docs/evidence.md describes it and has a program to verify it.
 """
 
 import os
@@ -25,11 +25,11 @@ _NAMED_IN_AUDIT = 100
 
 
 class EvidenceError(ValueError):
-    """Evidence that cannot be written; the message says why."""
+    """The evidence cannot be written; the message says why."""
 
 
 class Period(NamedTuple):
-    """From a time on, up to another one, which is not of it."""
+    """A period [start, end)."""
 
     start: datetime
     end: datetime
@@ -46,7 +46,7 @@ class Exported(NamedTuple):
 def export(meters: Sequence[Meter], period: Period, path: Path, actor: Actor) -> Exported:
     """Write the signed readings of meters with what proves them to a new file, mode 0600. Audited first.
 
-    Four queries for each meter. EvidenceError where the file exists or cannot be written: then there is none.
+    Four queries for each meter. EvidenceError if the file exists or cannot be written: then none is left behind.
     """
     titles = [bytes(meter.system_title).hex() for meter in meters]
     subject = {"devices": titles[:_NAMED_IN_AUDIT], "count": len(titles)}
@@ -94,7 +94,7 @@ def _evidence(meters: Sequence[Meter], period: Period) -> Iterator[dict[str, Any
 
 
 def _readings(meter: Meter, period: Period) -> list[tuple[Any, ...]]:
-    """The signed readings: OBIS code, unit, Unix second, steps, exponent of ten of a step, minutes of the interval."""
+    """Return signed readings: OBIS code, unit, Unix second, steps, exponent of ten of a step, interval in minutes."""
     schemes = ",".join(str(one.number) for one in SCHEMES if one.content == SIGNED.name)
     return fetch_rows(
         """SELECT g.obis_code, g.unit, extract(epoch FROM r.captured_at)::bigint, r.value, g.scaler, r.interval_minutes

@@ -1,4 +1,4 @@
-"""Missing intervals of a meter's load profile; a masked value is there as a plain one is."""
+"""Missing intervals of a meter's load profile. A masked value counts as present."""
 
 from collections import defaultdict
 from collections.abc import Sequence

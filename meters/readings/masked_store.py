@@ -21,7 +21,7 @@ _COPY = """COPY meters_maskedreading
 
 
 def signed(value: int) -> int:
-    """A number of 0 to 2^64 - 1 as one of the same bits with a sign."""
+    """Return a number of 0 to 2^64 - 1 as the signed number with the same bits."""
     return value - _WHOLE if value >= _HALF else value
 
 
@@ -55,9 +55,9 @@ def standing_masked(spots: Iterable[Spot]) -> dict[Spot, Standing]:
 
 
 def relabel(meter_id: int, start: datetime, end: datetime | None, interval_minutes: int) -> int:
-    """Give the masked values of a meter in [start, end) that are in no set yet another interval length; how many.
+    """Change the interval length of masked values of a meter in [start, end) that are in no set yet; return how many.
 
-    Those in a set stay as they were asked about: their masks were of another length, so it has no total.
+    Values in a set are unchanged: their masks were for another length, so the set has no total.
     """
     return execute(
         """UPDATE meters_maskedreading SET interval_minutes = %s

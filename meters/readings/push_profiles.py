@@ -28,7 +28,7 @@ PREFIX_OCTETS = range(3, 9)  # a manufacturer, to one meter
 
 
 class Checked(NamedTuple):
-    """A definition that reads its sample: what it was made from, and the values that come out."""
+    """A definition that reads its sample, with the sample and the values read."""
 
     definition: Definition
     skeleton: str
@@ -37,7 +37,7 @@ class Checked(NamedTuple):
 
 
 class ProfileWish(NamedTuple):
-    """A profile to register: its name, the beginning of the titles of its meters (3 to 8 octets), and what it says.
+    """A profile to register: its name, the prefix of its meters' titles (3 to 8 octets), and its definition.
 
     ``sample`` is a decrypted notification of such a meter, whose title is ``sample_title`` (8 octets).
     """
@@ -50,9 +50,9 @@ class ProfileWish(NamedTuple):
 
 
 class PublicProfile(NamedTuple):
-    """A profile for a capture that others published: its name, where that stands and its licence, and what to register.
+    """A profile for a capture that others published: its name, source and licence, and what to register.
 
-    Scalers that the frame does not say are those of the project: check them against your operator's paper.
+    Scalers that are not in the frame come from that project: compare them with your operator's documents.
     """
 
     name: str
@@ -61,9 +61,9 @@ class PublicProfile(NamedTuple):
 
 
 def public() -> list[PublicProfile]:
-    """The profiles that come with the head-end; none is registered by itself.
+    """Return the profiles that come with the head-end; none is registered automatically.
 
-    Of captures without a title, which were sent in clear, it is the manufacturer's letters and zeros.
+    Captures in clear have no title; theirs is made of the manufacturer's letters and zeros.
     """
     found = json.loads(_PUBLIC.read_text())
     return [
@@ -80,7 +80,7 @@ def public() -> list[PublicProfile]:
 
 
 def check(definition: object, sample: bytes, system_title: bytes) -> Checked:
-    """Read a sample by a definition; ProfileError where the definition is none, or does not fit it."""
+    """Read a sample by a definition; ProfileError if the definition is invalid or does not fit the sample."""
     parsed = parse_definition(definition)
     try:
         notification = parse_notification(sample)
@@ -114,7 +114,7 @@ def opened(octets: bytes, actor: Actor) -> tuple[bytes, bytes | None]:
 
 
 def describe(sample: bytes) -> list[str]:
-    """What stands where in a sample: its form, and a line for each element; ContentError where it is none."""
+    """Describe a sample: its form, and a line for each element; ContentError if it is no notification."""
     notification = parse_notification(sample)
     lines = [f"form {digest(notification.skeleton).hex()[:16]}: {notification.skeleton}"]
     if notification.data is not None and notification.data.date_time:
@@ -136,7 +136,7 @@ def add(wish: ProfileWish, actor: Actor) -> PushProfile:
 
     What its sample measured is blanked before it is stored.
 
-    ProfileError where it does not read its sample, or somebody else registered a version at the same time.
+    ProfileError if it does not read its sample, or somebody else registered a version at the same time.
     """
     checked = check(wish.definition, wish.sample, wish.sample_title)
     if len(wish.title_prefix) not in PREFIX_OCTETS or not wish.sample_title.startswith(wish.title_prefix):
@@ -198,7 +198,7 @@ def verify() -> list[tuple[PushProfile, str]]:
 
 
 def active() -> list[PushProfileRow]:
-    """The profiles by which notifications are read, the newest first. One query."""
+    """Return the profiles by which notifications are read, newest first. One query."""
     rows = fetch_rows(
         """SELECT title_prefix, skeleton_sha256, definition FROM meters_pushprofile
            WHERE retired_at IS NULL ORDER BY id DESC"""

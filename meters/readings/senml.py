@@ -81,13 +81,13 @@ def parse_pack(payload: bytes) -> list[SenmlRecord]:
 
 
 def parse_data_pack(payload: bytes) -> list[SenmlRecord | DataRecord]:
-    """Do the same with a pack whose records may say data (label vd) instead of a number."""
+    """Do the same with a pack whose records may have data (label vd) instead of a number."""
     base: dict[int, Any] = {}
     return [_resolve_data(record, base) for record in _records(payload)]
 
 
 def _records(payload: bytes) -> list[Any]:
-    """The records of a pack, as they stand in it."""
+    """Return the records of a pack, unresolved."""
     try:
         pack, guard = _loads(b"\x82" + payload + _GUARD_ITEM)
     except SenMLError:

@@ -1,4 +1,4 @@
-"""manage.py agreement_key: the head-end's X25519 keys in versions, by which it agrees on device keys with meters."""
+"""manage.py agreement_key: versions of the head-end's X25519 keys, for device keys that are agreed with meters."""
 
 from collections.abc import Callable
 from typing import Any

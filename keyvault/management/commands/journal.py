@@ -1,4 +1,4 @@
-"""manage.py journal: what the key journal holds, and whether it is whole."""
+"""manage.py journal: shows the records of the key journal, and checks that none is missing or changed."""
 
 import json
 from datetime import UTC, datetime
@@ -58,7 +58,7 @@ class Command(DomainCommand):
 
 
 def _shown(record: JournalRecord) -> dict[str, Any]:
-    """A record for people: without the wrapped keys."""
+    """Return a record to show: without the wrapped keys."""
     body = record.body
     match record.kind:
         case "keys":

@@ -1,6 +1,6 @@
-"""The definition of a push profile: which element of a notification says what. Pure (docs/dlms.md section 4).
+"""The definition of a push profile: which element of a notification is which register. Pure (docs/dlms.md section 3).
 
-A definition is JSON. Whatever it does not say is refused, and never guessed: scaler and unit above all.
+A definition is JSON. Nothing that it leaves out is guessed, above all not scaler and unit.
 """
 
 import re
@@ -24,11 +24,11 @@ UNITS: dict[int, tuple[str, ...]] = {
 
 
 class ProfileError(ValueError):
-    """A definition that is none, or that does not fit its sample; whoever registers it made a mistake, and is told."""
+    """A definition that is invalid or does not fit its sample: a mistake of the person who registers it."""
 
 
 class Kind(StrEnum):
-    """How a notification says which value is of which register."""
+    """How a notification shows which value belongs to which register."""
 
     OBIS = "obis"  # each value follows its OBIS code
     PUSHLIST = "pushlist"  # the first element lists what the others are
@@ -49,7 +49,7 @@ class Role(StrEnum):
 
 
 class Column(NamedTuple):
-    """What an element says: ``obis`` is the register; ``scaler`` and ``unit`` hold where the frame says none."""
+    """The meaning of an element: ``obis`` is the register; ``scaler`` and ``unit`` apply if the frame has none."""
 
     role: Role
     obis: str = ""
@@ -58,7 +58,7 @@ class Column(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """A definition, checked. ``by_place`` and ``by_obis`` hold its columns by what they name in the notification.
+    """A checked definition. ``by_place`` and ``by_obis`` have its columns by place or OBIS code in the notification.
 
     ``clock_from`` is "apdu", a place in the body, or an OBIS code. ``period_s`` is between rows; ``thin_s`` and
     ``push_s``: of notifications every ``push_s`` one in ``thin_s`` is stored. ``interval_ends`` says whether times of
@@ -78,7 +78,7 @@ class Definition(NamedTuple):
     interval_ends: bool | None
 
     def factor(self, unit: str) -> int:
-        """What values of a unit are multiplied by: the ratios of the transformers before the meter."""
+        """Return the factor for values of a unit: the ratios of the transformers before the meter."""
         match unit:
             case "V":
                 return self.voltage_ratio
@@ -91,7 +91,7 @@ class Definition(NamedTuple):
 
 
 def parse_definition(said: object) -> Definition:
-    """A definition as JSON gives it, checked; ProfileError names the first thing that is wrong."""
+    """Check a definition from JSON; ProfileError names the first mistake."""
     told = _object(said, "a definition", {"kind", "clock", "columns", "factor", "period_s", "thin_s", "push_s",
                                           "interval_time"})  # fmt: skip
     try:

@@ -1,4 +1,4 @@
-"""What a notification says by its profile: values of registers with their times. Pure."""
+"""Reads notifications by their profile: values of registers with their times. Pure."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class OtherMeterError(ContentError):
 
 
 class PushValue(NamedTuple):
-    """A value: ``raw`` x 10^``scaler`` in ``units`` (one that a register counts in), at a Unix second."""
+    """A value: ``raw`` x 10^``scaler`` in one of ``units``, at a Unix second."""
 
     obis: str
     raw: int
@@ -48,7 +48,7 @@ class PushValue(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """A notification taken apart: its skeleton, and what it is of; exactly one of ``data``, ``event``, ``telegram``."""
+    """A parsed notification: its skeleton and exactly one of ``data``, ``event`` and ``telegram``."""
 
     skeleton: str
     data: DataNotification | None = None
@@ -57,7 +57,7 @@ class Notification(NamedTuple):
 
 
 def parse_notification(plaintext: bytes) -> Notification:
-    """Take a decrypted notification apart; ContentError where it is none."""
+    """Parse a decrypted notification; ContentError if it is none."""
     first = plaintext[0] if plaintext else -1
     try:
         if first == DATA:
@@ -74,7 +74,7 @@ def parse_notification(plaintext: bytes) -> Notification:
 
 
 def read(notification: Notification, definition: Definition, system_title: bytes) -> list[PushValue]:
-    """The values of a notification by its profile, all or none; ContentError names what is wrong with it."""
+    """Return the values of a notification by its profile, all or none; ContentError names what is wrong."""
     if definition.kind in ROWS:
         if notification.data is None:
             raise ContentError(f"no data notification, as kind {definition.kind} needs one")
@@ -135,7 +135,7 @@ def _column(element: Element, definition: Definition) -> Column | None:
 def _value(
     element: Element, column: Column | None, definition: Definition, at_s: int, system_title: bytes
 ) -> PushValue | None:
-    """What an element says; None where it says nothing that is wanted."""
+    """Return the value of an element; None if the profile ignores it."""
     place, obis, value, unit = element
     if column is None:
         if isinstance(value, int) and definition.kind is Kind.POSITIONAL:
@@ -165,14 +165,14 @@ def _scaled(
 
 
 def _check_title(value: int | float | bytes | None, system_title: bytes) -> None:
-    """The value is the meter's title, as 8 octets or in hexadecimal."""
+    """Check that a value is the meter's title, as 8 octets or in hexadecimal; OtherMeterError if not."""
     named = value if isinstance(value, bytes) else b""
     if named != system_title and named.lower() != system_title.hex().encode():
         raise OtherMeterError(f"it names the meter {named[:40].hex()}, not {system_title.hex()}")
 
 
 def _clock(notification: Notification, elements: list[Element], definition: Definition) -> int:
-    """The Unix second of a notification."""
+    """Return the time of a notification (Unix seconds)."""
     wanted = definition.clock_from
     octets: object = None
     if wanted == "apdu":
@@ -213,7 +213,7 @@ def _read_rows(notification: Notification, data: DataNotification, definition: D
 def _row_times(
     notification: Notification, data: DataNotification, rows: list[Row], clock_place: int | None, definition: Definition
 ) -> list[int]:
-    """The Unix second of each row: of its clock, or a period after the one before."""
+    """Return the time of each row (Unix seconds): of its clock, or a period after the row before."""
     if clock_place is None:
         first_s = _clock(notification, elements_of(data.body), definition)
         return [first_s + number * definition.period_s for number in range(len(rows))]
