@@ -48,6 +48,9 @@ MISTAKES = {
 }
 
 
+UNTOLD = ("calibration-4000", "x25519-public")  # the second is X25519 of the base point
+
+
 def build(folder: Path, source: Path = FOLDER) -> subprocess.CompletedProcess[str]:
     vectors = FOLDER.parent / "vectors.json"
     command = ["make", "check", f"BUILD={folder}", f"VECTORS={vectors}", f"CC={COMPILER}"]
@@ -81,6 +84,9 @@ def test_the_table_of_costs_says_what_was_counted() -> None:
     shown += ["session-derive", "mac-64-derive", "command-open", "aes-128-block", "aes-256-block", "sha-256-block"]
     numbers = [figures["instructions"][name] for name in shown]
     numbers += [figures["flash_octets"]["meter"], *(figures["ram_octets"][name] for name in ("stack", "struct-meter"))]
+    curves = json.loads((FOLDER / "asymmetric.json").read_text())
+    numbers += [count for name, count in curves["instructions"].items() if name not in UNTOLD]
+    numbers += [*curves["flash_octets"].values(), curves["ram_octets"]["stack"]]
     for number in numbers:
         assert f"{number:,}" in table, f"docs/schemes.md does not say {number:,}"
 
@@ -101,3 +107,16 @@ def test_every_known_answer_on_a_cortex_m0(tmp_path: Path) -> None:
     assert abs(found["instructions"]["calibration-4000"] - 4000) <= 10
     if found["compiler"] == written["compiler"]:
         assert found == written, "cp docs/reference-meter/build/m0.json docs/reference-meter/"
+
+
+@pytest.mark.skipif(
+    "MONOCYPHER" not in os.environ or any(shutil.which(tool) is None for tool in CORTEX_M0),
+    reason="MONOCYPHER names no folder with the source of Monocypher (make asymmetric fetches it), or tools lack",
+)
+def test_asymmetric_primitives_on_a_cortex_m0(tmp_path: Path) -> None:
+    command = ["make", "asymmetric", f"BUILD={tmp_path}"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found, written = (json.loads((folder / "asymmetric.json").read_text()) for folder in (tmp_path, FOLDER))
+    if found["compiler"] == written["compiler"]:
+        assert found == written, "cp docs/reference-meter/build/asymmetric.json docs/reference-meter/"

@@ -121,12 +121,8 @@ def writes(frames: Sequence[int]) -> str:
 
 
 def on_cortex_m0(work: Work, figures: Figures | None) -> str:
-    """AES and SHA-256 in instructions, X25519 in cycles; + where other primitives come on top."""
-    if figures is None:
-        return _NONE
-    told = figures.of(work)
-    cycles = f" and {told.x25519_cycles:,} cycles" if told.x25519_cycles else ""
-    return f"{told.instructions:,}{cycles}{' +' if told.has_more else ''}"
+    """The instructions of all primitives of some work; a dash where nothing was counted."""
+    return _NONE if figures is None else f"{figures.of(work):,}"
 
 
 def as_text(tables: Sequence[Table]) -> str:

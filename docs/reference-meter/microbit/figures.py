@@ -19,26 +19,29 @@ def said(*command):
 
 
 def main():
-    """Write the figures."""
-    build = Path(sys.argv[1])
+    """Write the figures of the meter, or with a second word `asymmetric` those of asymmetric cryptography."""
+    build, what = Path(sys.argv[1]), (sys.argv[2:] or ["m0"])[0]
     told = {"COUNT": {}, "SIZE": {}}
-    for line in (build / "m0.txt").read_text().splitlines():
+    for line in (build / f"{what}.txt").read_text().splitlines():
         word, *rest = line.split(" ")
         if word in told:
             told[word][rest[0]] = int(rest[1])
     flash, ram = {}, 0
-    for one in sorted(build.glob("m0-*.o")):
+    for one in sorted(build.glob(f"{what}-*.o")):
         text, data, bss = map(int, said("arm-none-eabi-size", str(one)).splitlines()[1].split()[:3])
-        flash[one.stem.removeprefix("m0-") + ".c"] = text
+        flash[one.stem.removeprefix(f"{what}-")] = text
         ram += data + bss
+    if what == "m0":
+        flash = {"meter": sum(flash.values()), **{f"{name}.c": octets for name, octets in flash.items()}}
     figures = {
-        "made_by": "make m0, in docs/reference-meter",
+        "made_by": f"make {what}, in docs/reference-meter",
+        **({} if what == "m0" else {"library": Path("microbit/monocypher.txt").read_text().split()[0]}),
         "how": HOW,
         "compiler": said("arm-none-eabi-gcc", "--version").splitlines()[0],
         "flags": "-Os -mcpu=cortex-m0plus -mthumb",
         "payload_octets": 52,
         "instructions": told["COUNT"],
-        "flash_octets": {"meter": sum(flash.values()), **flash},
+        "flash_octets": flash,
         "ram_octets": {"static": ram, **told["SIZE"]},
     }
     json.dump(figures, sys.stdout, indent=1)

@@ -48,5 +48,10 @@ void reset(void) {
     end((uint32_t)main());
 }
 
+/* What counts past the 24 bits of SysTick puts its own in the place of this one. */
+__attribute__((weak)) void systick(void);
+void systick(void) {}
+
 __attribute__((section(".vectors"), used)) static const void *const VECTORS[16] = {
-    &_stack, (const void *)reset, (const void *)fault, (const void *)fault};
+    &_stack, (const void *)reset, (const void *)fault, (const void *)fault,
+    [15] = (const void *)systick};
