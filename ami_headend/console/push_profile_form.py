@@ -119,7 +119,7 @@ class ColumnForm(forms.Form):
     scaler = forms.IntegerField(
         required=False, min_value=-12, max_value=12, label="Power of ten", widget=UnfoldAdminIntegerFieldWidget
     )
-    unit = _select("Unit", [("", "as the frame says"), *((name, name) for name in _UNIT_NAMES)], required=False)
+    unit = _select("Unit", [], required=False)
 
     def __init__(self, data: Any, element: Element, kind: Kind) -> None:
         is_number = isinstance(element.value, int | float)
@@ -133,9 +133,12 @@ class ColumnForm(forms.Form):
         initial = {"means": "value" if is_usual else "" if is_asked else "ignore", "register": element.obis}
         super().__init__(data, prefix=f"at{element.place}", initial=initial)
         self.element, self._kind = element, kind
-        field = self.fields["means"]
+        field, unit = self.fields["means"], self.fields["unit"]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101 - for the types alone
+        assert isinstance(unit, forms.ChoiceField)  # noqa: S101
         field.choices = means
+        unsaid = "as the frame says" if element.unit else "the frame says none"
+        unit.choices = [("", unsaid), *((name, name) for name in _UNIT_NAMES)]
         field.error_messages["required"] = "Say what this element is."
 
     def clean(self) -> dict[str, Any]:

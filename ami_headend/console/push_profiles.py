@@ -40,7 +40,11 @@ class PushProfilesPage(ConsolePage):
         judged_again = Reverification.objects.filter(cause="profile").exists()
         frames = sum(one.frames for one in waiting)
         more = " or more" if frames >= LOOKED_AT else ""
-        note = "frames are being judged again now" if judged_again else f"in {thousands(len(waiting))} forms"
+        note = (
+            "frames are being judged again now"
+            if judged_again
+            else f"in {thousands(len(waiting))} form{'s' * (len(waiting) != 1)}"
+        )
         shown, tone = f"{thousands(frames)}{more}", "unsure" if frames else ""
         return {
             **context,
