@@ -16,16 +16,13 @@ from concentrators.models import Concentrator
 from concentrators.vectors import material
 from keyvault.cose.kdf import uplink_infos, uplink_key, uplink_secret
 from keyvault.cose.structures import encode_sequence
-from keyvault.device_keys import agreement_keys, key_rows, provisioning
+from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
-from keyvault.enrolment import authorities
-from keyvault.enrolment.authorities import PublicAuthority
 from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.hop import hop_cipher
 from keyvault.schemes.hop_tag import HopTagKey
 from meters.models import MeterStatus
 from tests.concentrators.dlms_devices import dlms_meter, profile
-from tests.concentrators.enrolling import OFFICER
 from tests.concentrators.fleet import NOW, Device, commission, judged, usual
 from tests.concentrators.masked_devices import of_masked_ccm
 from tests.concentrators.scheme_devices import meter_at, of_mac, of_sealed, of_session, of_signed
@@ -33,7 +30,7 @@ from tests.concentrators.statements import Statements, counting
 from tests.concentrators.test_hop_reports import Holder, meters
 from tests.dlms_frames import STREAM
 from tests.factories import ConcentratorFactory, MeterFactory
-from tests.vectors.test_vectors import _forgotten, _head_end_key, _heard_before, _provisioned, of_kind
+from tests.vectors.test_vectors import _awaited, _forgotten, _heard_before, _provisioned, of_kind
 
 pytestmark = pytest.mark.django_db
 WORN = "hop-tag/still-worn-at-the-head-end"  # here it is checked as the concentrator would, which strips the tag
@@ -184,12 +181,7 @@ def test_enrolments(concentrator: Concentrator) -> None:
     for one in of_kind("enrolment"):
         at = datetime.fromtimestamp(one["received_at"], UTC)
         with _forgotten():
-            with _head_end_key(one["head_end_private"]):
-                agreement_keys.init(one["audience"], OFFICER)
-            authority = one["authority"]
-            authorities.pin(PublicAuthority(authority["kid"], authority["issuer"], authority["public"]), OFFICER, at)
-            MeterFactory.create(system_title=one["system_title"], commissioned_at=at)
-            authorities.allow([one["system_title"]], OFFICER, at)
+            _awaited(concentrator, one, at)
             before = stored()
             verdict_here = checked(one["frame"], at=at)["verdict"]
             assert stored() == before, one["id"]

@@ -205,18 +205,23 @@ def test_what_the_head_end_says_of_enrolments() -> None:
     for one in of_kind("enrolment"):
         at = datetime.fromtimestamp(one["received_at"], UTC)
         with _forgotten():
-            with _head_end_key(one["head_end_private"]):
-                agreement_keys.init(one["audience"], OFFICER)
-            _pin(one["authority"], at)
-            MeterFactory.create(system_title=one["system_title"], commissioned_at=at)
-            authorities.allow([one["system_title"]], OFFICER, at)
-            if "revocation" in one:
-                authorities.revoke(one["revocation"], OFFICER, at)
-            _heard_before(other, one)
+            _awaited(other, one, at)
             verdict = _verdict(concentrator, one["frame"], at)
         if verdict != one["verdict"]:
             wrong[one["id"]] = verdict, one["verdict"]
     assert wrong == {}
+
+
+def _awaited(concentrator: Concentrator, one: dict[str, Any], at: datetime) -> None:
+    """The meter of a vector, which may enrol, with what was heard of it and of its authority before."""
+    with _head_end_key(one["head_end_private"]):
+        agreement_keys.init(one["audience"], OFFICER)
+    _pin(one["authority"], at)
+    MeterFactory.create(system_title=one["system_title"], commissioned_at=at)
+    authorities.allow([one["system_title"]], OFFICER, at)
+    if "revocation" in one:
+        authorities.revoke(one["revocation"], OFFICER, at)
+    _heard_before(concentrator, one)
 
 
 @pytest.mark.parametrize("one", of_kind("uplink"), ids=lambda one: str(one["id"]))
