@@ -1,6 +1,7 @@
 """Opens the frames of whole uplinks together, and takes each invocation counter exactly once."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
@@ -9,17 +10,19 @@ from typing import NamedTuple
 from django.conf import settings
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
-from keyvault.ciphers import KeptCiphers
+from keyvault.ciphers import KeptCiphers, KeyRow
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError, MismatchError
 from keyvault.counted_keys import ContendedError, CountedKey
 from keyvault.models import KeyState
 from keyvault.refusals import EnrolmentRefusal, Refusal
-from keyvault.replay_window_store import Care, read_keys, save_keys
+from keyvault.replay_window_store import Care, read_ended, read_keys, save_keys
+from keyvault.schemes.lines import Cipher
 from keyvault.schemes.table import ENVELOPES
 
 _PENDING = KeyState.PENDING.value
+_TRIED_UNDER_ENDED = 100  # frames of a batch: others could make us open keys for garbage
 ACCEPTABLE = frozenset({_PENDING, KeyState.ACTIVE.value, KeyState.RETIRING.value})
 
 
@@ -85,6 +88,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
     keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care, ciphers)
     made = _add_ciphers(keys, ciphers)
     unfound = _Unfound(keys, names)
+    unopened: list[_Unopened] = []
     for frames_parsed, (opened, refused) in zip(parsed, results, strict=True):
         for index, envelope, frame in frames_parsed:
             kid, alg, counter, _, _ = frame
@@ -101,9 +105,12 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
                 if found is not None:
                     opened.append(found)
                     continue
+                unopened.append(_Unopened(refused, len(refused), envelope, frame))
                 kid, key = likeliest[0] if likeliest else (kid, None)
             reason, detail = _why_not(envelope, frame, key, unfound)
             refused.append(Refused(index, reason, detail, kid, counter))
+    if unopened:
+        _tell_ended(unopened[:_TRIED_UNDER_ENDED])
     _keep_sessions(made, keys, results, ciphers)
     return Opening(results, keys, care)
 
@@ -138,8 +145,11 @@ class _Unfound:
         The likeliest is for this envelope and alg, and its highest counter is the nearest below the frame's.
         """
         counter = frame.counter
+        of_title = self._of_title.get(frame.kid, [])
+        if len(of_title) < 2:
+            return of_title
         return sorted(
-            self._of_title.get(frame.kid, ()),
+            of_title,
             key=lambda one: (
                 not _is_for(one[1], envelope, frame.alg),
                 one[1].highest >= counter,
@@ -163,6 +173,31 @@ def _open_by_title(
             except TagInvalidError:
                 continue
     return None
+
+
+class _Unopened(NamedTuple):
+    """A frame that names a title alone and opens under no key that may be used; its refusal stands at a place."""
+
+    refused: list[Refused]
+    place: int
+    envelope: str
+    frame: Frame
+
+
+def _tell_ended(unopened: Sequence[_Unopened]) -> None:
+    """Refuse frames as of an ended key where they open under one, whatever was said before. Two queries."""
+    rows = read_ended({one.frame.kid for one in unopened})
+    of_title: dict[bytes, list[tuple[KeyRow, Cipher]]] = {}
+    for kid, cipher in KeptCiphers().of(rows).items() if rows else ():
+        of_title.setdefault(kid[:8], []).append((rows[kid], cipher))
+    for refused, place, envelope, frame in unopened:
+        for row, cipher in of_title.get(frame.kid, ()):
+            if (row.envelope, row.algorithm) == (envelope, frame.alg):
+                with suppress(TagInvalidError):
+                    cipher.open_(frame)
+                    detail = f"the key that it is under is {row.state}"
+                    refused[place] = refused[place]._replace(reason=Refusal.KEY_RETIRED, detail=detail)
+                    break
 
 
 def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> Collection[bytes]:

@@ -47,6 +47,14 @@ READ_NAMED = _statement(_READ_KEYS.format(epochs="k.epoch = t.epoch"))
 ANY_EPOCH = -1
 _USABLE = "t.epoch = -1 AND k.epoch > 0 AND k.state IN ('pending', 'active', 'retiring')"
 READ_KEYS_OF_TITLES = _statement(_READ_KEYS.format(epochs=f"(k.epoch = t.epoch OR {_USABLE})"))
+# The two newest key sets of each title that may be used no more.
+READ_ENDED = """
+    SELECT k.system_title, k.epoch, k.id, k.version, k.state, k.algorithm, k.scheme
+    FROM unnest(%s::bytea[]) AS t(title)
+    CROSS JOIN LATERAL (SELECT * FROM keyvault_devicekey d
+        WHERE d.system_title = t.title AND d.epoch > 0 AND d.state IN ('retired', 'compromised')
+        ORDER BY d.epoch DESC LIMIT 2) AS k
+"""
 LOCKED = "ORDER BY k.system_title, k.epoch FOR UPDATE OF c"
 # Locks sessions, after the rows of their keys.
 LOCK_SESSIONS = """

@@ -20,6 +20,7 @@ from keyvault.replay_window_sql import (
     LOCK_SESSIONS,
     LOCKED,
     NOT_FORESEEN,
+    READ_ENDED,
     READ_KEYS_OF_TITLES,
     READ_NAMED,
     READ_UNFORESEEN,
@@ -135,6 +136,13 @@ def _read_kept(
             del keys[kid]
             ciphers.forget(kid)
     return keys
+
+
+def read_ended(titles: Collection[bytes]) -> dict[bytes, KeyRow]:
+    """The rows of keys of some titles that may be used no more, by kid: the two newest of each title. One query."""
+    return {
+        make_kid(title, epoch): key_row(*row) for title, epoch, *row in fetch_rows(READ_ENDED, octets_array(titles))
+    }
 
 
 def know_foreseen(keys: Collection[CountedKey]) -> None:

@@ -26,10 +26,11 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.backups import BackupError
 from keyvault.device_keys import agreement_keys, epochs
-from keyvault.device_keys.provisioning import provision_devices
+from keyvault.device_keys.provisioning import NewKey, provision_devices, provision_pending, provision_stored
 from keyvault.enrolment import authorities
 from keyvault.master_key import census
 from keyvault.models import AuditRecord, Backup, DeviceKey
+from keyvault.schemes.dlms.security import algorithm_of
 from tests.concentrators.enrolling import Newcomer, pin
 from tests.concentrators.fleet import judged
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -268,7 +269,7 @@ def test_a_snapshot_waits_for_acts_under_way(folder: Path, monkeypatch: pytest.M
 def test_secrets_of_every_scheme_are_in_a_backup_or_come_from_the_journal(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Agreement keys, agreed and concentrators' keys, authorities and used certificates: before the dump and since."""
+    """Agreement keys, agreed and concentrators' keys, key sets, authorities, used certificates: before and since."""
     concentrator = ConcentratorFactory.create()
     first = agreement_keys.init("hes-1", OFFICER)
     agreeing.provision(agreeing.pairs(TITLES[:2]), first)
@@ -278,7 +279,10 @@ def test_secrets_of_every_scheme_are_in_a_backup_or_come_from_the_journal(
     enrolled = [Newcomer(MeterFactory.create(), first) for _ in range(2)]
     authorities.allow([one.title for one in enrolled], OFFICER, datetime.now(UTC))
     assert judged(concentrator, [enrolled[0].frame(enrolled[0].certificate())]) == {"accepted": 1}
+    key_set = NewKey(TITLES[3], 1, os.urandom(64), algorithm_of(0x32), "dlms")
+    provision_stored([key_set, key_set._replace(epoch=0, key=os.urandom(32))])
     backup = made(folder)
+    provision_pending([key_set._replace(epoch=2, key=os.urandom(64))], {})
     assert judged(concentrator, [enrolled[1].frame(enrolled[1].certificate())]) == {"accepted": 1}
     agreement_keys.rotate("hes-1", OFFICER, datetime.now(UTC))
     epochs.begin([*TITLES[:2], HOLDER])

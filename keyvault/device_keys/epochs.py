@@ -20,12 +20,14 @@ from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from keyvault.device_keys.last_heard import HIGHEST
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import TABLES_OF_A_KEY, DeviceKey, FleetKey, KeySource, KeyState
+from keyvault.schemes.dlms.security import LAST_COUNTER as KEY_SET_LAST_COUNTER
 from keyvault.schemes.table import (
     SCHEMES,
     SchemeError,
     algorithm_for,
     algorithms_of,
     check_for_commands,
+    has_key_sets,
     needs_agreement_key,
 )
 
@@ -44,7 +46,10 @@ _UNFETCHED = """
 _IN_USE = "k.state = 'active' AND k.epoch > 0"
 # Whether a key ``k`` is worn: near its safe number of frames. The highest counter of ``c``, or that of the newest
 # session, bounds that number from above; each session has its own AES key. The parameter is KEY_ROTATE_AT_COUNTER.
-WORN = f"{_IN_USE} AND {HIGHEST} >= %s"
+# A key set of DLMS is worn when few of its counters are left, of which it takes all.
+KEY_SET_WORN = (KEY_SET_LAST_COUNTER + 1) * 3 // 4
+_OF_KEY_SETS = ", ".join(f"'{one.name}'" for one in SCHEMES if has_key_sets(one.name))
+WORN = f"{_IN_USE} AND {HIGHEST} >= %s AND (k.scheme NOT IN ({_OF_KEY_SETS}) OR {HIGHEST} >= {KEY_SET_WORN})"
 _SINCE = "coalesce(k.activated_at, k.created_at)"
 # Keys that are to be replaced, because they are worn or older than a time, and that have no successor under way.
 TO_BE_REPLACED = f"""SELECT k.system_title, {HIGHEST} AS highest, {_SINCE} AS since

@@ -12,7 +12,7 @@ from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 # The reason of unknown_profile; whoever lists what waits finds form and manufacturer in it.
 NO_PROFILE = "no push profile of form {form} for meters of {manufacturer}: {skeleton}"
 _MANUFACTURER_OCTETS = 3  # of a title
-_SHAPES_LOOKED_AT = 200
+_SHAPES_LOOKED_AT = 1000
 
 
 class PushReader:
@@ -20,11 +20,15 @@ class PushReader:
 
     def __init__(self, registers: Catalogue) -> None:
         self._registers = registers
-        self._shapes: dict[tuple[int, bytes], list[Shape]] = {}  # by the octets of a notification, and manufacturer
+        # By the octets of a notification, and the longest beginning of the meter's title that any profile is for: the
+        # profile of a form is one for all meters that have the same.
+        self._shapes: dict[tuple[int, bytes], list[Shape]] = {}
         self._looked_at: set[tuple[int, bytes, str]] = set()
         self._profiles: dict[bytes, list[tuple[bytes, Definition]]] = {}
         for prefix, sha256, definition in registers.profiles:
             self._profiles.setdefault(sha256, []).append((prefix, definition))
+        self._prefixes = {prefix for prefix, _, _ in registers.profiles}
+        self._prefix_octets = sorted({len(prefix) for prefix in self._prefixes}, reverse=True)
         for found in self._profiles.values():
             found.sort(key=lambda one: -len(one[0]))  # stable: of equal ones the newest stays first
 
@@ -37,9 +41,9 @@ class PushReader:
         lengths: Lengths | None = None,
     ) -> list[Value]:
         """The values of a notification, or PayloadError: see Reader."""
-        place = len(payload), system_title[:_MANUFACTURER_OCTETS]
+        place = len(payload), self._prefix(system_title)
         for shape in self._shapes.get(place, ()):
-            found = shape.values(payload, period)
+            found = shape.values(payload, interval_minutes, period, lengths)
             if found is not None:
                 return found
         try:
@@ -57,19 +61,20 @@ class PushReader:
     def _learn(
         self, place: tuple[int, bytes], payload: bytes, skeleton: str, definition: Definition, system_title: bytes
     ) -> None:
-        """Keep the shape of a notification that was read, if it has one: the next one is read by it.
-
-        Not where single meters have profiles of their own for the same form.
-        """
+        """Keep the shape of a notification that was read, if it has one: the next one is read by it."""
         looked_at = (*place, skeleton)
         if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT:
             return
         self._looked_at.add(looked_at)
-        prefixes = [prefix for prefix, _ in self._profiles[digest(skeleton)]]
-        if all(len(prefix) == _MANUFACTURER_OCTETS for prefix in prefixes):
-            shape = learn(payload, definition, system_title, self._registers.get)
-            if shape is not None:
-                self._shapes.setdefault(place, []).append(shape)
+        shape = learn(payload, definition, system_title, self._registers.get)
+        if shape is not None:
+            self._shapes.setdefault(place, []).append(shape)
+
+    def _prefix(self, system_title: bytes) -> bytes:
+        for octets in self._prefix_octets:
+            if system_title[:octets] in self._prefixes:
+                return system_title[:octets]
+        return b""
 
     def _definition(self, skeleton: str, system_title: bytes) -> Definition:
         """The profile of a form: of several that of the longest part of the title, then the newest."""

@@ -1,5 +1,6 @@
 """What each condition finds, when it ends, and that none of them asks more statements of a larger fleet."""
 
+import secrets
 from datetime import timedelta
 from pathlib import Path
 
@@ -43,13 +44,14 @@ from keyvault.device_keys.provisioning import NewKey
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
 from keyvault.master_key import rewrap
-from keyvault.models import AuditRecord, AwaitedEnrolment, DeviceKey, InvocationCounter, MasterKeyRotation
+from keyvault.models import AuditRecord, AwaitedEnrolment, DeviceKey, InvocationCounter, KeyState, MasterKeyRotation
 from meters.models import Meter, MeterEvent, Place
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 from meters.registry import lifecycle
 from tests.alerts.conftest import evaluated, only
 from tests.builders import senml_payload
 from tests.concentrators import fleet
+from tests.concentrators.dlms_devices import dlms_meter, key_set
 from tests.concentrators.statements import counting
 from tests.concentrators.test_hop_reports import Holder
 from tests.concentrators.test_hop_reports import meters as hop_meters
@@ -372,6 +374,17 @@ class TestKeys:
         DeviceKey.objects.filter(pk=old.row().pk).update(created_at=timezone.now() - 1_096 * DAY)
         InvocationCounter.objects.filter(key=worn.row()).update(highest=settings.KEY_ROTATE_AT_COUNTER)
         assert {alert.subject_id for alert in evaluated(rule)} == {old.meter.pk, worn.meter.pk}
+
+    def test_key_sets_of_dlms_last_for_nearly_all_of_their_counters(self) -> None:
+        rule = only(Condition.KEYS_WORN)
+        concentrator = ConcentratorFactory.create()
+        titles = [bytes.fromhex("02bd") + number.to_bytes(6, "big") for number in range(3)]
+        sets = [dlms_meter(title, secrets.token_bytes(32), concentrator) for title in titles]
+        for one, highest in zip(sets, (2**32 * 3 // 4 - 1, 2**32 * 3 // 4, 2**32 - 1), strict=True):
+            InvocationCounter.objects.filter(key__system_title=one.title).update(highest=highest)
+        assert {alert.subject_id for alert in evaluated(rule)} == {one.meter.pk for one in sets[1:]}
+        key_set(titles[1], secrets.token_bytes(32), epoch=2, state=KeyState.PENDING)
+        assert {alert.subject_id for alert in evaluated(rule)} == {sets[2].meter.pk}
 
     def test_an_agreement_key_that_is_in_use_after_it_was_replaced(self) -> None:
         rule = only(Condition.AGREEMENT_KEY_IN_USE, period_minutes=60)

@@ -1,6 +1,8 @@
 """DLMS frames through the whole verification: every verdict, exactly once, beside frames of other schemes."""
 
 import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +12,12 @@ from pytest_django import Settings
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest import reverification_queue
 from concentrators.models import Concentrator, IntervalTotal, Uplink
-from keyvault.device_keys import key_rows, provisioning
+from keyvault.audit.chain import Actor
+from keyvault.device_keys import epochs, key_rows, provisioning
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.schemes.table import scheme_numbered
 from meters.models import Reading
-from tests.concentrators.dlms_devices import dlms_meter, key_set, meter_of, profile
+from tests.concentrators.dlms_devices import DlmsDevice, dlms_meter, key_set, meter_of, profile
 from tests.concentrators.fleet import NOW, commission, evidence, judged, outcome, verified
 from tests.concentrators.statements import Statements
 from tests.dlms_frames import REAL, STREAM, SYNTHETIC, octets
@@ -215,6 +218,49 @@ class TestWithoutTag:
         assert judged(concentrator, [device.frame(body, 71)], AT) == {"tag_invalid": 1}
         assert judged(concentrator, [good], AT) == {"accepted": 1}
         assert highest(TITLE) == 70
+
+
+class TestRotationByImport:
+    """The next set comes in a shipment; the meter's first frame under it proves it."""
+
+    BODY = bytes.fromhex(SYNTHETIC["db_sc30"]["plain"])
+
+    def frames_of(self, device: DlmsDevice, minutes: Sequence[int]) -> list[bytes]:
+        return [device.frame(self.BODY[:12] + bytes((minute,)) + self.BODY[13:], minute) for minute in minutes]
+
+    def states(self) -> dict[int, str]:
+        return dict(DeviceKey.objects.filter(system_title=TITLE).values_list("epoch", "state"))
+
+    def test_the_first_frame_proves_it_and_late_ones_of_the_old_set_are_taken(self, concentrator: Concentrator) -> None:
+        profile(self.BODY, TITLE)
+        old = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+        first, late, later, last = self.frames_of(old, (11, 12, 13, 14))
+        assert judged(concentrator, [first]) == {"accepted": 1}
+        keys = secrets.token_bytes(32)
+        key_set(TITLE, keys, epoch=2, state=KeyState.PENDING)
+        new = replace(old, keys=keys)
+        assert judged(concentrator, [late]) == {"accepted": 1}
+        assert self.states() == {1: "active", 2: "pending"}
+        assert judged(concentrator, self.frames_of(new, (1, 2))) == {"accepted": 2}  # its counters begin again
+        assert self.states() == {1: "retiring", 2: "active"}
+        assert judged(concentrator, [later, first]) == {"accepted": 1, "duplicate": 1}
+        (row,) = DeviceKey.objects.filter(epoch=1)
+        key_rows.set_key_state([row.pk], KeyState.RETIRED)
+        assert judged(concentrator, [last]) == {"key_retired": 1}
+        assert judged(concentrator, self.frames_of(new, (3,))) == {"accepted": 1}
+        assert (highest(TITLE), highest(TITLE, 2)) == (13, 3)
+
+    def test_a_compromised_set_opens_nothing_any_more(self, concentrator: Concentrator) -> None:
+        profile(self.BODY, TITLE)
+        device = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+        one, two = self.frames_of(device, (1, 2))
+        assert judged(concentrator, [one]) == {"accepted": 1}
+        epochs.compromise([DeviceKey.objects.get().pk], Actor("officer", "test"))
+        assert judged(concentrator, [two, one]) == {"key_retired": 2}
+        keys = secrets.token_bytes(32)
+        key_set(TITLE, keys, epoch=2)
+        assert judged(concentrator, self.frames_of(replace(device, keys=keys), (3,))) == {"accepted": 1}
+        assert judged(concentrator, [device.frame(self.BODY, 9)]) == {"key_retired": 1}
 
 
 def test_a_set_is_used_up_with_its_last_counter(concentrator: Concentrator) -> None:

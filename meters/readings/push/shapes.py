@@ -12,10 +12,11 @@ from typing import NamedTuple
 from keyvault.schemes.dlms.axdr import Leaf, leaves_of
 from keyvault.schemes.dlms.notification import DATE_TIME_OCTETS
 from meters.contents.lines import RegisterRow
-from meters.readings.push.clocks import ClockError, ClockRules, unix_second
+from meters.readings.push.clocks import ClockError, unix_second
 from meters.readings.push.definition import Definition, Kind, Role
 from meters.readings.push.profiles import ContentError, Notification, PushValue, parse_notification, read
 from meters.readings.push.skeleton import OBIS_OCTETS, is_pushlist
+from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadTimes, Value
 
 _NUMBERS = {0x05: "i", 0x06: "I", 0x0F: "b", 0x10: "h", 0x11: "B", 0x12: "H", 0x14: "q", 0x15: "Q"}
@@ -33,24 +34,35 @@ class _Column(NamedTuple):
     minimum: int
     maximum: int
     is_event: bool
+    is_interval: bool
 
 
 class Shape:
     """The octets of the notifications of one form, and what their numbers are."""
 
-    __slots__ = ("_columns", "_mask", "_pattern", "_rules", "_seconds", "_unpack", "octets")
+    __slots__ = ("_columns", "_interval_ends", "_mask", "_pattern", "_rules", "_seconds", "_unpack", "octets")
 
-    def __init__(self, mask: bytes, payload: bytes, form: str, columns: Sequence[_Column], rules: ClockRules) -> None:
+    def __init__(
+        self, mask: bytes, payload: bytes, form: str, columns: Sequence[_Column], definition: Definition
+    ) -> None:
         self.octets = len(payload)
         self._mask = int.from_bytes(mask, "big")
         self._pattern = int.from_bytes(payload, "big") & self._mask
         self._unpack = struct.Struct(form).unpack
         self._columns = columns
-        self._rules = rules
+        self._rules = definition.clock
+        # Whether times of interval registers are their ends; None: none is of intervals.
+        is_of_intervals = any(one.is_interval for one in columns)
+        self._interval_ends = bool(definition.interval_ends) if is_of_intervals else None
         self._seconds: dict[bytes, int] = {}  # of the date-times of late
 
-    def values(self, payload: bytes, period: PayloadTimes) -> list[Value] | None:
-        """The values of a notification of this shape; None of any other, or of one for the general reader to refuse."""
+    def values(
+        self, payload: bytes, interval_minutes: int, period: PayloadTimes, lengths: Lengths | None = None
+    ) -> list[Value] | None:
+        """The values of a notification of this shape; None of any other, or of one for the general reader to refuse.
+
+        ``interval_minutes`` and ``lengths`` as for a Reader.
+        """
         if int.from_bytes(payload, "big") & self._mask != self._pattern:
             return None
         clock, *numbers = self._unpack(payload)
@@ -59,12 +71,25 @@ class Shape:
             at_s = self._second(clock)
         if at_s is None or not period.earliest_s <= at_s <= period.latest_s:
             return None
+        begins_s, minutes = at_s, 0
+        if self._interval_ends is not None:
+            minutes = interval_minutes if lengths is None else lengths.at(at_s - self._interval_ends)
+            begins_s -= 60 * minutes * self._interval_ends
+            if not minutes or begins_s % (60 * minutes):
+                return None
+            if not period.earliest_s <= begins_s <= period.latest_s - 60 * minutes:
+                return None
         values = []
-        for (register_id, factor, minimum, maximum, is_event), number in zip(self._columns, numbers, strict=True):
+        for (register_id, factor, minimum, maximum, is_event, is_interval), number in zip(
+            self._columns, numbers, strict=True
+        ):
             steps = number * factor
             if not minimum <= steps <= maximum:
                 return None
-            values.append(_new_value(Value, (at_s, register_id, steps, 0, is_event, False)))
+            if is_interval:
+                values.append(_new_value(Value, (begins_s, register_id, steps, minutes, is_event, False)))
+            else:
+                values.append(_new_value(Value, (at_s, register_id, steps, 0, is_event, False)))
         return values
 
     def _second(self, clock: bytes) -> int | None:
@@ -113,7 +138,7 @@ def learn(
     if fields != sorted(fields):
         return None  # a clock after the numbers
     in_order = [one for number in order if (one := found[number]) is not None]
-    return Shape(bytes(mask), payload, _form(fields, len(payload)), in_order, definition.clock)
+    return Shape(bytes(mask), payload, _form(fields, len(payload)), in_order, definition)
 
 
 def _form(fields: Sequence[tuple[int, str, int]], length: int) -> str:
@@ -127,11 +152,11 @@ def _form(fields: Sequence[tuple[int, str, int]], length: int) -> str:
 
 def _column(one: PushValue, definition: Definition, register: RegisterRow | None) -> _Column | None:
     """What the numbers of a value become; None where that takes more than a multiplication."""
-    if register is None or register.is_interval or one.scaler < register.scaler:
+    if register is None or one.scaler < register.scaler:
         return None
     steps = definition.factor(one.units[0]) * 10 ** (one.scaler - register.scaler)
     minimum, maximum = max(register.minimum, -(2**63)), min(register.maximum, 2**63 - 1)
-    return _Column(register.id, steps, minimum, maximum, register.is_event)
+    return _Column(register.id, steps, minimum, maximum, register.is_event, register.is_interval)
 
 
 def _places(

@@ -3,6 +3,7 @@
 A transaction that is rolled back stands for the restore: the database is as it was before, and the journal is not.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,7 +41,13 @@ from keyvault.device_keys import (
 )
 from keyvault.device_keys.command_sealing import KeyCommand
 from keyvault.device_keys.key_rows import set_key_state
-from keyvault.device_keys.provisioning import NewKey, create_fleet_key, provision_devices, provision_stored
+from keyvault.device_keys.provisioning import (
+    NewKey,
+    create_fleet_key,
+    provision_devices,
+    provision_pending,
+    provision_stored,
+)
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.enrolment import authorities
 from keyvault.enrolment.authorities import PublicAuthority
@@ -68,6 +75,7 @@ from keyvault.models import (
     RevokedCertificate,
     RotationState,
 )
+from keyvault.schemes.dlms.security import algorithm_of
 from tests.concentrators.enrolling import AUTHORITY, KID, Newcomer, pin
 from tests.concentrators.fleet import NOW, Device, commission, judged, post
 from tests.concentrators.statements import counting
@@ -240,6 +248,30 @@ def test_the_scheme_of_a_key_comes_back_and_goes_on_with_the_next_epoch(folder: 
     with toys():
         assert_brought_back(folder, act)
         assert list(DeviceKey.objects.order_by("epoch").values_list("scheme", flat=True)) == ["ccm", "toy", "toy"]
+
+
+def test_key_sets_of_dlms_come_back_with_all_that_became_of_them(folder: Path) -> None:
+    first = NewKey(TITLES[0], 1, secrets.token_bytes(32), algorithm_of(0x30), "dlms")
+    suite_2 = NewKey(TITLES[1], 1, secrets.token_bytes(64), algorithm_of(0x32), "dlms")
+    clear = NewKey(TITLES[2], 1, secrets.token_bytes(32), algorithm_of(0x20), "dlms without tag")
+    following = first._replace(epoch=2, key=secrets.token_bytes(32))
+    provision_stored([first])
+
+    def act() -> None:
+        provision_stored([first._replace(epoch=0, key=secrets.token_bytes(16)), suite_2, clear])
+        provision_pending([following], {})
+        epochs.activate(pending_of(TITLES[:1]), timezone.now())
+        set_key_state([DeviceKey.objects.get(system_title=TITLES[0], epoch=1).pk], KeyState.RETIRED)
+        epochs.compromise([DeviceKey.objects.get(system_title=TITLES[2]).pk], OFFICER)
+
+    assert_brought_back(folder, act)
+    opened = {
+        (key.system_title, key.epoch): key.octets for key in open_keys(DeviceKey.objects.values_list("pk", flat=True))
+    }
+    assert opened[TITLES[0], 2] == following.key
+    assert opened[TITLES[1], 1] == suite_2.key
+    states = dict(DeviceKey.objects.filter(epoch__gt=0).values_list("fingerprint", "state"))
+    assert sorted(states.values()) == ["active", "active", "compromised", "retired"]
 
 
 def test_keys_of_a_journal_from_before_there_were_schemes_come_back(

@@ -17,13 +17,17 @@ from keyvault.device_keys.provisioning import NewKey
 from keyvault.master_key import census, rewrap, versions
 from keyvault.models import DeviceKey
 from keyvault.schemes.agreed import agree, agreed_device_key
+from tests.concentrators.dlms_devices import dlms_meter, profile
 from tests.concentrators.fleet import Device, judged
 from tests.concentrators.scheme_devices import MacDevice, SealedDevice, SessionDevice, meter_at
+from tests.dlms_frames import SYNTHETIC
 from tests.factories import ConcentratorFactory
 from tests.keyvault import agreeing
 from tests.stateful.headend import ACTOR
 
 pytestmark = pytest.mark.django_db
+NOTIFICATION = bytes.fromhex(SYNTHETIC["db_sc30"]["plain"])
+TITLE = bytes.fromhex("545354ae6af2a9a4")
 HOLDER = bytes.fromhex("0024befffe00c001")
 
 
@@ -44,6 +48,8 @@ def test_after_a_rotation_and_the_old_versions_end_all_schemes_go_on(settings: S
     concentrator: Concentrator = ConcentratorFactory.create()
     old = agreement_keys.init("hes-1", ACTOR)
     meters = [meter_at(concentrator) for _ in range(5)]
+    pushing = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+    profile(NOTIFICATION, TITLE)
     names = [bytes(meter.system_title) for meter in meters]
     keys = [secrets.token_bytes(32) for _ in meters]
     pair = agreeing.pairs(names[4:])
@@ -78,5 +84,6 @@ def test_after_a_rotation_and_the_old_versions_end_all_schemes_go_on(settings: S
         Device(meters[4], agreed),
     ]
     assert judged(concentrator, [device.frame(0) for device in devices]) == {"accepted": 5}
+    assert judged(concentrator, [pushing.frame(NOTIFICATION, 0)]) == {"accepted": 1}
     assert epochs.begin([names[4]]) == {names[4]: 2}  # from the public key, which was wrapped anew
     assert epochs.begin([HOLDER]) == {HOLDER: 2}

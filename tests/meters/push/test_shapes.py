@@ -10,6 +10,7 @@ from meters.readings.obis import STANDARD_REGISTERS, RegisterKind
 from meters.readings.push.definition import parse_definition
 from meters.readings.push.profiles import parse_notification
 from meters.readings.push.skeleton import digest
+from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, PayloadTimes, Value
 from tests.dlms_frames import plaintexts
 from tests.meters.push.profiles import definition_for
@@ -56,7 +57,7 @@ def learned(name: str) -> PushReader:
     reads = reader(name)
     values = reads.read(SAMPLES[name][1], TITLE, 30, ALWAYS)
     ((shape,),) = reads._shapes.values()
-    assert sorted(shape.values(SAMPLES[name][1], ALWAYS) or []) == sorted(values)
+    assert sorted(shape.values(SAMPLES[name][1], 30, ALWAYS) or []) == sorted(values)
     return reads
 
 
@@ -77,14 +78,52 @@ def test_a_shape_gives_what_the_general_reader_gives(name: str, data: st.DataObj
     assert answer(fast, bytes(payload), period) == answer(reader(name), bytes(payload), period)
 
 
-def test_no_shape_is_kept_where_single_meters_have_profiles_of_their_own() -> None:
+def test_each_profile_for_single_meters_has_its_own_shape() -> None:
     said, plaintext = SAMPLES["db_sc30"]
     sha256 = digest(parse_notification(plaintext).skeleton)
     definition = parse_definition(definition_for("db_sc30", said))
     twice = parse_definition({**definition_for("db_sc30", said), "factor": {"current_ratio": 2}})
-    rows = [PushProfileRow(TITLE[:3], sha256, definition), PushProfileRow(TITLE, sha256, twice)]
+    elsewhere = PushProfileRow(TITLE[:4], bytes(32), definition)  # of another form
+    rows = [PushProfileRow(TITLE[:3], sha256, definition), PushProfileRow(TITLE, sha256, twice), elsewhere]
     reads = PushReader(Catalogue(REGISTERS, rows))
-    other = TITLE[:7] + b"\x00"
-    ours, theirs = (reads.read(plaintext, title, 30, ALWAYS) for title in (TITLE, other))
-    assert ours != theirs
-    assert reads.read(plaintext, TITLE, 30, ALWAYS) == ours
+    titles = TITLE, TITLE[:7] + b"\x00", TITLE[:3] + bytes(5)
+    for _ in range(2):  # by the general reader, then by shapes
+        ours, near, far = (reads.read(plaintext, title, 30, ALWAYS) for title in titles)
+        assert ours[0].value == 2 * near[0].value
+        assert near == far
+    assert len(reads._shapes) == 3
+
+
+INTERVALS = bytes.fromhex(
+    "0f000000010c07e9070e010a0f00ff0000000202" "020309060100011d00ff" "0600000000" "02020f00161e"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", ["start", "end"])
+@given(
+    energy=st.integers(0, 2**32 - 1),
+    minute=st.sampled_from([0, 15, 30, 45, 7]),
+    lengths=st.sampled_from([None, Lengths([(1_752_490_000, 60)], 15)]),
+    latest_s=st.sampled_from([2**40, 1_752_487_200, 1_752_488_100, 1_752_489_000]),
+)
+@settings(max_examples=40, deadline=None)
+def test_intervals_are_read_by_shape_as_the_general_reader_reads_them(
+    ends: str, energy: int, minute: int, lengths: Lengths | None, latest_s: int
+) -> None:
+    """1.29.0 of an interval, with the grid, the end of what is over, and a length that was another before."""
+    definition = parse_definition({"kind": "obis", "clock": {"from": "apdu"}, "interval_time": ends})
+    first = INTERVALS[:18] + b"\x02\x01" + INTERVALS[20:]
+    row = PushProfileRow(TITLE[:3], digest(parse_notification(first).skeleton), definition)
+    fast, general = (PushReader(Catalogue(REGISTERS, [row])) for _ in range(2))
+    fast.read(first, TITLE, 15, ALWAYS)
+    assert fast._shapes
+    said = first[:12] + bytes((minute,)) + first[13:]
+    at = said.index(bytes.fromhex("0100011d00ff")) + 7
+    said = said[:at] + energy.to_bytes(4, "big") + said[at + 4 :]
+    found = []
+    for reads in (fast, general):
+        try:
+            found.append(reads.read(said, TITLE, 15, PayloadTimes(0, latest_s), lengths))
+        except PayloadError as error:
+            found.append([(error.reason.value, str(error))])
+    assert found[0] == found[1]
