@@ -35,7 +35,11 @@ FIRST = -9_000  # intervals in the past, so that none of the ingest is ahead of 
 def stack(
     request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path: Path
 ) -> Iterator[Stack]:
-    environ = {"MASTER_KEY_FILE": str(tmp_path / "master.keys"), "MASTER_KEY_DESTROY_AFTER_DAYS": "0"}
+    environ = {
+        "MASTER_KEY_FILE": str(tmp_path / "master.keys"),
+        "MASTER_KEY_DESTROY_AFTER_DAYS": "0",
+        "UPLINK_RATE": "6000/minute",  # far above what is posted, however long a rotation takes
+    }
     if request.param == "pkcs11":
         hsm: SoftHsm = request.getfixturevalue("softhsm")
         environ |= hsm.environ(hsm.new_token())
@@ -201,7 +205,11 @@ def work(rotation_id: int) -> None:
 def test_100_000_keys_under_ingest_and_three_kills(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path: Path
 ) -> None:
-    environ = {"MASTER_KEY_FILE": str(tmp_path / "master.keys"), "MASTER_KEY_DESTROY_AFTER_DAYS": "0"}
+    environ = {
+        "MASTER_KEY_FILE": str(tmp_path / "master.keys"),
+        "MASTER_KEY_DESTROY_AFTER_DAYS": "0",
+        "UPLINK_RATE": "6000/minute",  # far above what is posted, however long a rotation takes
+    }
     environ["UPLINK_RATE"] = "1000000/second"  # one concentrator posts as fast as it is answered
     environ["UPLINK_QUEUE_SHARE"] = "5000"
     with django_db_blocker.unblock(), with_own_master_key(tmp_path, environ) as stack:
