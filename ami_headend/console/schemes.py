@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -18,7 +17,6 @@ from concentrators.comparison.subjects import ED25519, HOP_TAG, SHARED
 from concentrators.comparison.table import Compared
 from concentrators.comparison.withstands import THREATS, Power, is_private, is_proof
 
-_FIGURES = Path(settings.BASE_DIR) / "docs" / "reference-meter" / "m0.json"
 _BLOCKS = (
     ("aes_blocks", charts.PLAIN),
     ("sha256_blocks", charts.SECOND),
@@ -79,7 +77,7 @@ def _names(found: Sequence[Compared]) -> list[str]:
 
 
 def _frames(found: Sequence[Compared]) -> HtmlTable:
-    figures = microcontroller.read(_FIGURES)
+    figures = microcontroller.read(settings.BASE_DIR / microcontroller.FIGURES)
     rows = [
         [
             wrapped(one.subject.name),

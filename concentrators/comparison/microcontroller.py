@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from concentrators.comparison.primitives import Work
 
+FIGURES = Path("docs") / "reference-meter" / "m0.json"  # in the folder of the project
 _ASYMMETRIC = "asymmetric.json"
 _COUNTED = {
     "aes_blocks": "aes-128-block",

@@ -1,6 +1,5 @@
 """manage.py schemes: protection schemes side by side."""
 
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -10,7 +9,6 @@ from ami_headend.core.commands import DomainCommand
 from concentrators.comparison import microcontroller, table, timing
 from concentrators.comparison.subjects import subjects
 
-FIGURES = Path(settings.BASE_DIR) / "docs" / "reference-meter" / "m0.json"
 _FORMATS = {"text": table.as_text, "csv": table.as_csv, "markdown": table.as_markdown}
 
 
@@ -35,7 +33,10 @@ class Command(DomainCommand):
 
     def handle(self, *args: Any, action: str, format: str, no_times: bool, **options: Any) -> None:  # noqa: A002
         compared = table.compare(None if no_times else timing.ratios(subjects()))
-        tables = [table.costs(compared, microcontroller.read(FIGURES)), table.protection(compared)]
+        tables = [
+            table.costs(compared, microcontroller.read(settings.BASE_DIR / microcontroller.FIGURES)),
+            table.protection(compared),
+        ]
         if not no_times:
             tables.append(table.timed(compared))
         self.stdout.write(_FORMATS[format](tables), ending="")

@@ -21,7 +21,6 @@ from concentrators.comparison.meters import (
 from concentrators.comparison.primitives import Primitives
 from concentrators.comparison.subjects import ED25519, HOP_TAG, SHARED, Subject, subjects
 from concentrators.comparison.withstands import THREATS, Power, is_private, is_proof, withstands
-from concentrators.management.commands.schemes import FIGURES
 from concentrators.simulator.meter import RESERVE_AHEAD, Memory, SimulatedMeter
 from concentrators.simulator.sealers import METER_SCHEMES
 from concentrators.vectors.material import COUNTER, DEVICE_KEY, PAYLOAD, TIME_S, TITLE
@@ -51,7 +50,7 @@ class TestTables:
 
     def test_every_scheme_has_a_row(self) -> None:
         assert list(SUBJECTS) == [one.name for one in SCHEMES if one.number is not None] + [HOP_TAG, ED25519, SHARED]
-        figures = microcontroller.read(FIGURES)
+        figures = microcontroller.read(settings.BASE_DIR / microcontroller.FIGURES)
         assert figures is not None
         assert f"{figures.primitives['x25519']:,}" in PAGE
 
@@ -102,7 +101,7 @@ class TestCounts:
     @pytest.mark.parametrize("name", ["ccm", "session", "mac-256"])
     def test_the_emulated_meter_agrees_with_its_counted_blocks(self, name: str) -> None:
         """What is no block (copying, headers, the key schedule) is under a sixth of a frame."""
-        figures = microcontroller.read(FIGURES)
+        figures = microcontroller.read(settings.BASE_DIR / microcontroller.FIGURES)
         assert figures is not None
         meter = CountedMeter()
         getattr(meter, name.partition("-")[0])(PAYLOAD)
