@@ -125,7 +125,7 @@ class TotalsPage(RecordsPage):
     form_class = TotalFilters
     explanation = (
         f"Oldest first; without a period, the last {_DAYS_SHOWN} days. A reading counts to the concentrator that "
-        "its meter was assigned to when the interval began. Meters: counted of expected; the sum has no masked values."
+        "its meter was assigned to when the interval began. Meters: counted of expected; the sum has no masked and no unauthenticated values."
     )
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
@@ -152,7 +152,7 @@ class TotalsPage(RecordsPage):
 
 
 def _meters(total: TotalRow) -> str:
-    masked = f", {total.meters_masked:,} masked" if total.meters_masked else ""
+    masked = f", {total.meters_masked:,} not in the sum" if total.meters_masked else ""
     return f"{total.meters_counted:,} of {total.meters_expected:,}{masked}"
 
 

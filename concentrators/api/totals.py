@@ -44,7 +44,9 @@ class TotalSerializer(serializers.Serializer[Any]):
     scaler = serializers.IntegerField()
     unit = serializers.CharField()
     meters_counted = serializers.IntegerField()
-    meters_masked = serializers.IntegerField(help_text="whose masked value arrived: the sum has none of them")
+    meters_masked = serializers.IntegerField(
+        help_text="whose value arrived and is not in the sum: masked, or unauthenticated"
+    )
     meters_expected = serializers.IntegerField()
 
 

@@ -14,7 +14,7 @@ from concentrators.ingest.signed_readings import ListFrame
 from keyvault.schemes.table import UNAUTHENTICATED
 from meters.contents.events import EVENTS
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
-from meters.values import NewValue
+from meters.values import NewValue, Value
 
 _ANSWERS = (COMMAND_DONE, COMMAND_REFUSED, COMMAND_LATE)
 
@@ -52,7 +52,9 @@ class Accepted:
                     events.append((meter_id, value, uplink_id, of))
                     continue
                 readings.append((meter_id, value, uplink_id, scheme))
-                if minutes and scheme not in without_totals:
+                if minutes and scheme in without_totals:
+                    self._arrive(meter, value)
+                elif minutes:
                     concentrator_id = meter.concentrator_of(captured_s, minutes)
                     if concentrator_id is not None:
                         place = (concentrator_id, register_id, minutes, captured_s)
@@ -69,7 +71,10 @@ class Accepted:
     def _accept_masked(self, meter: AssignedMeter, row: NewValue) -> None:
         """Accept a masked value: it adds nothing to a total, which counts only that it arrived."""
         self._masked.append(row)
-        value = row[1]
+        self._arrive(meter, row[1])
+
+    def _arrive(self, meter: AssignedMeter, value: Value) -> None:
+        """Count a value that is in no sum as one that arrived."""
         concentrator_id = meter.concentrator_of(value.captured_s, value.interval_minutes)
         if concentrator_id is not None:
             place = (concentrator_id, value.register_id, value.interval_minutes, value.captured_s)

@@ -144,7 +144,8 @@ class Facts:
     keys under which no frame was accepted yet. ``earliest_s`` is the first Unix second of retention.
     ``looks_everywhere``: the counters are locked, or nothing will be stored, and stored values are looked up for every
     value; otherwise only where a counter was seen before, and primary keys reveal other conflicts.
-    ``schemes_without_totals`` are numbers of schemes whose intervals are stored, and added to no total.
+    ``schemes_without_totals`` are numbers of schemes whose intervals are stored, and count as arrived in
+    totals, whose sums have none of them.
     """
 
     meters: Mapping[bytes, AssignedMeter]

@@ -14,7 +14,7 @@ from concentrators.ingest.frame_checks import Examined
 from concentrators.ingest.meter_cache import KeptMeters
 from concentrators.ingest.signed_readings import is_signed
 from concentrators.models import Concentrator
-from concentrators.totals import reported_sums
+from concentrators.totals import reported_sums, totals
 from keyvault.ciphers import KeptCiphers
 from keyvault.coupons import store as coupon_store
 from keyvault.coupons.verifying import Coupons
@@ -23,7 +23,7 @@ from keyvault.enrolment.opening import Enrolling, open_enrolments
 from keyvault.models import KeyState
 from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
-from keyvault.schemes.table import HOP, UNAUTHENTICATED
+from keyvault.schemes.table import HOP
 from meters.contents.push import PUSH
 from meters.contents.report import REPORT
 from meters.contents.signed import SIGNED
@@ -80,7 +80,7 @@ def gather(
         concentrators=concentrators,
         coupons=_coupons(opening, care),
         hop_keys=hop_meter_epochs.newest(named, HOP) if named else {},
-        schemes_without_totals=() if settings.UNAUTHENTICATED_TOTALS else UNAUTHENTICATED,
+        schemes_without_totals=totals.schemes_without_totals(),
     )
     batch = [
         OpenedUplink(delivery, frames, opened, refused, by_index)

@@ -20,7 +20,9 @@ class IntervalTotal(models.Model):
     interval_start = models.DateTimeField()
     value_sum = models.DecimalField(max_digits=30, decimal_places=0)
     meters_counted = models.IntegerField()
-    meters_masked = models.IntegerField(db_default=0, help_text="whose masked value arrived; the sum has none of them")
+    meters_masked = models.IntegerField(
+        db_default=0, help_text="whose value arrived and is not in the sum: masked, or unauthenticated"
+    )
 
     class Meta:
         indexes = [models.Index(fields=["interval_start"], name="total_by_time")]

@@ -24,9 +24,9 @@ class TotalPosition(NamedTuple):
 class TotalRow(NamedTuple):
     """A total for display: the sum is ``value_sum`` x 10^``scaler`` ``unit``.
 
-    ``meters_masked`` is how many sent a masked value, which is not in the sum. ``meters_expected`` counts the
-    meters that should send this interval (meters/readings/expectation.py). For an interval that an exchange cut, more
-    may be counted.
+    ``meters_masked`` is how many sent a value that is not in the sum: masked, or unauthenticated. ``meters_expected``
+    counts the meters that should send this interval (meters/readings/expectation.py). For an interval that an exchange
+    cut, more may be counted.
     """
 
     concentrator: str

@@ -5,12 +5,14 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.db import connection, transaction
 
 from ami_headend.core import locks
 from ami_headend.core.sql import execute, int_array, select
 from concentrators.models import IntervalTotal
 from concentrators.totals.expected import COUNTS_TO
+from keyvault.schemes.table import UNAUTHENTICATED
 
 LOCK = locks.TOTALS  # so that nothing is added under outdated assignments
 
@@ -41,11 +43,16 @@ _UNCOMPARED = """
     SELECT concentrator_id, register_id, interval_minutes, interval_start FROM concentrators_reportedsum"""
 
 
+def schemes_without_totals() -> frozenset[int]:
+    """Return the numbers of schemes whose values are in no sum, but count as arrived: see UNAUTHENTICATED_TOTALS."""
+    return frozenset() if settings.UNAUTHENTICATED_TOTALS else frozenset(n for n in UNAUTHENTICATED if n is not None)
+
+
 def add(sums: Mapping[TotalKey, tuple[int, int]], masked: Mapping[TotalKey, int] = MappingProxyType({})) -> None:
     """Add (sum in the register's resolution, meters) to totals, in one statement and in key order.
 
-    ``masked`` is how many meters sent a masked value, which is in no sum here. If a concentrator reported a sum for a
-    place, the place is marked for comparison.
+    ``masked`` is how many meters sent a value that is in no sum: masked, or of a scheme without totals.
+    If a concentrator reported a sum for a place, the place is marked for comparison.
     """
     keys = sorted(sums.keys() | masked.keys()) if masked else sorted(sums)
     nothing = 0, 0
@@ -99,7 +106,13 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
                 SET value_sum = t.value_sum + excluded.value_sum,
                     meters_counted = t.meters_counted + excluded.meters_counted,
                     meters_masked = t.meters_masked + excluded.meters_masked""",
-            {"sign": sign, "meters": list(meter_ids), "start": start, "end": end},
+            {
+                "sign": sign,
+                "meters": list(meter_ids),
+                "start": start,
+                "end": end,
+                "without": sorted(schemes_without_totals()),
+            },
         )
         cursor.execute(
             f"""{_UNCOMPARED}
@@ -129,7 +142,7 @@ def compare(start: datetime, end: datetime) -> list[Difference]:
             WHERE t.value_sum IS DISTINCT FROM n.value_sum OR t.meters_counted IS DISTINCT FROM n.meters
                   OR t.meters_masked IS DISTINCT FROM n.masked
             ORDER BY 1, 2, 3, 4""",
-        {"start": start, "end": end},
+        {"start": start, "end": end, "without": sorted(schemes_without_totals())},
     )
     return [Difference(row[0], row[1], row[2], row[3], _numbers(*row[4:7]), _numbers(*row[7:10])) for row in rows]
 
@@ -165,7 +178,10 @@ def recompute(start: datetime, end: datetime) -> list[Difference]:
 _FROM_READINGS = f"""
     SELECT a.concentrator_id, r.register_id, r.interval_minutes, r.captured_at,
            coalesce(sum(r.value), 0) AS value_sum, count(r.value)::int AS meters, sum(r.masked)::int AS masked
-    FROM (SELECT meter_id, register_id, interval_minutes, captured_at, value, 0 AS masked FROM meters_reading
+    FROM (SELECT meter_id, register_id, interval_minutes, captured_at,
+                 CASE WHEN scheme = ANY(%(without)s::smallint[]) THEN NULL ELSE value END AS value,
+                 (scheme IS NOT NULL AND scheme = ANY(%(without)s::smallint[]))::int AS masked
+          FROM meters_reading
           UNION ALL
           SELECT meter_id, register_id, interval_minutes, captured_at, NULL, 1 FROM meters_maskedreading) AS r
     JOIN concentrators_assignment a ON a.meter_id = r.meter_id

@@ -1,17 +1,24 @@
 """DLMS frames through the whole verification: every verdict, exactly once, beside frames of other schemes."""
 
+import csv
+import io
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from django.db import transaction
+from django.urls import reverse
 from pytest_django import Settings
 
+from ami_headend.signin import roles
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest import reverification_queue
 from concentrators.models import Concentrator, IntervalTotal, Uplink
+from concentrators.totals import totals
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs, key_rows, provisioning
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
@@ -20,6 +27,7 @@ from meters.models import Reading
 from tests.concentrators.dlms_devices import DlmsDevice, dlms_meter, key_set, meter_of, profile
 from tests.concentrators.fleet import NOW, commission, evidence, judged, outcome, verified
 from tests.concentrators.statements import Statements
+from tests.console.people import person
 from tests.dlms_frames import REAL, STREAM, SYNTHETIC, octets
 from tests.dlms_frames import key_set as keys_of
 from tests.factories import ConcentratorFactory
@@ -194,20 +202,73 @@ def test_no_gak_means_no_key_set(concentrator: Concentrator) -> None:
 class TestWithoutTag:
     """SC 20: encryption alone."""
 
-    def test_readings_say_so_and_no_total_counts_them(self, concentrator: Concentrator, settings: Settings) -> None:
-        body = bytes.fromhex(SYNTHETIC["compact_array_octets"]["plain"])
+    def device(self, concentrator: Concentrator, number: int, control: int = 0x20) -> DlmsDevice:
+        """A meter that pushes quarter-hours, with a profile of its own."""
+        title = TITLE[:7] + bytes((number,))
+        device = dlms_meter(title, secrets.token_bytes(32), concentrator, control)
+        device.meter.interval_minutes = 15
+        device.meter.save()
         definition = definition_for("compact_array_octets", {})
+        profile(self.INTERVALS, title, definition, name=f"meter {number}", prefix=8)
+        return device
+
+    INTERVALS = bytes.fromhex(SYNTHETIC["compact_array_octets"]["plain"])
+    DAY = datetime(2025, 7, 14, tzinfo=UTC), datetime(2025, 7, 15, tzinfo=UTC)
+
+    def total(self, concentrator: Concentrator) -> tuple[int, int, int]:
+        rows = IntervalTotal.objects.filter(concentrator=concentrator)
+        sums = rows.values_list("value_sum", "meters_counted", "meters_masked")
+        value, counted, masked = map(sum, zip(*sums, strict=True))
+        return int(value), counted, masked
+
+    def test_no_sum_has_them_and_they_count_as_arrived(self, settings: Settings) -> None:
         for number, wanted in enumerate((False, True)):
             settings.UNAUTHENTICATED_TOTALS = wanted
-            title = TITLE[:7] + bytes((number,))
-            device = dlms_meter(title, secrets.token_bytes(32), concentrator, 0x20)
-            device.meter.interval_minutes = 15
-            device.meter.save()
-            profile(body, title, definition, name=f"meter {number}", prefix=8)
-            assert judged(concentrator, [device.frame(body, 5)], AT) == {"accepted": 1}
-            (scheme,) = set(Reading.objects.filter(meter=device.meter).values_list("scheme", flat=True))
-            assert scheme_numbered(scheme).caveat == "unauthenticated"
-            assert IntervalTotal.objects.exists() == wanted
+            via = ConcentratorFactory.create()
+            device = self.device(via, number)
+            assert judged(via, [device.frame(self.INTERVALS, 5)], AT) == {"accepted": 1}
+            readings = list(Reading.objects.filter(meter=device.meter).values_list("value", flat=True))
+            expected = (sum(readings), len(readings), 0) if wanted else (0, 0, len(readings))
+            assert self.total(via) == expected
+            mine = [one for one in totals.compare(*self.DAY) if one.concentrator_id == via.pk]
+            assert mine == []
+            with transaction.atomic():  # an exchange takes the readings away, and gives them back
+                totals.lock()
+                totals.shift([device.meter.pk], self.DAY[0], -1)
+                assert not IntervalTotal.objects.filter(concentrator=via).exists()
+                totals.shift([device.meter.pk], self.DAY[0], 1)
+            assert self.total(via) == expected
+
+    def test_after_the_setting_was_changed_totals_are_recomputed(
+        self, concentrator: Concentrator, settings: Settings
+    ) -> None:
+        device = self.device(concentrator, 1)
+        assert judged(concentrator, [device.frame(self.INTERVALS, 5)], AT) == {"accepted": 1}
+        settings.UNAUTHENTICATED_TOTALS = True
+        assert totals.recompute(*self.DAY)
+        assert totals.compare(*self.DAY) == []
+        assert self.total(concentrator)[2] == 0
+
+    @pytest.mark.parametrize(("control", "caveat"), [(0x30, ""), (0x10, "carried in clear"), (0x20, "unauthenticated")])
+    def test_every_place_that_shows_readings_marks_them(
+        self, concentrator: Concentrator, control: int, caveat: str
+    ) -> None:
+        device = self.device(concentrator, 1, control)
+        assert judged(concentrator, [device.frame(self.INTERVALS, 5)], AT) == {"accepted": 1}
+        (number,) = set(Reading.objects.values_list("scheme", flat=True))
+        marked = (scheme_numbered(number).name, caveat)
+        client = person(roles.OPERATOR)
+        address = "/api/v1/readings?from=2025-07-14&to=2025-07-15"
+        rows = client.get(address).json()["results"]
+        as_csv = client.get(f"{address}&format=csv").getvalue().decode()
+        as_parquet = client.get(f"{address}&format=parquet").getvalue()
+        exports = [*csv.DictReader(io.StringIO(as_csv)), *pq.read_table(io.BytesIO(as_parquet)).to_pylist()]
+        assert {(one["scheme"], one["caveat"]) for one in [*rows, *exports]} == {marked}
+        assert len(exports) == 2 * len(rows) == 2 * Reading.objects.count()
+        shown = f"{marked[0]}: {caveat}" if caveat else marked[0]
+        page = reverse("admin:readings") + f"?meter={device.title.hex()}&from=2025-07-14T00:00&to=2025-07-15T00:00"
+        for place in (page, reverse("admin:meter", args=[device.meter.pk])):
+            assert shown in client.get(place).content.decode(), place
 
     def test_a_wrong_key_moves_no_counter(self, concentrator: Concentrator) -> None:
         body = bytes.fromhex(SYNTHETIC["db_sc20"]["plain"])
