@@ -320,6 +320,7 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "Keys or identities of two meters were swapped in production or in a shipment file.",
             "A device with this meter's key pretends to be another meter.",
             "A concentrator reports for a meter that is not of scheme hop, or not assigned to it.",
+            "A concentrator says sums for a time when no meter with such intervals was assigned to it.",
         ),
         (
             "Compare the two meters in the shipment file and on their name plates.",

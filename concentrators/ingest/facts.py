@@ -69,6 +69,10 @@ class Delivery:
 SumPlace = tuple[int, int, int, int]
 
 
+# The interval of sums, without register: a concentrator by its id, minutes, and the start in Unix seconds.
+SumInterval = tuple[int, int, int]
+
+
 class SumSaid(NamedTuple):
     """A sum that a concentrator reports, with key epoch and counter of its frame, and the uplink that brought it."""
 
@@ -139,7 +143,8 @@ class Facts:
 
     ``meters`` has the known meters by system title, ``readers`` the readers of payloads by name of the content. If
     concentrators report: ``concentrators`` has their ids by system title, ``hop_keys`` the id of the newest usable key
-    of each meter of scheme hop that they name, by its title. ``coupons`` are those that signatures and lists of the
+    of each meter of scheme hop that they name, by its title, ``without_meters`` the intervals of sums for which no
+    meter was assigned to them. ``coupons`` are those that signatures and lists of the
     batch name, None if there are none; the decision moves them, as it moves counters. ``pending_kids`` are the kids of
     keys under which no frame was accepted yet. ``earliest_s`` is the first Unix second of retention.
     ``looks_everywhere``: the counters are locked, or nothing will be stored, and stored values are looked up for every
@@ -158,6 +163,7 @@ class Facts:
     looks_everywhere: bool = False
     concentrators: Mapping[bytes, int] = field(default_factory=dict)
     hop_keys: Mapping[bytes, int] = field(default_factory=dict)
+    without_meters: Collection[SumInterval] = ()
     coupons: Coupons | None = None
     schemes_without_totals: Collection[int | None] = ()
 

@@ -231,9 +231,12 @@ def _examine_report(uplink: ExaminedUplink, frame: OpenedFrame, facts: Facts, pe
             values = hop_reports.read(frame, title, meter, facts, period, is_its_own=is_its_own)
             uplink.about[index] = title
         elif is_sums(plaintext):
-            # Of a frame that was seen before it was found to be over: then it is compared, whatever our clock says now.
-            times = period if key.look(counter) is Take.TAKEN else PayloadTimes(period.earliest_s, LAST_S)
+            # A frame that was seen before is compared, whatever our clock and the assignments say now.
+            is_new = key.look(counter) is Take.TAKEN
+            times = period if is_new else PayloadTimes(period.earliest_s, LAST_S)
             sums = hop_reports.sums_of(frame, facts, times)
+            if is_new:
+                hop_reports.check_has_meters(sums, concentrator_id, facts)
         else:
             raise PayloadError(PayloadRefusal.PAYLOAD_INVALID, "the base name names no meter")
     except PayloadError as error:

@@ -9,7 +9,16 @@ from django.conf import settings
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures import record
 from concentrators.ingest import hop_reports
-from concentrators.ingest.facts import NOTHING_EARLIER, Batch, Delivery, Earlier, Facts, Frames, OpenedUplink
+from concentrators.ingest.facts import (
+    NOTHING_EARLIER,
+    Batch,
+    Delivery,
+    Earlier,
+    Facts,
+    Frames,
+    OpenedUplink,
+    SumInterval,
+)
 from concentrators.ingest.frame_checks import Examined
 from concentrators.ingest.meter_cache import KeptMeters
 from concentrators.ingest.signed_readings import is_signed
@@ -25,7 +34,7 @@ from keyvault.opening import Opening, open_frames
 from keyvault.replay_window_store import Care
 from keyvault.schemes.table import HOP
 from meters.contents.push import PUSH
-from meters.contents.report import REPORT
+from meters.contents.report import REPORT, sum_intervals
 from meters.contents.signed import SIGNED
 from meters.readings import masked_store
 from meters.readings import store as reading_store
@@ -78,6 +87,7 @@ def gather(
         retransmission_window=timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
         looks_everywhere=care in (Care.LOCK, Care.READ),
         concentrators=concentrators,
+        without_meters=_without_meters(opening, concentrators) if concentrators else (),
         coupons=_coupons(opening, care),
         hop_keys=hop_meter_epochs.newest(named, HOP) if named else {},
         schemes_without_totals=totals.schemes_without_totals(),
@@ -127,6 +137,18 @@ def _concentrators_that_report(opening: Opening) -> dict[bytes, int]:
         return {}
     rows = Concentrator.objects.filter(system_title__in=titles).values_list("system_title", "pk")
     return {bytes(title or b""): pk for title, pk in rows}
+
+
+def _without_meters(opening: Opening, concentrators: Mapping[bytes, int]) -> set[SumInterval]:
+    """Return the intervals of sums for which their concentrators had no meters; no query without sums."""
+    intervals = {
+        (concentrators[kid[:8]], *interval)
+        for one in opening.uplinks
+        for _, kid, _, plaintext, key in one.opened
+        if key.content == REPORT.name and kid[:8] in concentrators
+        for interval in sum_intervals(plaintext)
+    }
+    return reported_sums.without_meters(intervals) if intervals else set()
 
 
 def _received_at(uplink_ids: set[int]) -> dict[int, datetime]:

@@ -1,7 +1,7 @@
 """Reports of concentrators about readings of their meters, and sums over many meters (docs/schemes.md, hop). Pure.
 
-A concentrator may report only for a meter that has a key of scheme hop and is assigned to it: a report for any other
-meter is rejected as identity_mismatch.
+A concentrator may report only for a meter that has a key of scheme hop and is assigned to it, and say sums only for
+intervals for which it has meters: everything else is rejected as identity_mismatch.
 """
 
 from collections.abc import Iterable, Mapping
@@ -75,6 +75,14 @@ def read(
 def sums_of(frame: OpenedFrame, facts: Facts, period: PayloadTimes) -> list[ReportedSum]:
     """Return the sums of a frame; PayloadError as in ``meters.contents.report.read_sums``."""
     return read_sums(frame[3], facts.registers, period)
+
+
+def check_has_meters(sums: Iterable[ReportedSum], concentrator_id: int, facts: Facts) -> None:
+    """PayloadError if a concentrator says a sum for an interval for which no meter was assigned to it."""
+    for one in sums:
+        if (concentrator_id, one.minutes, one.start_s) in facts.without_meters:
+            detail = f"no meter with intervals of {one.minutes} min was assigned to this concentrator at "
+            raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, detail + f"{iso(one.start_s)}, nor within a day after")
 
 
 def stands(said: SumSaid, standing: SumSaid | None) -> bool:

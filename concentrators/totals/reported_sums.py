@@ -12,7 +12,7 @@ from django.db import connection, transaction
 
 from ami_headend.core import locks
 from ami_headend.core.sql import execute, fetch_rows, int_array
-from concentrators.ingest.facts import SumPlace, SumSaid
+from concentrators.ingest.facts import SumInterval, SumPlace, SumSaid
 from keyvault.schemes.table import SCHEMES
 
 _AT_A_TIME = 200  # sums; each needs a look-up for every meter of its concentrator
@@ -49,12 +49,29 @@ def standing(places: Collection[SumPlace]) -> dict[SumPlace, SumSaid]:
     return {row[:4]: SumSaid((row[4], row[5]), *row[6:]) for row in rows}
 
 
-def store(said: Mapping[SumPlace, SumSaid]) -> None:
-    """Store sums unless one with a higher epoch and counter is stored, and mark them for comparison. One statement.
+def without_meters(intervals: Collection[SumInterval]) -> set[SumInterval]:
+    """Return the intervals for which a concentrator had no meter of that length, from the start to a day later.
 
-    A sum of a place where no meter with such intervals was assigned to the concentrator, up to a day later, is not
-    stored: a concentrator cannot fill the table with invented places.
+    Sums of those are refused: a concentrator cannot fill the table with invented places. One query.
     """
+    rows = fetch_rows(
+        """SELECT n.concentrator_id, n.minutes, n.start_s
+           FROM unnest(%s::int[], %s::int[], %s::bigint[]) AS n(concentrator_id, minutes, start_s)
+           WHERE NOT EXISTS (
+               SELECT FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
+               WHERE a.concentrator_id = n.concentrator_id
+                     AND a.valid_from <= to_timestamp(n.start_s) + interval '1 day'
+                     AND (a.valid_to IS NULL OR a.valid_to > to_timestamp(n.start_s))
+                     AND (m.interval_minutes = n.minutes
+                          OR EXISTS (SELECT FROM meters_earlierlength e
+                                     WHERE e.meter_id = m.id AND e.interval_minutes = n.minutes)))""",
+        *(int_array(one[n] for one in intervals) for n in range(3)),
+    )
+    return set(rows)
+
+
+def store(said: Mapping[SumPlace, SumSaid]) -> None:
+    """Store sums unless one with a higher epoch and counter is stored, and mark them for comparison. One statement."""
     places = sorted(said)
     sums = [said[place] for place in places]
     execute(
@@ -65,14 +82,6 @@ def store(said: Mapping[SumPlace, SumSaid]) -> None:
                            %s::bigint[], %s::int[], %s::bigint[])
                     AS n(concentrator_id, register_id, interval_minutes, start_s, epoch, counter, value_sum, meters,
                          uplink_id)
-               WHERE EXISTS (
-                   SELECT FROM concentrators_assignment a JOIN meters_meter m ON m.id = a.meter_id
-                   WHERE a.concentrator_id = n.concentrator_id
-                         AND a.valid_from <= to_timestamp(n.start_s) + interval '1 day'
-                         AND (a.valid_to IS NULL OR a.valid_to > to_timestamp(n.start_s))
-                         AND (m.interval_minutes = n.interval_minutes
-                              OR EXISTS (SELECT FROM meters_earlierlength e
-                                         WHERE e.meter_id = m.id AND e.interval_minutes = n.interval_minutes)))
            ), uncompared AS (
                INSERT INTO concentrators_uncomparedsum (concentrator_id, register_id, interval_minutes, interval_start)
                SELECT concentrator_id, register_id, interval_minutes, interval_start FROM n

@@ -53,6 +53,19 @@ def is_sums(payload: bytes) -> bool:
     return _SUMS_HEAD.match(payload) is not None
 
 
+def sum_intervals(payload: bytes) -> set[tuple[int, int]]:
+    """Return the intervals that sums are of: minutes, and start in Unix seconds. None where a payload is no valid sums.
+
+    When the sums are read, that says what is wrong with the payload.
+    """
+    if not is_sums(payload):
+        return set()
+    try:
+        return {(minutes, start_s) for _, minutes, start_s, _, _ in _rows(payload)}
+    except PayloadError:
+        return set()
+
+
 class ReportReader:
     """Reads the reports about one meter, by its system title.
 

@@ -169,16 +169,25 @@ class TestSums:
         own = None if row.own_sum is None else int(row.own_sum)
         return row.value_sum, row.meters_counted, own, row.own_meters, row.differs_since is not None
 
-    def test_only_those_of_places_where_it_has_a_meter_are_stored(self, holder: Holder) -> None:
+    def test_only_those_of_intervals_for_which_it_has_a_meter_are_accepted(self, holder: Holder) -> None:
         places = [["sums", [INTERVAL, minutes, START_S, 10, 1]] for minutes in (1, 60, 30)]
-        frames = [holder.seal(cbor2.dumps(place, canonical=True)) for place in places]
-        assert judged(holder.row, frames) == {"accepted": 3}
-        assert not ReportedSum.objects.exists()
+        before = [holder.seal(cbor2.dumps(place, canonical=True)) for place in places]
+        assert judged(holder.row, before) == {"identity_mismatch": 3}
         meters(holder, 1)
         frames = [holder.seal(cbor2.dumps(place, canonical=True)) for place in places]
-        assert judged(holder.row, frames) == {"accepted": 3}
+        assert judged(holder.row, frames) == {"accepted": 1, "identity_mismatch": 2}
         assert ReportedSum.objects.get().interval_minutes == 30
-        assert judged(holder.row, [frames[2]]) == {"duplicate": 1}
+        assert judged(holder.row, [frames[2], frames[1]]) == {"duplicate": 1, "identity_mismatch": 1}
+        assert judged(holder.row, [before[0]]) == {"identity_mismatch": 1}  # and not reused: it is the same frame
+
+    def test_of_a_frame_all_intervals_count(self, holder: Holder) -> None:
+        """Also of one that was accepted before the meter left: then the assignments of now do not matter."""
+        (device,) = meters(holder, 1)
+        rows = [[INTERVAL, minutes, START_S, 10, 1] for minutes in (30, 60)]
+        both, one = (holder.seal(cbor2.dumps(["sums", *some], canonical=True)) for some in (rows, rows[:1]))
+        assert judged(holder.row, [both, one]) == {"identity_mismatch": 1, "accepted": 1}
+        Assignment.objects.filter(meter=device.meter).delete()
+        assert judged(holder.row, [one]) == {"duplicate": 1}
 
     def test_the_highest_counter_stands_and_another_epochs_goes_before(self, holder: Holder) -> None:
         meters(holder, 1)

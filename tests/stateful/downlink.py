@@ -33,6 +33,7 @@ class Downlink(Uplinks):
     ) -> None:
         """A command reaches its meter, now or again; the meter's power may last for some writes only."""
         meter = self.meter_of(letter.title)
-        said = meter.obey(letter.octets, clock.now_s, refuse=refuse, power_for=power_for)
+        over = next((title for title, one in self.truth.holders.items() if one == letter.concentrator), b"")
+        said = meter.obey(letter.octets, clock.now_s, over=over, refuse=refuse, power_for=power_for)
         if not lose_answer:
             self.air += said

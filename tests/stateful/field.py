@@ -61,6 +61,7 @@ class HonestMeter:
         self._intervals: dict[int, tuple[int, int]] = {}
         self._kept: list[tuple[bytes, tuple[Value, ...]]] = []  # what no concentrator took yet
         self.done: set[int] = set()  # numbers of the commands that it did
+        self._reached_over = b""  # the concentrator that brought the command which it follows, where that has a title
         self._now_s = now_s
         self.begin_with(made, now_s)
 
@@ -89,7 +90,8 @@ class HonestMeter:
     def waits(self) -> bool:
         """Whether there is nobody to send its readings to: its concentrator opens them, and has no key, or is none."""
         over = self._holders.get(self.concentrator)
-        return self.scheme == "hop" and (over is None or not over.knows(self._device.kid))
+        is_elsewhere = self._reached_over not in (b"", self.concentrator)
+        return self.scheme == "hop" and (over is None or is_elsewhere or not over.knows(self._device.kid))
 
     @property
     def epoch(self) -> int:
@@ -171,11 +173,15 @@ class HonestMeter:
         said = {ENERGY_REGISTER: self._intervals[interval_s][0], LOAD_PROFILE: wh, EXTRA: wh}
         return self._seal(senml_payload(said, interval_s), *((name, interval_s, value) for name, value in said.items()))
 
-    def obey(self, octets: bytes, now_s: int, *, refuse: bool, power_for: int | None = None) -> list[Sent]:
+    def obey(
+        self, octets: bytes, now_s: int, *, over: bytes = b"", refuse: bool, power_for: int | None = None
+    ) -> list[Sent]:
         """What a command makes the meter send: nothing where it drops it, its answer last.
 
-        ``power_for`` is how many writes the power lasts: what the meter meant to send is lost with it.
+        ``over`` is the title of the concentrator that brought it, and hears the answer. ``power_for`` is how many
+        writes the power lasts: what the meter meant to send is lost with it.
         """
+        self._reached_over = over
         if power_for is not None:
             self._memory.nonvolatile.power = lose_power_after(power_for)
         try:
@@ -185,6 +191,7 @@ class HonestMeter:
             return []
         finally:
             self._memory.nonvolatile.power = None
+            self._reached_over = b""
 
     def enrol(self, octets: bytes, certificate: Certificate, now_s: int) -> Sent:
         """A frame that brings a certificate of the meter's key pair, and an event."""
@@ -252,7 +259,7 @@ class HonestMeter:
         if self.scheme != "hop":
             return self._seal(payload, value)
         octets = self._device.seal_event(payload)
-        over = self._holders.get(self.concentrator)
+        over = self._holders.get(self._reached_over or self.concentrator)
         passed = octets if over is None else over.pass_on(self._device.wear_tag(octets), self._now_s)
         return [] if passed is None else [self._sent(octets, payload, (value,))]
 

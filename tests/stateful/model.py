@@ -206,14 +206,19 @@ class Truth:
         look = key.look(sent)
         if look == "old":
             return "counter_too_old"
+        mine = self.holders[sent.title]
         if look == "seen":
-            brought = self.said.brought(sent, self.holders[sent.title])
-            return self._since(brought, came_at) if brought else "counter_reused"  # as it was left out, it is unknown
+            brought = self.said.brought(sent, mine)
+            if not brought:
+                assert sent.octets in self.misplaced, "accepted, and nothing of it stands"
+            return self._since(brought, came_at) if brought else "identity_mismatch"
         if max(one.start_s for one in sent.sums) + INTERVAL_S > int(came_at.timestamp()) + CLOCK_SKEW_S:
             return "clock_skew"
-        mine = self.holders[sent.title]
-        kept = tuple(one for one in sent.sums if self._had_meters(mine, one.start_s))
-        self.said.take_over(sent._replace(sums=kept), mine, uplink_id)
+        if not all(self._had_meters(mine, one.start_s) for one in sent.sums):
+            key.take(sent, self.runs_kept)
+            self.misplaced.add(sent.octets)
+            return "identity_mismatch"
+        self.said.take_over(sent, mine, uplink_id)
         return ACCEPTED
 
     def _had_meters(self, concentrator: int, start_s: int) -> bool:

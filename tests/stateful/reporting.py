@@ -28,7 +28,7 @@ class SaidSums:
 
     def brought(self, sent: Sent, concentrator: int) -> set[int]:
         """The uplinks that brought what stands in the places of a frame's sums, its own or those before which it gave
-        way; none where one of its sums was left out.
+        way; none where one of its sums never stood.
         """
         found = [self.standing.get((concentrator, one.register, one.start_s)) for one in sent.sums]
         return (

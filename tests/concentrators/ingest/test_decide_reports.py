@@ -73,6 +73,7 @@ class Scene:
     meter: AssignedMeter | None = field(default_factory=meter)
     has_hop_key: bool = True
     is_concentrator: bool = True
+    has_meters: bool = True
     scheme: str = "concentrator"
     state: str = "active"
     highest: int = 4
@@ -91,6 +92,7 @@ class Scene:
             retransmission_window=WINDOW,
             concentrators={TITLE: CONCENTRATOR_ID} if self.is_concentrator else {},
             hop_keys={KNOWN_TITLE: HOP_KEY_ID} if self.has_hop_key else {},
+            without_meters=() if self.has_meters else {(CONCENTRATOR_ID, 30, KNOWN_TIME_S)},
         )
         delivery = Delivery(UPLINK_ID, OTHER_ID, self.received_at, self.received_at)  # whoever posts it
         frames = [(n, counter.to_bytes(2, "big") + payload) for n, (counter, payload) in enumerate(self.payloads)]
@@ -155,6 +157,8 @@ VERDICTS = [
     (SUMS.but(payloads=((5, sums(-1)),)), "payload_invalid", True),
     (SUMS.but(received_at=RECEIVED - timedelta(days=1)), "clock_skew", False),
     (SUMS.but(is_concentrator=False), "unknown_device", False),
+    (SUMS.but(has_meters=False), "identity_mismatch", True),
+    (SUMS.but(has_meters=False, received_at=RECEIVED - timedelta(days=1)), "clock_skew", False),
 ]
 
 
@@ -178,6 +182,10 @@ def standing_sum(said: SumSaid, age: timedelta = timedelta()) -> Earlier:
     return Earlier(received_at={said.uplink_id: RECEIVED - age}, sums={PLACE: said})
 
 
+def refused_sums() -> Earlier:
+    return Earlier(refused={(KID, 5, (5).to_bytes(2, "big") + sums()): FailureKind.IDENTITY_MISMATCH})
+
+
 AGAIN = [
     (REPORT.but(highest=5, earlier=standing()), "duplicate"),
     (REPORT.but(highest=5, earlier=standing(age=timedelta(days=2))), "replayed"),
@@ -190,6 +198,10 @@ AGAIN = [
     (SUMS.but(highest=5, earlier=standing_sum(SumSaid((1, 5), 11_200, 101, 1))), "counter_reused"),
     (SUMS.but(highest=5, earlier=standing_sum(SumSaid((1, 4), 11_200, 100, 1))), "counter_reused"),
     (SUMS.but(highest=5), "counter_reused"),
+    (SUMS.but(highest=5, has_meters=False), "counter_reused"),
+    (SUMS.but(highest=5, has_meters=False, earlier=refused_sums()), "identity_mismatch"),
+    (SUMS.but(highest=5, earlier=refused_sums()), "identity_mismatch"),  # it has meters since
+    (SUMS.but(highest=5, has_meters=False, earlier=standing_sum(SumSaid((1, 5), 11_200, 100, 1))), "duplicate"),
 ]
 
 
@@ -207,6 +219,12 @@ def test_the_same_frames_twice_in_one_uplink() -> None:
     decisions, _ = Scene(payloads=twice).decided()
     assert outcome(decisions) == {"accepted": 2, "duplicate": 2}
     assert decisions.sums == {PLACE: [112, 1]}
+
+
+def test_the_same_refused_sums_twice_in_one_uplink_are_refused_twice() -> None:
+    decisions, _ = Scene(payloads=((5, sums()), (5, sums())), has_meters=False).decided()
+    assert outcome(decisions) == {"identity_mismatch": 2}
+    assert [failure.is_copy for failure in decisions.uplinks[0].failures] == [False, True]
 
 
 def test_of_several_sums_that_under_the_highest_counter_stands() -> None:
