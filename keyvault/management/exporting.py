@@ -14,7 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--transport-key", type=Path, required=True, metavar="FILE")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--meters", nargs="+", metavar="TITLE", help="system titles")
-    which.add_argument("--meters-from", type=Path, metavar="FILE", help="a file of system titles, one a line")
+    which.add_argument("--meters-from", type=Path, metavar="FILE", help="a file of system titles, one in each line")
 
 
 def titles(options: dict[str, Any]) -> list[bytes]:
@@ -34,4 +34,4 @@ def _lines_of(path: Path) -> list[str]:
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}. Nothing was done.") from None
     except UnicodeDecodeError:
-        raise CommandError(f"{path} is no text. Nothing was done.") from None
+        raise CommandError(f"{path} is not a text file. Nothing was done.") from None

@@ -28,7 +28,7 @@ def test_an_authority_is_pinned_listed_and_withdrawn() -> None:
     assert (row["name"], row["url"], row["open"], row["public"]) == (
         "council", "https://masks.example.org", 0, "07" * 32,
     )  # fmt: skip
-    assert "asked no more" in run("withdraw", "council")
+    assert "is no longer asked" in run("withdraw", "council")
     assert "withdrawn" in run("list")
 
 
@@ -47,7 +47,7 @@ def test_the_key_of_requests_is_one(master_key_file: Path) -> None:
 def test_meters_are_of_a_group() -> None:
     meters = MeterFactory.create_batch(2)
     titles = [bytes(meter.system_title).hex() for meter in meters]
-    assert run("group", "north", *titles) == "2 meters are of mask group 'north'.\n"
+    assert run("group", "north", *titles) == "2 meters are now in mask group 'north'.\n"
     assert AuditRecord.objects.latest("number").act == "meter.mask_group"
     with pytest.raises(CommandError, match="no meter has the system title 0000000000000001"):
         run("group", "north", "0000000000000001")

@@ -43,11 +43,11 @@ def test_an_identity_is_registered_once(certificate: Path) -> None:
     assert "1 identities would be registered" in ran("meter_identity", "register", certificate, "--dry-run")
     assert (MeterIdentity.objects.count(), AuditRecord.objects.count()) == (0, before)
     said = ran("meter_identity", "register", certificate)
-    assert "1 identities registered, 0 stand already." in said
-    assert f"No meter of system title {TITLE} is registered yet" in said
+    assert "1 identities registered, 0 were registered before." in said
+    assert f"No meter with system title {TITLE} is registered yet" in said
     MeterFactory.create(system_title=bytes.fromhex(TITLE))
     again = ran("meter_identity", "register", certificate)
-    assert ("0 identities registered, 1 stand already." in again, "No meter" in again) == (True, False)
+    assert ("0 identities registered, 1 were registered before." in again, "No meter" in again) == (True, False)
     assert PUBLIC.hex() in ran("meter_identity", "list")
     (row,) = json.loads(ran("meter_identity", "list", "--json"))
     assert (row["system_title"], row["authority"]) == (TITLE, "Our laboratory")
@@ -74,7 +74,7 @@ def test_a_certificate_is_for_enrolment_or_for_an_identity(certificate: Path, tm
         with pytest.raises(CommandError, match="--aud names an agreement key, or --identity"):
             ran(*issue, "--output", tmp_path / "new", *more)
     said = ran(*issue, "--output", tmp_path / "new", "--identity")
-    assert "It had another, which is revoked" in said
+    assert "It had another one, which is now revoked" in said
 
 
 def test_a_restore_brings_identities_back(certificate: Path) -> None:

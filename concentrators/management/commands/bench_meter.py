@@ -35,8 +35,8 @@ class Command(DomainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("title", metavar="TITLE", help="system title, 16 hex digits")
-        parser.add_argument("--concentrator", required=True, metavar="NAME", help="that carries its frames")
-        parser.add_argument("--scheme", default=USUAL, metavar="NAME", help=f"of its frames ({USUAL})")
+        parser.add_argument("--concentrator", required=True, metavar="NAME", help="concentrator that posts its frames")
+        parser.add_argument("--scheme", default=USUAL, metavar="NAME", help=f"scheme of its frames ({USUAL})")
         parser.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of its key (the scheme's usual one)")
         parser.add_argument("--interval", type=int, default=15, metavar="MINUTES", help="length of its intervals (15)")
         parser.add_argument("--json", action="store_true", help="for programs")

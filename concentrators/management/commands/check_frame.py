@@ -46,9 +46,9 @@ class Command(DomainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("what", metavar="HEX|FILE", help="hexadecimal digits, a file, or - for standard input")
-        parser.add_argument("--meter", metavar="TITLE", help="the system title that every frame should name")
-        parser.add_argument("--at", metavar="TIME", help="when it is received, such as 2026-03-01T09:00Z (now)")
-        parser.add_argument("--frame", action="store_true", help="one frame, though it begins as an uplink does")
+        parser.add_argument("--meter", metavar="TITLE", help="the system title that every frame must name")
+        parser.add_argument("--at", metavar="TIME", help="time of reception, such as 2026-03-01T09:00Z (now)")
+        parser.add_argument("--frame", action="store_true", help="a single frame, even if it begins like an uplink")
         parser.add_argument("--json", action="store_true", help="for programs")
 
     def handle(

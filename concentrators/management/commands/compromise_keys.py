@@ -23,8 +23,8 @@ from meters.registry.lookup import RegistryError
 
 class Command(DomainCommand):
     help = (
-        "Cut keys off that others may know: from this moment every worker refuses their frames, late ones too, and no"
-        " command goes under them. There is no way back; new keys go out with rotate_device_keys."
+        "Cut off keys that others may know: from now on every worker refuses their frames, late ones too, and no"
+        " command is sealed with them. This cannot be undone; rotate_device_keys sends new keys."
     )
     examples = (
         "examples:\n"
@@ -33,7 +33,7 @@ class Command(DomainCommand):
         "  manage.py compromise_keys --device 0024befffe804ff1 --epoch 0\n"
         "      its transfer key: the next one takes a shipment or a visit\n"
         "  manage.py compromise_keys --fleet-key spring-2026 --yes\n"
-        "      every key that was derived from it, transfer keys among them\n"
+        "      every key that was derived from it, also transfer keys\n"
         "  manage.py compromise_keys --concentrator DCU-17\n"
         "      every epoch of the concentrator from 1 on; a wave gives all its meters new keys\n\n"
         "then: manage.py rotate_device_keys begin --name leak --compromised\n"
@@ -54,7 +54,7 @@ class Command(DomainCommand):
         keys = _keys(options)
         ids = list(keys.exclude(state=KeyState.COMPROMISED).order_by("pk").values_list("pk", flat=True))
         if not ids:
-            raise CommandError("no key that is not compromised already is among them")
+            raise CommandError("all of these keys are compromised already")
         if not options["yes"]:
             devices = keys.values("system_title").distinct().count()
             try:
@@ -78,7 +78,7 @@ def _keys(options: dict[str, Any]) -> QuerySet[DeviceKey]:
     epoch = options["epoch"]
     if options["fleet_key"] is not None:
         if epoch is not None:
-            raise CommandError("--epoch does not go with --fleet-key: of a fleet key everything is lost")
+            raise CommandError("--epoch does not go with --fleet-key: all keys derived from it are compromised")
         return DeviceKey.objects.filter(fleet_key=fleet_keys.find(options["fleet_key"]))
     if options["concentrator"] is not None:
         devices = [concentrator_keys.of(find_concentrator(options["concentrator"]))]

@@ -30,7 +30,7 @@ class Command(DomainCommand):
     help = (
         "List the concentrators, register one, give it a bearer token (shown once), list or revoke its tokens; give it"
         " a system title and keys of its own, which it needs to check hop tags and to report for hop meters. Exits 1"
-        " where nothing was done."
+        " if nothing was done."
     )
     examples = (
         "examples:\n"
@@ -45,7 +45,7 @@ class Command(DomainCommand):
         "  manage.py concentrator title DCU-17 --title 0024befffe00c001\n"
         "  manage.py concentrator keys DCU-17      its first key and transfer key; then: manage.py export_keys\n"
         "  manage.py concentrator rotate DCU-17    its next key, which it fetches itself\n\n"
-        "its keys cut off: manage.py compromise_keys --concentrator DCU-17"
+        "to cut off its keys: manage.py compromise_keys --concentrator DCU-17"
     )
     refusals = (MasterKeyError, AuditError, FileError, RegistryError, ProvisioningError, EpochError)
 
@@ -94,7 +94,7 @@ class Command(DomainCommand):
     def _hold_keys(self, concentrator: Concentrator, action: str, options: dict[str, Any]) -> None:
         if action == "title":
             if options["title"] is None:
-                raise CommandError("say which one: --title 0024befffe00c001")
+                raise CommandError("give the title: --title 0024befffe00c001")
             concentrator_keys.give(command_actor(), concentrator, parse_system_title(options["title"]))
             self.stdout.write(
                 f"Concentrator {concentrator} has system title {concentrator_keys.of(concentrator).hex()}."
@@ -112,7 +112,7 @@ class Command(DomainCommand):
         report = import_concentrators(path, command_actor(), dry_run=dry_run)
         self.refuse(report.bad)
         told = "Would register" if dry_run else "Registered"
-        given = f", gave {report.titled} of those that stood a system title" if report.titled else ""
+        given = f", gave {report.titled} of those registered before a system title" if report.titled else ""
         said = f"{told} {len(report.new)} concentrators{given}; {report.unchanged} are registered already."
         self.stdout.write(said)
 

@@ -30,13 +30,13 @@ Examples:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--from", dest="start", required=True, metavar="TIME", help="first wrong time, UTC")
-        parser.add_argument("--to", dest="end", required=True, metavar="TIME", help="up to, and not including")
+        parser.add_argument("--to", dest="end", required=True, metavar="TIME", help="end, not included")
         parser.add_argument(
-            "--behind", type=int, required=True, metavar="SECONDS", help="how much the times were too low"
+            "--behind", type=int, required=True, metavar="SECONDS", help="by how much the times were too low"
         )
         parser.add_argument("--note", required=True, help="how that is known")
-        parser.add_argument("--first-uplink", type=int, default=0, metavar="ID", help="leave those before it alone")
-        parser.add_argument("--dry-run", action="store_true", help="only say what it would concern")
+        parser.add_argument("--first-uplink", type=int, default=0, metavar="ID", help="leave earlier uplinks unchanged")
+        parser.add_argument("--dry-run", action="store_true", help="only show what would be corrected")
 
     def handle(self, *args: Any, **options: Any) -> None:
         start, end = time_of(options["start"]), time_of(options["end"])

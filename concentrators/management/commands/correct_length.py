@@ -35,10 +35,10 @@ Examples:
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("meter", metavar="SERIAL|TITLE", help="a serial number, or a system title in hex")
         parser.add_argument("--minutes", type=int, required=True, metavar="N", help="the length, 1 to 1440")
-        parser.add_argument("--from", dest="start", metavar="TIME", help="UTC; left out: from its beginning on")
-        parser.add_argument("--to", dest="end", metavar="TIME", help="up to, and not including; left out: still")
+        parser.add_argument("--from", dest="start", metavar="TIME", help="UTC; from the beginning, if left out")
+        parser.add_argument("--to", dest="end", metavar="TIME", help="end, not included; open, if left out")
         parser.add_argument("--reason", required=True, help="how that is known")
-        parser.add_argument("--dry-run", action="store_true", help="only say what it would change")
+        parser.add_argument("--dry-run", action="store_true", help="only show what would change")
 
     def handle(self, *args: Any, **options: Any) -> None:
         start, end = (options[name] and time_of(options[name]) for name in ("start", "end"))

@@ -19,8 +19,8 @@ from keyvault.master_key import MasterKeyError
 
 class Command(DomainCommand):
     help = (
-        "Make a fleet key, list them, or replace one: then every meter whose key is derived from it gets, in a wave, a "
-        "key derived from the new one."
+        "Make a fleet key, list them, or replace one. Then a wave gives every meter whose key is derived from the old "
+        "one a key that is derived from the new one."
     )
     examples = (
         "examples:\n"
@@ -36,7 +36,7 @@ class Command(DomainCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="make|list|rotate")
         actions.add_parser("make", help="a new random fleet key, wrapped under the master key").add_argument("name")
-        actions.add_parser("list", help="the fleet keys, and how many device keys hang on each")
+        actions.add_parser("list", help="the fleet keys, and how many device keys are derived from each")
         rotate = actions.add_parser("rotate", help="make a new one, and begin the wave that replaces the old one")
         rotate.add_argument("old", help="name of the fleet key to replace")
         rotate.add_argument("new", help="name of the one to make")
@@ -44,7 +44,7 @@ class Command(DomainCommand):
         rotate.add_argument(
             "--failure-budget", type=int, default=10, metavar="N", help="commands that may fail before it stops (10)"
         )
-        rotate.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
+        rotate.add_argument("--dry-run", action="store_true", help="show how many meters would get a key, and stop")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         acts: dict[str, Callable[..., None]] = {"make": self._make, "list": self._list, "rotate": self._rotate}

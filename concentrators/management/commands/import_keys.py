@@ -46,13 +46,13 @@ Examples:
         parser.add_argument(
             "--agreement-key",
             metavar="NAME",
-            help="which agreement key public keys and scheme sealed go with, where there are several",
+            help="agreement key for public keys and for scheme sealed, if there are several",
         )
         parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
         parser.add_argument(
             "--replace-transfer-key",
             action="store_true",
-            help="put transfer keys of the shipment in the place of others",
+            help="replace existing transfer keys by those of the shipment",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -108,11 +108,11 @@ def _misplaced(shipment: Shipment) -> list[BadLine]:
 def _check_sha256(shipment: Shipment, wanted: str | None) -> None:
     if wanted is None and any(line.public is not None for line in shipment.lines):
         raise ShipmentError(
-            "the shipment has public keys, which no transport key protects: give the SHA-256 that its maker told you "
+            "the shipment has public keys, which no transport key protects: give the SHA-256 that its sender told you "
             "(--sha256)"
         )
     if wanted is not None and wanted.lower() != shipment.sha256.hex():
-        raise ShipmentError(f"the file's SHA-256 is {shipment.sha256.hex()}, not the one that was told")
+        raise ShipmentError(f"the file's SHA-256 is {shipment.sha256.hex()}, not the one given with --sha256")
 
 
 def _told(report: ShipmentReport) -> str:
@@ -124,8 +124,8 @@ def _told(report: ShipmentReport) -> str:
     words += f", {report.unchanged} unchanged"
     if report.at_last_epoch:
         words += (
-            f"; WARNING: the keys of {report.at_last_epoch} devices have epoch 65535, the last there is: no key can "
-            "follow them, so that these devices cannot be given another one"
+            f"; WARNING: the keys of {report.at_last_epoch} devices have epoch 65535, the last one: these devices "
+            "can never get another key"
         )
     if report.without_transfer_key:
         words += f"; {report.without_transfer_key} devices have no transfer key: no key command reaches them"

@@ -44,11 +44,11 @@ Examples:
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path)
         parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
-        parser.add_argument("--update", action="store_true", help="change meters that are registered otherwise")
+        parser.add_argument("--update", action="store_true", help="change registered meters that differ")
         parser.add_argument(
             "--agreement-key",
             metavar="NAME",
-            help="which agreement key public keys go with, and frames of scheme sealed, where there are several",
+            help="agreement key for public keys and for scheme sealed, if there are several",
         )
         keys = parser.add_mutually_exclusive_group()
         keys.add_argument("--fleet-key", metavar="NAME", help="derive keys from this fleet key")
@@ -78,7 +78,7 @@ Examples:
         if report.schemes_unused:
             self.stdout.write(
                 f"{report.schemes_unused} new meters have a scheme or an algorithm in the file, which --no-keys does "
-                "not keep: the shipment of their keys has to name it, or those are for ccm."
+                "not store: the shipment of their keys must name it, or the keys are for ccm."
             )
 
 

@@ -1,4 +1,4 @@
-"""manage.py mask_authorities: whose answers unmask totals, and which meters were made with them."""
+"""manage.py mask_authorities: pins mask authorities, and notes which meters were made with them."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,18 +24,18 @@ from meters.registry.mask_groups import MaskGroupError
 
 class Command(DomainCommand):
     help = (
-        "Pin the mask authorities whose answers unmask totals, and say which meters were made with them. At least two "
-        "authorities of one group are asked. manage.py mask_authority is such an authority itself."
+        "Pin the mask authorities whose answers unmask totals, and note which meters were made with them. A group "
+        "needs at least two authorities. To run an authority, use manage.py mask_authority."
     )
     examples = (
         "examples:\n"
         "  manage.py mask_authorities key                      the public key that authorities pin for this head-end\n"
         "  manage.py mask_authorities pin --name council --url https://masks.example.org --public 0b1e..77\n"
-        "      (where REQUIRE_APPROVAL is on: manage.py approvals request pin-masks first)\n"
+        "      (if REQUIRE_APPROVAL is on: manage.py approvals request pin-masks first)\n"
         "  manage.py mask_authorities group north 0024befffe804ff1 0024befffe804ff2\n"
         "      these meters were made with the authorities that were pinned with --group north\n"
         "  manage.py mask_authorities list\n"
-        "  manage.py mask_authorities collect                  what workers do each minute, once and now\n"
+        "  manage.py mask_authorities collect                  do now what workers do each minute\n"
         "  manage.py mask_authorities withdraw council\n\n"
         "exit status: 0 done; 1 it could not be done, and nothing was."
     )
@@ -45,19 +45,22 @@ class Command(DomainCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="key|pin|withdraw|group|list|collect")
         actions.add_parser("key", help="the head-end's public key, which authorities pin")
-        pin = actions.add_parser("pin", help="ask this authority")
+        pin = actions.add_parser("pin", help="pin an authority, so that it is asked")
         add_names(pin)
-        withdraw = actions.add_parser("withdraw", help="ask an authority no more: its group has one less")
+        withdraw = actions.add_parser("withdraw", help="no longer ask an authority: its group has one less")
         withdraw.add_argument("name")
-        group = actions.add_parser("group", help="say which authorities meters were made with")
-        group.add_argument("group", help="its name; '' for authorities that were pinned without")
+        group = actions.add_parser("group", help="note which authorities meters were made with")
+        group.add_argument("group", help="its name; '' for authorities that were pinned without a group")
         group.add_argument("titles", nargs="+", metavar="TITLE", help="system title, 16 hex digits")
-        actions.add_parser("list", help="pinned authorities, and what they owe").add_argument(
+        actions.add_parser("list", help="pinned authorities, and their open questions").add_argument(
             "--json", action="store_true", help="for programs"
         )
         collect = actions.add_parser("collect", help="form sets, ask authorities, unmask totals")
         collect.add_argument(
-            "--settle", type=int, metavar="SECONDS", help="form sets after so long without a value (MASKED_SETTLE_S)"
+            "--settle",
+            type=int,
+            metavar="SECONDS",
+            help="form a set if no value came for this long (MASKED_SETTLE_S)",
         )
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
@@ -77,15 +80,15 @@ class Command(DomainCommand):
     def pin(self, *, name: str, url: str, group: str, public: str, **options: Any) -> None:
         authority = authority_of(name, url, group, public)
         row = pinned.pin(authority, chain.command_actor(), timezone.now())
-        self.stdout.write(f"Pinned {row}: it is asked for the meters of group {group!r} once another is, too.")
+        self.stdout.write(f"Pinned {row}: it is asked about group {group!r} as soon as that has two authorities.")
 
     def withdraw(self, *, name: str, **options: Any) -> None:
         pinned.withdraw(name, chain.command_actor(), timezone.now())
-        self.stdout.write(f"{name} is asked no more. Meters that it masks have no totals from now on.")
+        self.stdout.write(f"{name} is no longer asked. Meters that it masks have no totals from now on.")
 
     def group(self, *, group: str, titles: list[str], **options: Any) -> None:
         changed = mask_groups.assign([eui64.parse(title) for title in titles], group, chain.command_actor())
-        self.stdout.write(f"{changed} meters are of mask group {group!r}.")
+        self.stdout.write(f"{changed} meters are now in mask group {group!r}.")
 
     def list(self, *, json: bool, **options: Any) -> None:
         rows = masked_queries.authorities(timezone.now())
@@ -119,7 +122,7 @@ def add_names(parser: CommandParser) -> None:
     parser.add_argument(
         "--url", required=True, metavar="URL", help="where it answers, such as https://masks.example.org"
     )
-    parser.add_argument("--group", default="", metavar="NAME", help="of the meters that were made with it (none)")
+    parser.add_argument("--group", default="", metavar="NAME", help="group of the meters that were made with it (none)")
     parser.add_argument("--public", required=True, metavar="HEX", help="its Ed25519 public key, 64 hex digits")
 
 

@@ -15,8 +15,8 @@ _NOTHING = "-"
 
 class Command(DomainCommand):
     help = (
-        "Look a meter up: its place, concentrator, when it was heard last, and how its keys stand (no octets of them)."
-        " Exits 1 where there is none."
+        "Look a meter up: its place, its concentrator, its last frame, and the status of its keys (without key octets)."
+        " Exits 1 if there is none."
     )
     examples = (
         "examples:\n"
@@ -47,7 +47,7 @@ def _lines(told: dict[str, Any]) -> list[str]:
             f"{key['use']:20}epoch {key['epoch']}: {key['state']}, {key['scheme']}, {key['algorithm']}, "
             f"{key['source']}, {counter}, fingerprint {_shown(key['fingerprint'])}"
         )
-    return lines if keys else [*lines, "keys                none: frames of it wait until it is given one"]
+    return lines if keys else [*lines, "keys                none: its frames wait until it gets one"]
 
 
 def _shown(value: Any) -> str:

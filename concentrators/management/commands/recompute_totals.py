@@ -1,4 +1,4 @@
-"""manage.py recompute_totals: hold the totals against the readings."""
+"""manage.py recompute_totals: compares totals with readings."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,17 +16,19 @@ _SHOWN = 20
 
 
 class Command(DomainCommand):
-    help = "Recompute interval totals from the readings and compare. Exits 1 where they differ, unless --fix mended it."
+    help = "Recompute interval totals from the readings and compare. Exits 1 if they differ and --fix is not given."
     examples = (
         "examples:\n"
         "  manage.py recompute_totals                        compare the whole retention window, day by day\n"
         "  manage.py recompute_totals --from 2026-03-01T00:00Z --to 2026-04-01T00:00Z\n"
-        "  manage.py recompute_totals --fix                  set what differs; each day in one transaction\n\n"
-        "It may be interrupted at any time: a day is done whole or not at all."
+        "  manage.py recompute_totals --fix                  set totals that differ; each day in one transaction\n\n"
+        "It may be interrupted at any time: a day is set completely or not at all."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--from", dest="start", help="first interval start, ISO 8601 (default: all that is kept)")
+        parser.add_argument(
+            "--from", dest="start", help="first interval start, ISO 8601 (default: all that are stored)"
+        )
         parser.add_argument("--to", dest="end", help="end, ISO 8601, not included (default: now)")
         parser.add_argument("--fix", action="store_true", help="set the totals that differ")
 
@@ -40,7 +42,7 @@ class Command(DomainCommand):
             raise CommandError("--from must lie before --to")
         if start < kept_from:
             # Totals outlive the readings: there they would all be called wrong, and deleted.
-            raise CommandError(f"readings are kept from {kept_from:%Y-%m-%dT%H:%MZ} on: --from must not lie before")
+            raise CommandError(f"readings are stored from {kept_from:%Y-%m-%dT%H:%MZ} on: --from must not be earlier")
         compare = totals.recompute if options["fix"] else totals.compare
         days = list(_days(start, end))
         differences: list[totals.Difference] = []
@@ -59,7 +61,7 @@ class Command(DomainCommand):
         if not differences:
             self.stdout.write(f"Totals and readings agree, {len(days)} days.")
         elif options["fix"]:
-            self.stdout.write(f"{len(differences)} totals were set to what the readings add up to.")
+            self.stdout.write(f"{len(differences)} totals were set to the sums of the readings.")
         else:
             raise CommandError(f"{len(differences)} totals differ from the readings; --fix sets them", returncode=1)
 

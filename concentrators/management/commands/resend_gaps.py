@@ -1,4 +1,4 @@
-"""manage.py resend_gaps: meters are asked again for what is missing."""
+"""manage.py resend_gaps: asks meters again for missing intervals."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ from meters.registry.lookup import RegistryError
 
 class Command(DomainCommand):
     help = (
-        "Ask meters again for the intervals that are missing: a resend command for each gap, never twice for the same "
-        "one. Concentrators fetch the commands. With RESEND_GAPS=1 the schedule does this by itself."
+        "Ask meters again for missing intervals: one resend command for each gap, never two for the same gap. "
+        "Concentrators fetch the commands. With RESEND_GAPS=1 this runs by schedule."
     )
     examples = (
         "examples:\n"
@@ -44,11 +44,13 @@ class Command(DomainCommand):
         parser.add_argument(
             "--register", default=LOAD_PROFILE, metavar="OBIS", help=f"interval register ({LOAD_PROFILE})"
         )
-        parser.add_argument("--dry-run", action="store_true", help="say what would be asked for, and ask nothing")
+        parser.add_argument("--dry-run", action="store_true", help="show what would be asked for, and ask nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["days"] <= settings.RETENTION_DAYS:
-            raise CommandError(f"--days takes a number from 1 to {settings.RETENTION_DAYS}: no more is kept")
+            raise CommandError(
+                f"--days takes a number from 1 to {settings.RETENTION_DAYS}, the days that readings are stored"
+            )
         register = Register.objects.filter(obis_code=options["register"]).first()
         if register is None:
             raise CommandError(f"there is no register {options['register']}")
@@ -68,7 +70,7 @@ class Command(DomainCommand):
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(
             f"{outcome.meters} meters have {outcome.gaps} gaps: {outcome.commands} resends {would}queued,"
-            f" {outcome.put_off} put off to another day; the others are asked for already."
+            f" {outcome.put_off} put off to another day; the others were asked for before."
         )
 
 

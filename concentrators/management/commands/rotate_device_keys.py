@@ -26,7 +26,7 @@ _LISTED = 20
 
 class Command(DomainCommand):
     help = (
-        "Give meters new device keys: begin a wave over a selection of meters, see how it stands, pause, resume or "
+        "Give meters new device keys: begin a wave for a selection of meters, show its progress, pause, resume or "
         "cancel it. Workers and the schedule (celery beat) carry it out."
     )
     examples = (
@@ -55,28 +55,26 @@ class Command(DomainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("action", choices=["begin", "one", "status", "pause", "resume", "cancel"])
-        parser.add_argument("--wave", type=int, metavar="N", help="which wave, as status lists it")
-        chosen = parser.add_argument_group("which meters (begin; a meter must fit every one that is given)")
+        parser.add_argument("--wave", type=int, metavar="N", help="number of the wave, from status")
+        chosen = parser.add_argument_group("which meters (begin; a meter must meet all given criteria)")
         choosing.add_arguments(chosen)
-        chosen.add_argument("--older-than", type=int, metavar="DAYS", help="keys that have been active for so long")
+        chosen.add_argument("--older-than", type=int, metavar="DAYS", help="keys that have been active for this long")
         chosen.add_argument("--compromised", action="store_true", help="meters whose newest key is compromised")
         chosen.add_argument("--derived-from", metavar="NAME", help="keys derived from that fleet key")
         chosen.add_argument(
             "--agreed-with", metavar="NAME:VERSION", help="keys that go with that version of an agreement key"
         )
         how = parser.add_argument_group("how (begin)")
-        how.add_argument("--name", default="", help="what the wave is called")
+        how.add_argument("--name", default="", help="name of the wave")
         how.add_argument("--rate", type=int, default=1000, metavar="N", help="key commands queued an hour (1000)")
         how.add_argument(
             "--failure-budget", type=int, metavar="N", help="commands that may fail before the wave stops (10)"
         )
-        how.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the new keys (as it is)")
-        how.add_argument("--scheme", metavar="NAME", help="move the meters to this scheme (each stays in its own)")
-        how.add_argument("--fleet-key", metavar="NAME", help="derive the new keys from it (as the old ones were made)")
-        how.add_argument(
-            "--agreement-key", metavar="NAME", help="what new keys go with that are agreed on, or sealed to one"
-        )
-        how.add_argument("--dry-run", action="store_true", help="say how many meters it would be, and do nothing")
+        how.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the new keys (unchanged)")
+        how.add_argument("--scheme", metavar="NAME", help="move the meters to this scheme (unchanged)")
+        how.add_argument("--fleet-key", metavar="NAME", help="derive the new keys from it (source of the old keys)")
+        how.add_argument("--agreement-key", metavar="NAME", help="for keys that are agreed on, and for scheme sealed")
+        how.add_argument("--dry-run", action="store_true", help="show how many meters would get a key, and stop")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         if action == "begin":
@@ -147,7 +145,7 @@ class Command(DomainCommand):
     def _move(self, action: str, options: dict[str, Any]) -> None:
         wave_id = options["wave"]
         if wave_id is None:
-            raise CommandError(f"say which wave: manage.py rotate_device_keys {action} --wave N")
+            raise CommandError(f"name the wave: manage.py rotate_device_keys {action} --wave N")
         actor = chain.command_actor()
         if action == "pause":
             wave = rollouts.pause(wave_id, actor)

@@ -26,7 +26,7 @@ class Command(DomainCommand):
     refusals = (OSError,)  # an installed head-end has no folder docs: name a file
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--output", metavar="FILE", help=f"where to; - is standard output (default: {_FILE})")
+        parser.add_argument("--output", metavar="FILE", help=f"file to write, - for standard output (default: {_FILE})")
 
     def handle(self, *args: Any, output: str | None, **options: Any) -> None:
         text = document.text()

@@ -29,10 +29,10 @@ Examples:
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
-        which.add_argument("--all-waiting", action="store_true", help="whatever waits and can be opened now")
-        which.add_argument("--meters", nargs="+", metavar="TITLE", help="frames of these system titles alone")
-        which.add_argument("--uplinks", nargs="+", type=int, metavar="ID", help="waiting frames of these uplinks alone")
-        parser.add_argument("--dry-run", action="store_true", help="only say how many frames would be judged")
+        which.add_argument("--all-waiting", action="store_true", help="all waiting frames that can be opened now")
+        which.add_argument("--meters", nargs="+", metavar="TITLE", help="only frames of these system titles")
+        which.add_argument("--uplinks", nargs="+", type=int, metavar="ID", help="only waiting frames of these uplinks")
+        parser.add_argument("--dry-run", action="store_true", help="only show how many frames would be judged")
 
     def handle(self, *args: Any, **options: Any) -> None:
         titles = None if options["meters"] is None else {parse_system_title(text) for text in options["meters"]}

@@ -40,13 +40,13 @@ class Command(DomainCommand):
         actions = parser.add_subparsers(dest="action", required=True, metavar="init|list|rotate|cut_off")
         actions.add_parser("init", help="make version 1 of a new key").add_argument("name")
         actions.add_parser("list", help="versions and public keys").add_argument("--json", action="store_true")
-        rotate = actions.add_parser("rotate", help="make the next version the active one; starts nothing by itself")
+        rotate = actions.add_parser("rotate", help="make and activate the next version; this alone begins no rotation")
         rotate.add_argument("name")
-        rotate.add_argument("--dry-run", action="store_true", help="say who uses the version before, and do nothing")
-        cut_off = actions.add_parser("cut_off", help="a version that others may know, for good")
+        rotate.add_argument("--dry-run", action="store_true", help="show who uses the present version, and do nothing")
+        cut_off = actions.add_parser("cut_off", help="cut off a version that others may know, for good")
         cut_off.add_argument("name")
         cut_off.add_argument("version", type=int)
-        cut_off.add_argument("--dry-run", action="store_true", help="say what it would take, and do nothing")
+        cut_off.add_argument("--dry-run", action="store_true", help="show which keys it would compromise, and stop")
         cut_off.add_argument("--yes", action="store_true", help="do not ask")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
@@ -90,7 +90,7 @@ class Command(DomainCommand):
     def cut_off(self, *, name: str, version: int, dry_run: bool, yes: bool, **options: Any) -> None:
         would = agreement_cut_off.would_be(name, version)
         if dry_run:
-            self.stdout.write(f"{would.compromised} keys would be compromised, {would.to_rotate} are to be rotated.")
+            self.stdout.write(f"{would.compromised} keys would be compromised, {would.to_rotate} must be rotated.")
             return
         subject = agreement_cut_off.approval_subject(name, version)
         approvals.check(approvals.CUT_OFF_AGREEMENT_KEY, subject, timezone.now())

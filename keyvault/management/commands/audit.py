@@ -31,7 +31,7 @@ class Command(DomainCommand):
             "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
         )
         parser.add_argument("action", choices=["verify", "export", "head"])
-        parser.add_argument("--head", help="a head exported before, as number:mac")
+        parser.add_argument("--head", help="a head that was exported before, as number:mac")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         if action == "export":

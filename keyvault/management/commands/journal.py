@@ -35,7 +35,7 @@ class Command(DomainCommand):
         parser.add_argument(
             "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
         )
-        parser.add_argument("--after", type=int, default=0, metavar="NUMBER", help="show what comes after this record")
+        parser.add_argument("--after", type=int, default=0, metavar="NUMBER", help="show only records after this one")
 
     def handle(self, *args: Any, action: str, after: int, **options: Any) -> None:
         folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
@@ -46,7 +46,7 @@ class Command(DomainCommand):
         else:
             self._tell(found)
         if found.faults:
-            raise CommandError("\n  ".join(["The journal is not whole:", *found.faults]))
+            raise CommandError("\n  ".join(["The journal is damaged or incomplete:", *found.faults]))
 
     def _tell(self, found: Journal) -> None:
         for state in found.states:
@@ -54,7 +54,9 @@ class Command(DomainCommand):
             numbers = f" ({state.first} to {state.last})" if state.records else ""
             self.stdout.write(f"{state.path}: {state.records} records{numbers}{torn}")
         records = sum(state.records for state in found.states)
-        self.stdout.write(f"{records} records in {len(found.states)} segments, the last of number {found.last_number}.")
+        self.stdout.write(
+            f"{records} records in {len(found.states)} segments; the last record is number {found.last_number}."
+        )
 
 
 def _shown(record: JournalRecord) -> dict[str, Any]:

@@ -42,23 +42,23 @@ class Command(DomainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, parser_class=CommandParser)
-        actions.add_parser("init", help="make version 1 where MASTER_KEY_PROVIDER says; never overwrites")
+        actions.add_parser("init", help="make version 1 with MASTER_KEY_PROVIDER; never overwrites")
         status = actions.add_parser("status", help="versions, secrets under each, and the rotation")
         status.add_argument("--json", action="store_true", help="for programs")
         rotate = actions.add_parser("rotate", help="make the next version and rewrap every secret under it")
         rotate.add_argument("--batch-size", type=int, help=f"secrets a transaction (default: {rewrap.BATCH_SIZE})")
         act = rotate.add_mutually_exclusive_group()
         act.add_argument("--dry-run", action="store_true", help="open every secret and count; change nothing")
-        act.add_argument("--resume", action="store_true", help="go on with a stopped rotation, or what one left")
-        act.add_argument("--stop", action="store_true", help="stop the running rotation after the batch at hand")
+        act.add_argument("--resume", action="store_true", help="continue a stopped rotation, or finish what one left")
+        act.add_argument("--stop", action="store_true", help="stop the running rotation after the present batch")
         way = rotate.add_mutually_exclusive_group()
         way.add_argument("--here", action="store_true", help="rewrap in this process instead of the workers")
-        way.add_argument("--no-wait", action="store_true", help="leave it to the workers and come back at once")
+        way.add_argument("--no-wait", action="store_true", help="leave it to the workers and return at once")
         way.add_argument("--wait", action="store_true", help="show the workers' progress until the end (the default)")
         actions.add_parser("verify", help="open every secret, and name those that do not open")
-        destroy = actions.add_parser("destroy", help="destroy an old version for good, when nothing needs it")
+        destroy = actions.add_parser("destroy", help="destroy an old version for good, if nothing needs it")
         destroy.add_argument("version", type=int)
-        destroy.add_argument("--yes-destroy", type=int, metavar="VERSION", help="the version again, instead of typing")
+        destroy.add_argument("--yes-destroy", type=int, metavar="VERSION", help="the version again, without a prompt")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         acts: dict[str, Callable[..., None]] = {
@@ -83,7 +83,7 @@ class Command(DomainCommand):
         except DatabaseError as error:
             known = ", ".join(f"{one.number} ({one.state})" for one in master_key.provider().versions())
             text = str(error).splitlines()[0]
-            raise CommandError(f"versions {known}; the database does not tell what is under them: {text}") from None
+            raise CommandError(f"versions {known}; the secrets under them cannot be counted: {text}") from None
         if json:
             self.write_json(found)
         else:
@@ -129,7 +129,7 @@ class Command(DomainCommand):
 
     def try_out(self) -> None:
         if rewrap.current() is not None:
-            raise CommandError("A rotation is open already; see manage.py master_key status.")
+            raise CommandError("A rotation is unfinished; see manage.py master_key status.")
         found = rotation_progress.verify()
         total = found.opened + len(found.faults)
         self.stdout.write(f"Would make a new version and rewrap {found.opened} of {total} secrets.")

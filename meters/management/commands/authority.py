@@ -29,9 +29,9 @@ _NAMED = 20  # titles that no meter is registered with
 
 class Command(DomainCommand):
     help = (
-        "Pin the authorities whose certificates meters may enrol with, take their revocations, and let meters enrol. "
-        "init and issue are an authority themselves, in a key file, for laboratories and small utilities: such a file "
-        "is kept apart from the head-end, and needs no database."
+        "Pin the authorities whose certificates meters may enrol with, import their revocations, and permit meters to "
+        "enrol. init and issue act as an authority, for laboratories and small utilities: its key file must be kept "
+        "apart from the head-end, and they need no database."
     )
     examples = (
         "examples:\n"
@@ -39,8 +39,8 @@ class Command(DomainCommand):
         "  manage.py authority issue lab.authority 0024befffe804ff1 --public 675d..2f --aud hes-1 --output meter.cwt\n"
         "  manage.py authority issue lab.authority 0024befffe804ff1 --public b5e3..7a --identity --output meter.id\n"
         "  manage.py authority pin --kid lab-1 --issuer 'Our laboratory' --public 4fd0..c4\n"
-        "      (where REQUIRE_APPROVAL is on: manage.py approvals request pin first)\n"
-        "  manage.py authority unpin --kid lab-1          its certificates enrol no meter any more\n"
+        "      (if REQUIRE_APPROVAL is on: manage.py approvals request pin first)\n"
+        "  manage.py authority unpin --kid lab-1          its certificates can no longer enrol meters\n"
         "  manage.py authority allow 0024befffe804ff1          that meter may enrol, or enrol again, once\n"
         "  manage.py authority revoke --with lab.authority 0024befffe804ff1 --output meter.revocation\n"
         "  manage.py authority revoke meter.revocation --compromise\n"
@@ -65,22 +65,22 @@ class Command(DomainCommand):
         issue.add_argument(
             "--identity", action="store_true", help="for an Ed25519 key that signs coupon lists (its aud is signed)"
         )
-        issue.add_argument("--days", type=int, default=_DAYS, help=f"how long it holds ({_DAYS})")
+        issue.add_argument("--days", type=int, default=_DAYS, help=f"how long it is valid ({_DAYS})")
         issue.add_argument("--output", type=Path, required=True, help="a new file")
-        pin = actions.add_parser("pin", help="let an authority vouch for keys of meters")
+        pin = actions.add_parser("pin", help="accept an authority's certificates for keys of meters")
         add_names(pin)
         pin.add_argument("--public", required=True, metavar="HEX", help="its Ed25519 public key, 64 hex digits")
-        unpin = actions.add_parser("unpin", help="take an authority's word no more; what it enrolled stands")
-        unpin.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
-        allow = actions.add_parser("allow", help="let meters enrol, once each")
+        unpin = actions.add_parser("unpin", help="no longer accept an authority; keys that it enrolled stay valid")
+        unpin.add_argument("--kid", required=True, metavar="TEXT", help="its kid in certificates")
+        allow = actions.add_parser("allow", help="permit meters to enrol, once each")
         allow.add_argument("titles", nargs="+", metavar="TITLE", help="system title, 16 hex digits")
-        allow.add_argument("--scheme", metavar="NAME", help="of the epoch to come (as it is, or ccm)")
-        allow.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the epoch to come (as it is)")
-        revoke = actions.add_parser("revoke", help="take a revocation, or make one with an authority's key file")
-        revoke.add_argument("what", metavar="FILE|TITLE", help="a revocation; with --with the meter's system title")
+        allow.add_argument("--scheme", metavar="NAME", help="of the next epoch (unchanged, or ccm)")
+        allow.add_argument("--algorithm", type=int, metavar="ALG", help="COSE alg of the next epoch (unchanged)")
+        revoke = actions.add_parser("revoke", help="import a revocation, or make one with an authority's key file")
+        revoke.add_argument("what", metavar="FILE|TITLE", help="a revocation, or with --with a system title")
         revoke.add_argument("--with", type=Path, dest="key_file", metavar="FILE", help="the authority's key file")
         revoke.add_argument("--output", type=Path, help="a new file, with --with")
-        revoke.add_argument("--compromise", action="store_true", help="cut the enrolled meter's keys off, too")
+        revoke.add_argument("--compromise", action="store_true", help="also cut off the keys of the enrolled meter")
         actions.add_parser("list", help="pinned authorities, and the meters that may enrol").add_argument(
             "--json", action="store_true", help="for programs"
         )
@@ -106,7 +106,7 @@ class Command(DomainCommand):
 
     def issue(self, *, file: Path, title: str, public: str, days: int, output: Path, **options: Any) -> None:
         if days < 1:
-            raise CommandError("a certificate holds for a day at least. Nothing was done.")
+            raise CommandError("a certificate must be valid for at least one day. Nothing was done.")
         if bool(options["aud"]) == options["identity"]:
             raise CommandError("--aud names an agreement key, or --identity is for coupon lists. Nothing was done.")
         aud, curve = (IDENTITY_AUDIENCE, CURVE_ED25519) if options["identity"] else (options["aud"], CURVE_X25519)
@@ -121,7 +121,7 @@ class Command(DomainCommand):
         for number, revocation in enumerate(revocations, 1):
             place = output.with_name(f"{output.name}.revocation-{number}")
             write_new(place, revocation)
-            self.stdout.write(f"It had another, which is revoked: give {place} to manage.py authority revoke.")
+            self.stdout.write(f"It had another one, which is now revoked: give {place} to manage.py authority revoke.")
 
     def pin(self, *, kid: str, issuer: str, public: str, expires: datetime | None, **options: Any) -> None:
         authority = PublicAuthority(kid.encode(), issuer, octets_of(public, "--public"), expires)
@@ -131,8 +131,8 @@ class Command(DomainCommand):
     def unpin(self, *, kid: str, **options: Any) -> None:
         row = authorities.unpin(kid.encode(), chain.command_actor(), timezone.now())
         self.stdout.write(
-            f"Unpinned {row}: its certificates enrol no meter any more. Keys of meters that it enrolled stand: if "
-            "others may know them, manage.py compromise_keys cuts them off."
+            f"Unpinned {row}: its certificates can no longer enrol meters. Keys that it enrolled before stay valid. If "
+            "others may know them, cut them off with manage.py compromise_keys."
         )
 
     def allow(self, *, titles: list[str], scheme: str | None, algorithm: int | None, **options: Any) -> None:
@@ -145,8 +145,8 @@ class Command(DomainCommand):
             named = ", ".join(title.hex() for title in unknown[:_NAMED])
             more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
             self.stderr.write(
-                f"No meter of system title {named}{more} is registered yet: frames wait until it is. "
-                "If the title is mistyped, allow the right one."
+                f"No meter with system title {named}{more} is registered yet: its frames wait until it is. "
+                "If the title is wrong, allow the right one."
             )
 
     def revoke(self, *, what: str, key_file: Path | None, output: Path | None, **options: Any) -> None:
@@ -158,12 +158,12 @@ class Command(DomainCommand):
         except OSError as error:
             raise CommandError(f"cannot read {what}: {error.strerror}. Nothing was done.") from None
         revoked = authorities.revoke(octets, chain.command_actor(), timezone.now())
-        self.stdout.write(f"Certificate {revoked.cti.hex()} enrols no meter any more.")
+        self.stdout.write(f"Certificate {revoked.cti.hex()} can no longer enrol a meter.")
         self._offer(revoked, compromise=options["compromise"])
 
     def _make_revocation(self, title: str, key_file: Path, output: Path | None) -> None:
         if output is None:
-            raise CommandError("--output says where the revocation goes. Nothing was done.")
+            raise CommandError("Name a file for the revocation with --output. Nothing was done.")
         check_new(output)
         with authority_file.changing(key_file) as authority:
             revocations = authority.revoke(eui64.parse(title), timezone.now())
@@ -178,10 +178,11 @@ class Command(DomainCommand):
         title = bytes(revoked.enrolment.system_title).hex()
         if compromise:
             moved = epochs.compromise(revoked.key_ids, chain.command_actor())
-            self.stdout.write(f"{moved} keys of {title}, which it enrolled, are compromised.")
+            self.stdout.write(f"{moved} keys of {title}, which it had enrolled, are compromised.")
             return
         self.stdout.write(
-            f"It enrolled {title}, whose keys stand. If others may know them: manage.py authority revoke --compromise, "
+            f"It enrolled {title}, whose keys stay valid. If others may know them: "
+            "manage.py authority revoke --compromise, "
             f"or manage.py compromise_keys --device {title}"
         )
 
@@ -200,19 +201,19 @@ class Command(DomainCommand):
                 f"{row.revocations} certificates"
             )
         if not rows:
-            self.stdout.write("No authority was pinned yet.")
+            self.stdout.write("No authority is pinned yet.")
         self.stdout.write(f"{awaited} meters may enrol.")
 
 
 def add_names(parser: CommandParser) -> None:
-    """What names an authority."""
-    parser.add_argument("--kid", required=True, metavar="TEXT", help="how certificates name it")
-    parser.add_argument("--issuer", required=True, metavar="TEXT", help="what certificates call iss")
-    parser.add_argument("--expires", type=time_of, metavar="TIME", help="when it vouches no longer (never)")
+    """Add the arguments that name an authority."""
+    parser.add_argument("--kid", required=True, metavar="TEXT", help="its kid in certificates")
+    parser.add_argument("--issuer", required=True, metavar="TEXT", help="the iss of its certificates")
+    parser.add_argument("--expires", type=time_of, metavar="TIME", help="end of accepting its certificates (never)")
 
 
 def octets_of(text: str, name: str) -> bytes:
-    """Hex digits; CommandError where they are none."""
+    """Parse hex digits; CommandError if they are none."""
     try:
         return bytes.fromhex(text)
     except ValueError:
@@ -220,13 +221,13 @@ def octets_of(text: str, name: str) -> bytes:
 
 
 def check_new(path: Path) -> None:
-    """CommandError where a file exists already."""
+    """CommandError if a file exists already."""
     if path.exists() or path.is_symlink():
         raise CommandError(f"{path} exists already and is left as it is. Nothing was done.")
 
 
 def write_new(path: Path, octets: bytes) -> None:
-    """Write a file that is not there yet."""
+    """Write a new file."""
     try:
         with path.open("xb") as file:
             file.write(octets)
@@ -235,7 +236,7 @@ def write_new(path: Path, octets: bytes) -> None:
 
 
 def as_json(row: Any) -> dict[str, Any]:
-    """An authority, for programs."""
+    """Return an authority, for programs."""
     return {
         "issuer": row.issuer,
         "kid": bytes(row.kid).hex(),

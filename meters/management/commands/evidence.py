@@ -17,9 +17,9 @@ from meters.registry.lookup import RegistryError
 
 class Command(DomainCommand):
     help = (
-        "Write the readings that meters signed, their signatures, the coupon lists that announced what they are signed "
-        "under, and the certificates of the meters' identities. Whoever has the authority's public key verifies the "
-        "file without this head-end: docs/evidence.md has the program. The export is audited."
+        "Write readings that meters signed, their signatures, the lists that announced their coupons, and the "
+        "certificates of the meters' identities. Anybody with the authority's public key can verify the file without "
+        "this head-end: docs/evidence.md has the program. The export is audited."
     )
     examples = (
         "examples:\n"
@@ -35,7 +35,7 @@ class Command(DomainCommand):
         export = actions.add_parser("export", help="write a file")
         export.add_argument("meters", nargs="+", metavar="METER", help="serial number, or system title")
         export.add_argument("--from", dest="start", type=time_of, required=True, metavar="TIME")
-        export.add_argument("--to", dest="end", type=time_of, required=True, metavar="TIME", help="not of it any more")
+        export.add_argument("--to", dest="end", type=time_of, required=True, metavar="TIME", help="end, not included")
         export.add_argument("--output", type=Path, required=True, metavar="FILE", help="a new file")
 
     def handle(

@@ -21,7 +21,7 @@ _NAMED = 20  # titles that no meter is registered with
 class Command(DomainCommand):
     help = (
         "Register the identities of meters that sign their readings: Ed25519 keys that a pinned authority certified "
-        "(manage.py authority pin), one certificate a file. All or none of the files are taken."
+        "(manage.py authority pin), one certificate in each file. All files are imported, or none."
     )
     examples = (
         "examples:\n"
@@ -35,10 +35,10 @@ class Command(DomainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="register|list")
-        register = actions.add_parser("register", help="take certificates, a file each")
+        register = actions.add_parser("register", help="import certificates, one in each file")
         register.add_argument("files", nargs="+", type=Path, metavar="FILE")
         register.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-        actions.add_parser("list", help="the identities that stand").add_argument(
+        actions.add_parser("list", help="the registered identities").add_argument(
             "--json", action="store_true", help="for programs"
         )
 
@@ -55,11 +55,13 @@ class Command(DomainCommand):
             raise CommandError(f"cannot read {error.filename}: {error.strerror}. Nothing was done.") from None
         registered = identities.register(octets, chain.command_actor(), timezone.now(), dry_run=dry_run)
         would = "would be " if dry_run else ""
-        self.stdout.write(f"{registered.new} identities {would}registered, {registered.unchanged} stand already.")
+        self.stdout.write(
+            f"{registered.new} identities {would}registered, {registered.unchanged} were registered before."
+        )
         if unknown := unregistered(registered.system_titles):
             named = ", ".join(title.hex() for title in unknown[:_NAMED])
             more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-            self.stderr.write(f"No meter of system title {named}{more} is registered yet: their frames wait.")
+            self.stderr.write(f"No meter with system title {named}{more} is registered yet: their frames wait.")
 
     def list(self, *, json: bool, **options: Any) -> None:
         rows = list(identities.listed())
@@ -76,7 +78,7 @@ class Command(DomainCommand):
 
 
 def as_json(row: MeterIdentity) -> dict[str, Any]:
-    """An identity, for programs."""
+    """Return an identity, for programs."""
     return {
         "system_title": bytes(row.system_title).hex(),
         "public_key": bytes(row.public).hex(),

@@ -22,15 +22,15 @@ class Command(DomainCommand):
         "  manage.py register list\n"
         '  manage.py register add 1-0:5.8.0 --kind cumulative --unit varh --name "Reactive energy, quadrant 1"\n'
         "  manage.py register bounds 1-0:1.29.0 --minimum 0 --maximum 50000\n\n"
-        "A register stays as it was added, but for its name (on its page) and its bounds: readings stand on it. "
-        "Before\nthe first of them, manage.py correct_register corrects a wrong entry."
+        "A register cannot be changed except its name (on its page) and its bounds, because readings depend on it. "
+        "Until\nthe first reading comes, manage.py correct_register corrects a wrong entry."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         acts = parser.add_subparsers(dest="act", required=True)
         acts.add_parser("list", help="all registers with their bounds")
         add = acts.add_parser("add", help="add a register")
-        bounds = acts.add_parser("bounds", help="set which values are plausible; a bound that is left out stays")
+        bounds = acts.add_parser("bounds", help="set which values are plausible; a bound that is left out is unchanged")
         for one in (add, bounds):
             one.add_argument("obis_code", metavar="OBIS", help="A-B:C.D.E, such as 1-0:1.8.0")
             one.add_argument("--minimum", type=_bound, metavar="STEPS", help="lowest plausible value, or none")
@@ -55,7 +55,7 @@ class Command(DomainCommand):
             said = f"{register} is in the catalogue. Frames that wait for it"
         else:
             register = self._bounded(options["obis_code"], bounds)
-            said = f"{register} has its bounds. Frames that wait for wider ones"
+            said = f"The bounds of {register} are set. Frames that wait for wider ones"
         self.stdout.write(f"{said} are judged again by the workers.")
 
     def _added(self, options: dict[str, Any], bounds: dict[str, Any]) -> Register:

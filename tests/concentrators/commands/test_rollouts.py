@@ -315,7 +315,7 @@ class TestCommandLine:
             (["begin", "--name", "x", "--all", "--failure-budget", 2**31], "failure budget"),
             (["begin", "--name", "x", "--older-than", 10**10, "--dry-run"], "0 to 36,500 days"),
             (["begin", "--name", "x", "--older-than", -1], "0 to 36,500 days"),
-            (["pause"], "say which wave"),
+            (["pause"], "name the wave"),
             (["cancel", "--wave", "7"], "there is no rotation wave 7"),
             (["status", "--wave", "7"], "there is no rotation wave 7"),
         ],

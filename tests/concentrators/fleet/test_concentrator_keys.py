@@ -159,7 +159,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("action", "options", "said"),
         [
-            ("title", {}, "say which one"),
+            ("title", {}, "give the title"),
             ("title", {"title": "0024"}, "16 hex digits"),
             ("keys", {}, "has no system title"),
             ("rotate", {}, "has no system title"),
@@ -177,7 +177,7 @@ class TestCommand:
         call_command("concentrator", "import", str(table))
         call_command("concentrator", "import", str(table))
         said = capsys.readouterr().out
-        assert "Registered 2 concentrators, gave 1 of those that stood a system title" in said
+        assert "Registered 2 concentrators, gave 1 of those registered before a system title" in said
         assert "Registered 0 concentrators; 3 are registered already" in said
         assert bytes(Concentrator.objects.get(name="new").system_title or b"") == TITLE
 

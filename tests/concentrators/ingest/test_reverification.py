@@ -391,7 +391,7 @@ class TestCommands:
         self, shipped: tuple[list[Device], Path, Path, Uplink], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         _, path, key_file, _ = shipped
-        with pytest.raises(CommandError, match=r"not the one that was told\. Nothing was imported"):
+        with pytest.raises(CommandError, match=r"not the one given with --sha256\. Nothing was imported"):
             self.run("import_keys", path, "--transport-key", key_file, "--sha256", "00" * 32)
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:-1]))

@@ -37,7 +37,7 @@ def test_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert questions == ["Mark 1 key of 1 device as compromised, for good? Type yes: "]
     record = AuditRecord.objects.get()
     assert (record.act, record.result) == ("device_key.compromise", "1 cut off")
-    with pytest.raises(CommandError, match="no key that is not compromised already"):
+    with pytest.raises(CommandError, match="all of these keys are compromised already"):
         run("--device", ONE.hex(), "--yes")
     run("--device", OTHER.hex(), "--epoch", "0", "--yes")
     assert compromised() == {(ONE, 1), (OTHER, 0)}

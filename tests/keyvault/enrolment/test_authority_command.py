@@ -107,7 +107,7 @@ def test_of_two_that_issue_at_once_both_are_known(key_file: Path, monkeypatch: p
         (["--public", "00" * 32], "small order"),
         (["--public", "ff" * 32], "one encoding"),
         (["--public", "zz"], "not hexadecimal"),
-        (["--public", METER_PUBLIC.hex(), "--days", "0"], "a day at least"),
+        (["--public", METER_PUBLIC.hex(), "--days", "0"], "at least one day"),
         (["--public", METER_PUBLIC.hex(), "--aud", "x" * 400], "at most 512 octets"),
     ],
 )
@@ -144,9 +144,9 @@ def test_from_pinning_to_a_meter_and_its_revocation(key_file: Path) -> None:
     revocation = key_file.with_name("meter.revocation")
     run("revoke", title, "--with", key_file, "--output", revocation)
     assert not RevokedCertificate.objects.exists()
-    assert "whose keys stand" in run("revoke", revocation)
+    assert "whose keys stay valid" in run("revoke", revocation)
     assert set(DeviceKey.objects.values_list("state", flat=True)) == {KeyState.ACTIVE}
-    assert f"2 keys of {title}, which it enrolled, are compromised" in run("revoke", revocation, "--compromise")
+    assert f"2 keys of {title}, which it had enrolled, are compromised" in run("revoke", revocation, "--compromise")
     assert set(DeviceKey.objects.values_list("state", flat=True)) == {KeyState.COMPROMISED}
     with pytest.raises(CommandError, match="no certificate"):
         run("revoke", title, "--with", key_file, "--output", key_file.with_name("another"))
@@ -212,7 +212,7 @@ def test_unpinning(key_file: Path, settings: Settings, monkeypatch: pytest.Monke
     assert "unpin authority Our laboratory" in out.getvalue()
     monkeypatch.setattr("sys.stdin", io.StringIO("ben's\n"))
     call_command("approvals", "approve", str(Approval.objects.get().pk), "--account", "ben", stdout=out)
-    assert "enrol no meter any more" in run("unpin", "--kid", "lab-1")
+    assert "can no longer enrol meters" in run("unpin", "--kid", "lab-1")
     assert "unpinned 20" in run("list")
     (found,) = json.loads(run("list", "--json"))["authorities"]
     assert found["unpinned_at"]
@@ -240,7 +240,7 @@ def test_meters_that_may_enrol() -> None:
 def test_a_title_that_no_meter_has_is_allowed_and_said() -> None:
     registered, err = bytes(MeterFactory.create().system_title).hex(), io.StringIO()
     assert "2 meters may enrol" in run("allow", registered, TITLE, TITLE, err=err)
-    assert f"No meter of system title {TITLE} is registered yet" in err.getvalue()
+    assert f"No meter with system title {TITLE} is registered yet" in err.getvalue()
     assert registered not in err.getvalue()
     assert AwaitedEnrolment.objects.count() == 2
     many = [f"0024befffe90{number:04x}" for number in range(22)]

@@ -321,12 +321,12 @@ def test_the_journal_is_verified_and_shown(folder: Path, capsys: pytest.CaptureF
     write(1, [b"\x01"])
     write(2)
     call_command("journal", "verify")
-    assert "2 records in 1 segments, the last of number 2." in capsys.readouterr().out
+    assert "2 records in 1 segments; the last record is number 2." in capsys.readouterr().out
     call_command("journal", "show", "--after", "1")
     assert json.loads(capsys.readouterr().out)["number"] == 2
     [path] = folder.glob("*.journal")
     path.write_bytes(path.read_bytes()[:-40] + b"\xff" * 40)
-    with pytest.raises(CommandError, match=r"not whole:\n.*damaged at octet"):
+    with pytest.raises(CommandError, match=r"damaged or incomplete:\n.*damaged at octet"):
         call_command("journal", "verify")
     with pytest.raises(CommandError, match="there is no folder"):
         call_command("journal", "verify", "--journal", str(settings.BASE_DIR / "nowhere"))
