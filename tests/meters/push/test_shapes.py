@@ -1,5 +1,7 @@
 """Notifications that are read by comparing octets: as the general reader reads them, or not at all."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,7 +122,7 @@ def test_intervals_are_read_by_shape_as_the_general_reader_reads_them(
     said = first[:12] + bytes((minute,)) + first[13:]
     at = said.index(bytes.fromhex("0100011d00ff")) + 7
     said = said[:at] + energy.to_bytes(4, "big") + said[at + 4 :]
-    found = []
+    found: list[list[Any]] = []
     for reads in (fast, general):
         try:
             found.append(reads.read(said, TITLE, 15, PayloadTimes(0, latest_s), lengths))
