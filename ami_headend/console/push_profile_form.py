@@ -123,7 +123,12 @@ class ColumnForm(forms.Form):
 
     def __init__(self, data: Any, element: Element, kind: Kind) -> None:
         is_number = isinstance(element.value, int | float)
-        means = [("value", "value of a register"), ("ignore", "not wanted"), ("system_title", "title of the meter")]
+        means = [
+            ("value", "value of a register"),
+            ("ignore", "not wanted"),
+            ("system_title", "title of the meter"),
+            ("device_id", "serial number of the meter"),
+        ]
         if kind in ROWS:
             means.append(("clock", "time of the row"))
         is_usual = bool(element.obis) and is_number

@@ -125,7 +125,8 @@ class TotalsPage(RecordsPage):
     form_class = TotalFilters
     explanation = (
         f"Oldest first; without a period, the last {_DAYS_SHOWN} days. A reading counts to the concentrator that "
-        "its meter was assigned to when the interval began. Meters: counted of expected; the sum has no masked and no unauthenticated values."
+        "its meter was assigned to when the interval began. Meters: counted of expected; the sum has no masked and no "
+        "unauthenticated values."
     )
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:

@@ -104,7 +104,7 @@ class AssignedMeter:
     ``lengths`` is None unless it had another interval length before, or may have one already.
     """
 
-    __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "is_retired", "lengths")
+    __slots__ = ("_assignments", "id", "in_service", "interval_minutes", "is_retired", "lengths", "serial_number")
 
     def __init__(
         self,
@@ -114,12 +114,14 @@ class AssignedMeter:
         *,
         in_service: bool = True,
         is_retired: bool = False,
+        serial_number: str | None = None,
     ) -> None:
         self.id = meter_id
         self.in_service = in_service
         self.is_retired = is_retired
         self.interval_minutes = interval_minutes
         self.lengths = lengths
+        self.serial_number = serial_number
         self._assignments: list[tuple[int, int, int | None]] = []
 
     def add(self, concentrator_id: int, from_s: int, to_s: int | None) -> None:

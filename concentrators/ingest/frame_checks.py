@@ -182,7 +182,8 @@ def _examine(uplink: ExaminedUplink, opened: OpenedUplink, facts: Facts, period:
         try:
             if coupons is None or not signed_readings.is_signed(frame):
                 reader = readers[key.content]
-                values = reader.read(plaintext, title, meter.interval_minutes, period, meter.lengths)
+                minutes, lengths = meter.interval_minutes, meter.lengths
+                values = reader.read(plaintext, title, minutes, period, lengths, meter.serial_number)
             elif is_list(plaintext):
                 _examine_list(uplink, frame, coupons)
                 continue

@@ -56,7 +56,7 @@ class KeptMeters:
 
 def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
     rows = fetch_rows(
-        """SELECT m.system_title, m.id, m.status, m.interval_minutes,
+        """SELECT m.system_title, m.id, m.serial_number, m.status, m.interval_minutes,
                   (SELECT array_agg(ARRAY[extract(epoch FROM valid_to)::bigint, l.interval_minutes] ORDER BY valid_to)
                    FROM meters_earlierlength l WHERE l.meter_id = m.id),
                   (SELECT array_agg(ARRAY[(parameters->>'from_s')::bigint, (parameters->>'interval_minutes')::bigint])
@@ -71,7 +71,18 @@ def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
         octets_array(system_titles),
     )
     meters: dict[bytes, AssignedMeter] = {}
-    for title, meter_id, status, interval_minutes, ended, announced, concentrator_id, from_s, to_s in rows:
+    for (
+        title,
+        meter_id,
+        serial_number,
+        status,
+        interval_minutes,
+        ended,
+        announced,
+        concentrator_id,
+        from_s,
+        to_s,
+    ) in rows:
         meter = meters.get(title)
         if meter is None:
             lengths = Lengths(ended or (), interval_minutes, announced or ()) if ended or announced else None
@@ -81,6 +92,7 @@ def _read(system_titles: Collection[bytes]) -> dict[bytes, AssignedMeter]:
                 lengths,
                 in_service=status == MeterStatus.COMMISSIONED,
                 is_retired=status == MeterStatus.RETIRED,
+                serial_number=serial_number,
             )
         if concentrator_id is not None:
             meter.add(concentrator_id, from_s, to_s)

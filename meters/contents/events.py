@@ -35,6 +35,7 @@ class EventsReader:
         interval_minutes: int,
         period: PayloadTimes,
         lengths: Lengths | None = None,
+        serial_number: str | None = None,
     ) -> list[Value]:
         """Return the events of a pack; PayloadError as in Reader. A reading is algorithm_mismatch."""
         for record, register in named_registers(payload, system_title, self._registers):

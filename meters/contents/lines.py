@@ -61,10 +61,12 @@ class Reader(Protocol):
         interval_minutes: int,
         period: PayloadTimes,
         lengths: Lengths | None = None,
+        serial_number: str | None = None,
     ) -> list[Value]:
         """Return all values of an authentic payload of the meter with that system title (8 octets), or none.
 
-        ``lengths`` has the interval length of each time, unless it was always ``interval_minutes``. PayloadError names
+        ``lengths`` has the interval length of each time, unless it was always ``interval_minutes``;
+        ``serial_number`` is the meter's in the registry, for payloads that may name it. PayloadError names
         the first of these reasons: algorithm_mismatch (another content),
         payload_invalid (not of this form), unknown_profile (a form that nobody registered), identity_mismatch
         (another meter's name), payload_invalid (two values at one place, an interval that begins on no whole minute),

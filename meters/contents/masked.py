@@ -26,6 +26,7 @@ class MaskedReader:
         interval_minutes: int,
         period: PayloadTimes,
         lengths: Lengths | None = None,
+        serial_number: str | None = None,
     ) -> list[Value]:
         """The values of a pack, or PayloadError: see Reader. A plain value of any register but events is
         algorithm_mismatch, whatever else the pack says.

@@ -100,6 +100,7 @@ class PlainReader:
         interval_minutes: int,
         period: PayloadTimes,
         lengths: Lengths | None = None,
+        serial_number: str | None = None,
     ) -> list[Value]:
         """Return the values of a pack; PayloadError as in Reader."""
         values = self.by_shape(payload, interval_minutes, period, lengths)

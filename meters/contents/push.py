@@ -39,6 +39,7 @@ class PushReader:
         interval_minutes: int,
         period: PayloadTimes,
         lengths: Lengths | None = None,
+        serial_number: str | None = None,
     ) -> list[Value]:
         """The values of a notification, or PayloadError: see Reader."""
         place = len(payload), self._prefix(system_title)
@@ -49,7 +50,7 @@ class PushReader:
         try:
             notification = parse_notification(payload)
             definition = self._definition(notification.skeleton, system_title)
-            said = read(notification, definition, system_title)
+            said = read(notification, definition, system_title, serial_number)
         except OtherMeterError as error:
             raise PayloadError(PayloadRefusal.IDENTITY_MISMATCH, str(error)) from None
         except ContentError as error:

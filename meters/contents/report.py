@@ -83,6 +83,7 @@ class ReportReader:
         interval_minutes: int,
         period: PayloadTimes,
         lengths: Lengths | None = None,
+        serial_number: str | None = None,
     ) -> list[Value]:
         """Return the readings of a report; PayloadError as in Reader. Each record names the meter.
 

@@ -17,7 +17,7 @@ from pytest_django import Settings
 from ami_headend.signin import roles
 from concentrators.failures.kinds import WAITING, FailureKind
 from concentrators.ingest import reverification_queue
-from concentrators.models import Concentrator, IntervalTotal, Uplink
+from concentrators.models import Concentrator, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.totals import totals
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs, key_rows, provisioning
@@ -191,6 +191,22 @@ def test_a_real_frame(concentrator: Concentrator, name: str) -> None:
         pass
     (found,) = outcome(Uplink.objects.get())
     assert found in ("accepted", "too_old", "unknown_register", "registry_mismatch"), evidence(Uplink.objects.get())
+
+
+def test_a_notification_that_names_another_meter_by_its_serial_number_is_refused(concentrator: Concentrator) -> None:
+    body = bytes.fromhex("0f000000010c07e9070e010a0f00ff00000002020a08" + b"KFM-0815".hex() + "0600000457")
+    columns = [{"at": 0, "is": "device_id"}, {"at": 1, "obis": "1-0:1.8.0", "scaler": 0, "unit": "Wh"}]
+    definition = {"kind": "positional", "clock": {"from": "apdu"}, "columns": columns}
+    device = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+    profile(body, TITLE, definition)
+    assert judged(concentrator, [device.frame(body, 1)], AT) == {"identity_mismatch": 1}
+    (failure,) = IntegrityFailure.objects.all()
+    assert "serial number 'KFM-0815'" in failure.detail
+    device.meter.serial_number = "KFM-0815"
+    device.meter.save()
+    later = body[:12] + b"\x05" + body[13:]
+    assert judged(concentrator, [device.frame(later, 2)], AT) == {"accepted": 1}
+    assert judged(concentrator, [device.frame(later.replace(b"0815", b"0816"), 3)], AT) == {"identity_mismatch": 1}
 
 
 def test_no_gak_means_no_key_set(concentrator: Concentrator) -> None:

@@ -46,6 +46,10 @@ class Role(StrEnum):
     IGNORED = "ignore"
     CLOCK = "clock"  # of a row
     SYSTEM_TITLE = "system_title"  # must be the meter's own
+    DEVICE_ID = "device_id"  # must be the meter's serial number
+
+
+_NAMED_ROLES = tuple(role.value for role in Role if role is not Role.IGNORED)
 
 
 class Column(NamedTuple):
@@ -174,8 +178,8 @@ def _role(told: Mapping[str, Any], where: str) -> Role:
     ignored, named = told.get("ignore", False), told.get("is", "value")
     if ignored is True and "is" not in told:
         return Role.IGNORED
-    if ignored is not False or named not in ("value", "clock", "system_title"):
-        raise ProfileError(f"{where}: ignore is true, or is is one of value, clock, system_title")
+    if ignored is not False or named not in _NAMED_ROLES:
+        raise ProfileError(f"{where}: ignore is true, or is is one of {', '.join(_NAMED_ROLES)}")
     return Role(named)
 
 

@@ -73,8 +73,13 @@ def parse_notification(plaintext: bytes) -> Notification:
     raise ContentError("neither a data or event notification, nor a P1 telegram whose checksum fits")
 
 
-def read(notification: Notification, definition: Definition, system_title: bytes) -> list[PushValue]:
-    """Return the values of a notification by its profile, all or none; ContentError names what is wrong."""
+def read(
+    notification: Notification, definition: Definition, system_title: bytes, serial_number: str | None = None
+) -> list[PushValue]:
+    """Return the values of a notification by its profile, all or none; ContentError names what is wrong.
+
+    ``serial_number`` is the meter's in the registry; None: it is not compared.
+    """
     if definition.kind in ROWS:
         if notification.data is None:
             raise ContentError(f"no data notification, as kind {definition.kind} needs one")
@@ -82,11 +87,13 @@ def read(notification: Notification, definition: Definition, system_title: bytes
     if (definition.kind is Kind.P1) != bool(notification.telegram):
         raise ContentError(f"another kind of notification than kind {definition.kind} is of")
     elements = elements_by(notification, definition.kind)
+    for element in elements:
+        _check_identity(element, _column(element, definition), system_title, serial_number)
     at_s = _clock(notification, elements, definition)
     return [
         value
         for element in elements
-        if (value := _value(element, _column(element, definition), definition, at_s, system_title)) is not None
+        if (value := _value(element, _column(element, definition), definition, at_s)) is not None
     ]
 
 
@@ -132,17 +139,13 @@ def _column(element: Element, definition: Definition) -> Column | None:
     return column
 
 
-def _value(
-    element: Element, column: Column | None, definition: Definition, at_s: int, system_title: bytes
-) -> PushValue | None:
+def _value(element: Element, column: Column | None, definition: Definition, at_s: int) -> PushValue | None:
     """Return the value of an element; None if the profile ignores it."""
     place, obis, value, unit = element
     if column is None:
         if isinstance(value, int) and definition.kind is Kind.POSITIONAL:
             raise ContentError(f"the profile does not say what element {place} is")
         return None
-    if column.role is Role.SYSTEM_TITLE:
-        _check_title(value, system_title)
     if column.role is not Role.VALUE or value is None or isinstance(value, bytes):
         return None
     return _scaled(column, value, unit, definition, at_s, f"{obis or f'element {place}'}")
@@ -162,6 +165,17 @@ def _scaled(
     else:
         raise ContentError(f"neither the frame nor the profile says scaler and unit of {where}")
     return PushValue(column.obis, value * definition.factor(units[0]), scaler, units, at_s)
+
+
+def _check_identity(element: Element, column: Column | None, system_title: bytes, serial_number: str | None) -> None:
+    """Check an element that names the meter; OtherMeterError if it names another one."""
+    if column is not None and column.role is Role.SYSTEM_TITLE:
+        _check_title(element.value, system_title)
+    elif column is not None and column.role is Role.DEVICE_ID and serial_number is not None:
+        named = element.value
+        said = named.decode("ascii", "replace").strip(" \0") if isinstance(named, bytes) else str(named)
+        if said != serial_number:
+            raise OtherMeterError(f"it names the meter of serial number {said[:40]!r}, not {serial_number!r}")
 
 
 def _check_title(value: int | float | bytes | None, system_title: bytes) -> None:

@@ -20,6 +20,7 @@ from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadTimes, Value
 
 _NUMBERS = {0x05: "i", 0x06: "I", 0x0F: "b", 0x10: "h", 0x11: "B", 0x12: "H", 0x14: "q", 0x15: "Q"}
+_NAMING = (Role.SYSTEM_TITLE, Role.DEVICE_ID)  # what names the meter is compared with each
 _INVOKE_ID = (1, 5)
 _KINDS = (Kind.OBIS, Kind.POSITIONAL)
 _CLOCKS_KEPT = 256
@@ -108,7 +109,7 @@ def learn(
 ) -> Shape | None:
     """The shape of a notification that was read; None where its form is not one for octets to be compared."""
     columns = (*definition.by_place.values(), *definition.by_obis.values())
-    if definition.kind not in _KINDS or definition.thin_s or any(one.role is Role.SYSTEM_TITLE for one in columns):
+    if definition.kind not in _KINDS or definition.thin_s or any(one.role in _NAMING for one in columns):
         return None
     notification = parse_notification(payload)
     if notification.data is None or is_pushlist(notification.data.body):
