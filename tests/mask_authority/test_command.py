@@ -111,6 +111,23 @@ def test_the_witness_lies_elsewhere(tmp_path: Path) -> None:
     assert not (tmp_path / "masks").exists()
 
 
+@pytest.mark.parametrize("inside", ["masks/witness", "masks/below/witness", "link/witness"])
+def test_the_witness_lies_nowhere_in_the_folder(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "link").symlink_to("masks")
+    with pytest.raises(CommandError, match="restored with it"):
+        run("init", tmp_path / "masks", "--name", "council", "--witness", tmp_path / inside)
+    assert not list((tmp_path / "masks").iterdir())
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1000001", "9" * 30, "²", "many"])
+def test_numbers_that_would_end_it_for_good_are_refused(folder: Path, number: str) -> None:
+    """Without sets to keep, nothing is answered for any start from then on."""
+    for words in (("serve", folder, f"--keep-days={number}"), ("log", folder, f"--last={number}")):
+        with pytest.raises(CommandError, match="is no number from 1 to 1,000,000"):
+            run(*words)
+
+
 def test_new_keys_may_answer_for_earlier_starts(tmp_path: Path) -> None:
     at = datetime.now(UTC) - timedelta(days=9)
     run("init", tmp_path / "m", "--name", "c", "--witness", tmp_path / "w", "--answers-from", at.isoformat())

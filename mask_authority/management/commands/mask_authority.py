@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from mask_authority.state import Certifier, State
 AUDIENCE = "mask"
 _KEEP_DAYS = 1200
 _HOUR_S = 3600
+_MOST = 1_000_000
 logger = logging.getLogger("mask_authority")
 
 
@@ -80,13 +82,13 @@ class Command(DomainCommand):
         take.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a certificate")
         serve = action("serve", "answer requests over HTTP; put TLS before it")
         serve.add_argument("--listen", default="127.0.0.1:8100", metavar="HOST:PORT", help="(127.0.0.1:8100)")
-        serve.add_argument("--keep-days", type=int, default=_KEEP_DAYS, metavar="N", help=f"of sets ({_KEEP_DAYS})")
+        serve.add_argument("--keep-days", type=_number, default=_KEEP_DAYS, metavar="N", help=f"of sets ({_KEEP_DAYS})")
         serve.add_argument("--until-eof", action="store_true", help="end when standard input ends, with who started it")
         action("list", "its public keys, who is pinned, how many meters and sets").add_argument(
             "--json", action="store_true", help="for programs"
         )
         action("log", "what was asked, and what became of it").add_argument(
-            "--last", type=int, default=50, metavar="N", help="the newest N entries (50)"
+            "--last", type=_number, default=50, metavar="N", help="the newest N entries (50)"
         )
         action("restored", "say that the state came from a backup: it answers for starts from now on alone")
 
@@ -105,7 +107,7 @@ class Command(DomainCommand):
 
     def init(self, folder: Path, *, name: str, witness: Path, answers_from: datetime | None, **options: Any) -> None:
         """New keys have answered nothing yet, so any time may be the first that they answer for."""
-        if witness.absolute().parent == folder.absolute():
+        if witness.resolve().is_relative_to(folder.resolve()):
             raise CommandError("--witness lies in the authority's folder: it would be restored with it. Name another.")
         if witness.exists():
             raise CommandError(f"{witness} exists already: it is another authority's witness. Nothing was made.")
@@ -228,6 +230,13 @@ def _take(state: State, octets: bytes, now_s: int) -> bool:
         raise CertificateError("its time has not come, or is over")
     check_public(certificate.public)
     return state.take(certificate.system_title, certificate.public, octets, now_s)
+
+
+def _number(text: str) -> int:
+    """A number of the command line, from 1 to a million."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= _MOST:
+        raise ArgumentTypeError(f"{text[:20]!r} is no number from 1 to {_MOST:,}")
+    return int(text)
 
 
 def _octets(text: str) -> bytes:
