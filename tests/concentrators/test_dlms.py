@@ -23,7 +23,8 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs, key_rows, provisioning
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.schemes.table import scheme_numbered
-from meters.models import Reading
+from meters.models import MeterEvent, Reading
+from meters.readings.obis import STANDARD_LOG
 from tests.concentrators.dlms_devices import DlmsDevice, dlms_meter, key_set, meter_of, profile
 from tests.concentrators.fleet import NOW, commission, evidence, judged, outcome, verified
 from tests.concentrators.statements import Statements
@@ -207,6 +208,27 @@ def test_a_notification_that_names_another_meter_by_its_serial_number_is_refused
     later = body[:12] + b"\x05" + body[13:]
     assert judged(concentrator, [device.frame(later, 2)], AT) == {"accepted": 1}
     assert judged(concentrator, [device.frame(later.replace(b"0815", b"0816"), 3)], AT) == {"identity_mismatch": 1}
+
+
+def test_an_event_notification_is_an_event_with_its_code(concentrator: Concentrator) -> None:
+    """Service-specific ciphering (ca) does not say whose it is. With the title in front (db) the same tag fits."""
+    entry = SYNTHETIC["ca_glo_event_notification"]
+    dlms_meter(TITLE, keys_of(entry) or b"", concentrator)
+    bare = octets(entry)
+    assert bare[0] == 0xCA
+    assert judged(concentrator, [bare], AT) == {"algorithm_mismatch": 1}
+    named = b"\xdb\x08" + TITLE + bare[1:]
+    assert judged(concentrator, [named], AT) == {"unknown_profile": 1}
+    assert judged(concentrator, [b"\xdb\x08" + TITLE[:7] + b"\x00" + bare[1:]], AT) == {"unknown_device": 1}
+    code = {"obis": STANDARD_LOG, "scaler": 0, "unit": "count"}
+    profile(plaintext_of(entry), TITLE, {"kind": "obis", "clock": {"from": "apdu"}, "columns": [code]})
+    while reverification_queue.work():
+        pass
+    (event,) = MeterEvent.objects.all()
+    assert (event.register.obis_code, event.value) == (STANDARD_LOG, 33)
+    assert event.captured_at == datetime(2025, 7, 14, 8, 15, tzinfo=UTC)
+    assert scheme_numbered(event.scheme).name == "dlms"
+    assert judged(concentrator, [named, named], AT) == {"duplicate": 2}
 
 
 def test_no_gak_means_no_key_set(concentrator: Concentrator) -> None:
