@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
 from django.conf import settings
+from django.utils.functional import cached_property
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
 from keyvault.ciphers import KeptCiphers, KeyRow
@@ -119,6 +119,7 @@ class _Unfound:
     """Finds keys for names in a batch that are no kid: keys of titles, and which titles are known at all.
 
     The one query runs when it is first needed; if every frame names its key, it never runs.
+    (functools.cached_property would hold one lock for all threads meanwhile.)
     """
 
     def __init__(self, keys: Mapping[bytes, CountedKey], names: Collection[bytes]) -> None:

@@ -1,10 +1,12 @@
 """Opening a whole uplink and taking its counters: what is refused and why, compare-and-set, row locks."""
 
 import secrets
+from collections.abc import Collection
 from random import Random
+from threading import Thread
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 from pytest_django import Settings
 
 from keyvault.ciphers import KeptCiphers
@@ -13,7 +15,7 @@ from keyvault.counted_keys import ContendedError
 from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
-from keyvault.opening import Opening, open_frames, save_counters
+from keyvault.opening import Opening, _known_titles, open_frames, save_counters
 from keyvault.replay_window import Take
 from keyvault.replay_window_store import Care
 from tests.builders import seal_frame
@@ -69,6 +71,27 @@ def test_no_frames_at_all() -> None:
 
 def test_the_transfer_key_opens_no_frame_and_its_device_is_known() -> None:
     assert [refused.reason for refused in opened(frame(1, epoch=0)).uplinks[0].refused] == ["unknown_epoch"]
+
+
+def test_a_thread_that_asks_which_titles_are_known_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two could wait for each other for ever: one for this query, the other for a row that the first has locked."""
+    found: list[str] = []
+    asked = "keyvault.opening._known_titles"
+
+    def open_one() -> None:
+        found.extend(refused.reason for refused in opened(frame(1, bytes(8))).uplinks[0].refused)
+        connections.close_all()
+
+    def ask_beside_another(titles: Collection[bytes]) -> set[bytes]:
+        monkeypatch.setattr(asked, _known_titles)
+        other = Thread(target=open_one, daemon=True)
+        other.start()
+        other.join(20)
+        return _known_titles(titles)
+
+    monkeypatch.setattr(asked, ask_beside_another)
+    assert [refused.reason for refused in opened(frame(1, bytes(8))).uplinks[0].refused] == ["unknown_device"]
+    assert found == ["unknown_device"]
 
 
 def test_a_frame_that_is_too_long_is_malformed(settings: Settings) -> None:
