@@ -79,6 +79,7 @@ class ToyReader:
         interval_minutes: int,
         period: PayloadTimes,
         lengths: Lengths | None = None,
+        serial_number: str | None = None,
     ) -> list[Value]:
         if len(payload) != _SAID.size or not payload.startswith(b"toy"):
             raise PayloadError(PayloadRefusal.ALGORITHM_MISMATCH, "no toy")
