@@ -10,7 +10,7 @@ from concentrators.conformance import offers
 from concentrators.conformance.bench import Bench, MismatchError
 from concentrators.conformance.steps import STEPS, LeftOutError, Step
 from concentrators.fleet.assignments import holding
-from concentrators.fleet.laboratory import LaboratoryError
+from concentrators.fleet.laboratory import LaboratoryError, check_allowed
 from concentrators.models import ConformanceRun, ConformanceStep, StepVerdict
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -25,8 +25,9 @@ Tell = Callable[[Step, StepVerdict, str], None]
 def begin(meter: Meter, actor: Actor, now: datetime, *, anew: bool = False) -> ConformanceRun:
     """The unfinished run of a meter, or with ``anew`` or where there is none a new one; a new one is audited.
 
-    LaboratoryError where the meter is none of a laboratory, or no concentrator carries its frames.
+    LaboratoryError in production, where the meter is none of a laboratory, or no concentrator carries its frames.
     """
+    check_allowed()
     if not meter.is_laboratory:
         raise LaboratoryError(f"{meter} is no laboratory meter: manage.py bench_meter makes one")
     if not holding(now).filter(meter=meter).exists():

@@ -121,6 +121,7 @@ def reasons(uplink: Uplink, now: datetime) -> list[Reason]:
     If the concentrator has no other meters, also frames that name no known meter. LaboratoryError if it has no
     laboratory meter. Two queries.
     """
+    check_allowed()
     flags = holding(now).filter(concentrator=uplink.concentrator_id).values_list("meter__is_laboratory", "meter")
     laboratory = {meter_id for is_laboratory, meter_id in flags if is_laboratory}
     if not laboratory:

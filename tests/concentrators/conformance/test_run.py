@@ -59,6 +59,21 @@ def fetched(concentrator: Concentrator) -> list[bytes]:
     return [one.octets for one in offers.fetch(concentrator.pk, 20, timezone.now())]
 
 
+@pytest.mark.parametrize("setting", ["IS_PRODUCTION", "REQUIRE_APPROVAL"])
+def test_a_flag_in_the_database_opens_nothing_in_production(
+    concentrator: Concentrator, device: Device, settings: Settings, setting: str
+) -> None:
+    """As of a database that was a laboratory's, or that somebody wrote to."""
+    uplink = fleet.verified(concentrator, [b"\xd0\x83"])
+    assert laboratory.reasons(uplink, timezone.now())
+    setattr(settings, setting, True)
+    with pytest.raises(LaboratoryError):
+        laboratory.reasons(uplink, timezone.now())
+    with pytest.raises(LaboratoryError):
+        begun(device)
+    assert not ConformanceRun.objects.exists()
+
+
 class TestRuns:
     def test_it_goes_on_where_it_was_interrupted(self, device: Device) -> None:
         tried: list[str] = []
