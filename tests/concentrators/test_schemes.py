@@ -217,7 +217,7 @@ class TestNamedByTitle:
         device = by_title(concentrator)
         assert judged(concentrator, [device.frame(0)]) == {"accepted": 1}
         key_rows.set_key_state([device.row().pk], KeyState.COMPROMISED)
-        assert judged(concentrator, [device.frame(1)]) == {"unknown_epoch": 1}
+        assert judged(concentrator, [device.frame(1)]) == {"key_retired": 1}
 
     def test_of_a_device_without_a_key_it_waits(self, concentrator: Concentrator) -> None:
         device = meter_at(concentrator)
