@@ -41,6 +41,12 @@ CREATE TABLE log (
     id INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, requester BLOB NOT NULL, said TEXT NOT NULL, outcome TEXT NOT NULL
 );
 """
+# Made where it is not there: authorities from before know no revocations.
+_REVOKED = """
+CREATE TABLE IF NOT EXISTS revoked (
+    kid BLOB NOT NULL, cti BLOB NOT NULL, revocation BLOB NOT NULL, at_s INTEGER NOT NULL, PRIMARY KEY (kid, cti)
+) WITHOUT ROWID;
+"""
 _CHUNK = 500  # variables of one statement
 
 
@@ -60,6 +66,7 @@ class State:
         if not (folder / FILE).exists():
             raise AuthorityStateError(f"{folder / FILE} is not there: restore it, or make an authority anew with init")
         self._db = _connect(folder / FILE)
+        self._db.executescript(_REVOKED)
         self._lock = threading.RLock()
 
     @classmethod
@@ -150,6 +157,21 @@ class State:
         )
         return True
 
+    def revoke(self, kid: bytes, cti: bytes, revocation: bytes, now_s: int) -> bool:
+        """Take no meter by the certificate with a cti (8 octets) of the authority with a kid; False: it was revoked."""
+        with self._lock, self._db:
+            row = (kid, cti, revocation, now_s)
+            return self._db.execute("INSERT OR IGNORE INTO revoked VALUES (?, ?, ?, ?)", row).rowcount > 0
+
+    def is_revoked(self, kid: bytes, cti: bytes) -> bool:
+        """Whether the certificate with a cti of the authority with a kid was revoked."""
+        return bool(self._rows("SELECT 1 FROM revoked WHERE kid = ? AND cti = ?", kid, cti))
+
+    @property
+    def certificates(self) -> Iterator[tuple[bytes, bytes]]:
+        """Titles of all meters that were taken, and the certificate (octets) of each."""
+        yield from self._rows("SELECT title, certificate FROM meters ORDER BY title")
+
     @property
     def certifiers(self) -> dict[bytes, Certifier]:
         rows = self._rows("SELECT kid, issuer, public FROM certifiers ORDER BY issuer")
@@ -162,8 +184,8 @@ class State:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many meters were taken, and how many sets are known."""
-        return {what: self._rows(f"SELECT count(*) FROM {what}")[0][0] for what in ("meters", "sets")}
+        """How many meters were taken, certificates revoked, and sets known."""
+        return {what: self._rows(f"SELECT count(*) FROM {what}")[0][0] for what in ("meters", "revoked", "sets")}
 
     def publics(self, titles: Sequence[bytes]) -> dict[bytes, bytes]:
         """The mask keys of those meters that were taken, by title."""

@@ -1,14 +1,17 @@
 """manage.py doctor finds what is broken, says what to do, and ends with 1."""
 
 import json
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from wsgiref.simple_server import make_server
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
@@ -20,8 +23,12 @@ from ami_headend.local import embedded
 from ami_headend.processes import worker_command
 from concentrators.models import Concentrator, Uplink
 from keyvault import master_key
+from keyvault.audit.chain import Actor
 from keyvault.device_keys.provisioning import provision_devices
-from tests.flows.stack import Stack, wait_for
+from keyvault.masking import pinned
+from keyvault.masking.pinned import MaskAuthorityToPin
+from mask_authority.service import application
+from tests.flows.stack import Stack, free_port, wait_for
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 
@@ -63,6 +70,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "backlog",
             "alerts",
             "client addresses",
+            "mask authorities",
         ],
         True,
     )
@@ -221,3 +229,24 @@ def test_migrations_clock_and_disk_are_looked_at(monkeypatch: pytest.MonkeyPatch
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM django_migrations WHERE app = 'concentrators'")
     assert "manage.py migrate" in findings()["migrations"].to_do
+
+
+class TestMaskAuthorities:
+    def test_none_is_pinned(self, quick: None) -> None:
+        assert findings()["mask authorities"][1:3] == (True, "none is pinned")
+
+    def test_one_that_does_not_answer_is_named(self, quick: None) -> None:
+        """The other is an authority's own server; it needs no key to say that it serves."""
+        with make_server("127.0.0.1", 0, application(None)) as server:  # type: ignore[arg-type]
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            addresses = {"council": server.server_port, "university": free_port()}
+            for name, port in addresses.items():
+                public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+                one = MaskAuthorityToPin(name, f"http://127.0.0.1:{port}", "", public)
+                pinned.pin(one, Actor("officer", "test"), timezone.now())
+            found = findings()["mask authorities"]
+            assert not found.well
+            assert found.found.startswith(f"university at http://127.0.0.1:{addresses['university']}: it cannot be")
+            pinned.withdraw("university", Actor("officer", "test"), timezone.now())
+            assert findings()["mask authorities"][1:3] == (True, "1 answer")
+            server.shutdown()

@@ -20,9 +20,8 @@ from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.core.sql import select
-from ami_headend.health import heartbeats
+from ami_headend.health import heartbeats, neighbours
 from ami_headend.queues import QUEUES
-from ami_headend.signin import unknown_clients
 from concentrators.ingest import activity, backlog
 from keyvault import journal, master_key
 from keyvault.audit import chain
@@ -371,18 +370,6 @@ _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
 }
 
 
-def _addresses() -> CheckResult:
-    """Check that the proxies report where sign-ins come from; otherwise failures count against nobody."""
-    found = unknown_clients.found_lately()
-    if found is None:
-        return CheckResult("client addresses", True, "known for every sign-in of the last day")
-    peer, text = found
-    to_do = (
-        "Let it append the client's address to X-Forwarded-For, and set PROXY_COUNT to the number of proxies in front."
-    )
-    return CheckResult("client addresses", False, f"{peer} wrote {text} where a client's address belongs", to_do)
-
-
 _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "workers": _workers,
     "schedule": _schedule,
@@ -393,5 +380,6 @@ _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "restored": _replayed,
     "backlog": _backlog,
     "alerts": _alerts,
-    "client addresses": _addresses,
+    "client addresses": lambda: CheckResult("client addresses", *neighbours.client_addresses()),
+    "mask authorities": lambda: CheckResult("mask authorities", *neighbours.mask_authorities()),
 }

@@ -35,10 +35,11 @@ _OF_SNAPSHOTS = {
     "concentrators": ("Concentrators by state; silent: for as long as the rule of its alert says", ["state"]),
     "device_keys": ("Device keys by state, purpose and source", ["state", "purpose", "source"]),
     "schemes": ("Meters, and concentrators that hold keys, by the scheme of their active key", ["scheme"]),
+    "coupons": ("Meters that sign their readings, by announced coupons left: none, 1 to 11, more", ["left"]),
     "secrets": ("Secrets by the master key version that wraps them", ["master_key_version"]),
     "waves": ("Meters of open rotation waves, by the state of their key command", ["wave", "name", "state"]),
 }
-_NAMES = {"schemes": "devices_by_scheme", "waves": "wave_meters"}
+_NAMES = {"schemes": "devices_by_scheme", "coupons": "meters_by_coupons_left", "waves": "wave_meters"}
 
 
 class DatabaseCollector(Collector):

@@ -11,6 +11,7 @@ from ami_headend.alerts import silence
 from ami_headend.cached_answers import Question
 from ami_headend.core.sql import fetch_rows
 from concentrators.models import WaveMeter, WaveState
+from keyvault.coupons import inventory as coupons
 from keyvault.device_keys import inventory, last_heard, schemes_in_use
 from keyvault.master_key import census
 from meters.models import Meter, MeterStatus
@@ -50,6 +51,11 @@ def _schemes(now: datetime) -> Figure:
     return [list(pair) for pair in schemes_in_use.counts().items()]
 
 
+def _coupons(now: datetime) -> Figure:
+    """Count meters that sign by the coupons that they have left, as announced."""
+    return [list(pair) for pair in coupons.meters_by_coupons_left().items()]
+
+
 def _secrets(now: datetime) -> Figure:
     """Count secrets by the master key version that wraps them."""
     return [[count.version, count.secrets] for count in census.census()]
@@ -67,6 +73,7 @@ _FIGURES: dict[str, Callable[[datetime], Figure]] = {
     "concentrators": _concentrators,
     "device_keys": _device_keys,
     "schemes": _schemes,
+    "coupons": _coupons,
     "secrets": _secrets,
     "waves": _waves,
 }

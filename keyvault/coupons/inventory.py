@@ -4,6 +4,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ami_headend.core.sql import fetch_rows
+from keyvault.coupons.forms import LIST_MAX_COUPONS
+from keyvault.schemes.table import SCHEMES
 
 
 class CouponsStanding(NamedTuple):
@@ -31,6 +33,27 @@ def standing(system_title: bytes) -> CouponsStanding:
         system_title,
     )
     return CouponsStanding(*rows[0])
+
+
+def meters_by_coupons_left() -> dict[str, int]:
+    """Count devices that sign by the coupons that they have left: none, up to a list's worth, or more.
+
+    One query, which reads the signing devices' keys and at most one coupon more than a list has of each.
+    """
+    signing = [scheme.name for scheme in SCHEMES if scheme.content == "signed"]
+    rows = fetch_rows(
+        """SELECT least(n.coupons, 1) + (n.coupons > %s)::int, count(*)
+           FROM keyvault_devicekey k, LATERAL (
+               SELECT count(*)::int FROM (SELECT FROM keyvault_coupon c
+                                          WHERE c.system_title = k.system_title AND c.spent_on IS NULL LIMIT %s) AS few
+           ) AS n(coupons)
+           WHERE k.scheme = ANY(%s) AND k.epoch > 0 AND k.state = 'active' GROUP BY 1""",
+        LIST_MAX_COUPONS,
+        LIST_MAX_COUPONS + 1,
+        signing,
+    )
+    counted = dict(rows)
+    return {words: counted.get(place, 0) for place, words in enumerate(("none", f"1 to {LIST_MAX_COUPONS}", "more"))}
 
 
 class ProofOfDoubleUse(NamedTuple):

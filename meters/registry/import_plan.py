@@ -13,6 +13,8 @@ from ami_headend.core.sql import chunks
 from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry.meter_file import OF_PLACE, MeterLine
 
+_OF_METER = ("name", "interval_minutes", "mask_group", "status", "commissioned_at")
+
 
 @dataclass
 class MeterChange:
@@ -122,7 +124,7 @@ def _plan_standing(
     """Add the line of a registered meter to the plan; return what is wrong with it, if anything."""
     if meter.status == MeterStatus.RETIRED:
         return f"meter {meter.serial_number} is retired"
-    columns = _other_columns(line, meter, ("name", "interval_minutes", "status", "commissioned_at"))
+    columns = _other_columns(line, meter, _OF_METER)
     moves = line.place is not None and (installation is None or installation.place.name != line.place)
     if not columns and not moves and not of_place:
         plan.unchanged.append((line, meter))
@@ -180,14 +182,16 @@ def _add(lines: Sequence[MeterLine], now: datetime) -> dict[bytes, int]:
             line.name or "",
             str(line.status or MeterStatus.COMMISSIONED),
             line.interval_minutes or Meter._meta.get_field("interval_minutes").default,
+            line.mask_group or "",
             line.commissioned_at or now,
         )
         for line in lines
     ]
     found = _execute(
         """INSERT INTO meters_meter
-               (system_title, serial_number, name, status, interval_minutes, commissioned_at, created_at)
-           SELECT *, now() FROM unnest(%s::bytea[], %s::text[], %s::text[], %s::text[], %s::int[], %s::timestamptz[])
+               (system_title, serial_number, name, status, interval_minutes, mask_group, commissioned_at, created_at)
+           SELECT *, now() FROM unnest(
+               %s::bytea[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[], %s::timestamptz[])
            RETURNING system_title, id""",
         rows,
     )
@@ -210,10 +214,10 @@ def _change(changes: Sequence[MeterChange], now: datetime) -> None:
         for column in set(change.columns) - {"interval_minutes"}:
             setattr(change.meter, column, getattr(change.line, column))
     _execute(
-        """UPDATE meters_meter SET name = n.name, status = n.status
-           FROM unnest(%s::int[], %s::text[], %s::text[]) AS n(id, name, status)
+        """UPDATE meters_meter SET name = n.name, mask_group = n.mask_group, status = n.status
+           FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[]) AS n(id, name, mask_group, status)
            WHERE meters_meter.id = n.id RETURNING n.id""",
-        [(meter.pk, meter.name, str(meter.status)) for meter in (c.meter for c in changes)],
+        [(meter.pk, meter.name, meter.mask_group, str(meter.status)) for meter in (c.meter for c in changes)],
     )
     moving = [(change.meter.pk, change.place, now) for change in changes if change.place]
     Installation.objects.filter(meter__in=[row[0] for row in moving], removed_at=None).update(removed_at=now)

@@ -26,6 +26,7 @@ OPTIONAL = (
     "algorithm",
     "keys",
     "public_key",
+    "mask_group",
     "status",
     "commissioned_at",
     "concentrator",
@@ -36,7 +37,7 @@ _HEX = re.compile("[0-9a-fA-F]+")
 _DEGREES = re.compile(r"[+-]?\d{1,3}([.,]\d{1,12})?", re.ASCII)
 _DEGREES_STEP = Decimal("0.000001")  # 11 cm
 _STATUSES = (MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)
-_TEXT_MAX = {"serial_number": 64, "name": 120, "place": 120, "concentrator": 120, "address": 250}
+_TEXT_MAX = {"serial_number": 64, "name": 120, "place": 120, "concentrator": 120, "address": 250, "mask_group": 60}
 
 
 class MeterLine(NamedTuple):
@@ -56,6 +57,7 @@ class MeterLine(NamedTuple):
     algorithm: int | None = None
     keys: str | None = None
     public_key: bytes | None = None
+    mask_group: str | None = None
     status: MeterStatus | None = None
     commissioned_at: datetime | None = None
     concentrator: str | None = None

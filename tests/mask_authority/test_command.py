@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.core.management import CommandError, call_command
 
-from keyvault.enrolment.certificates import issue
+from keyvault.enrolment.certificates import issue, revoke
 from mask_authority.management.commands.mask_authority import Command
 from tests.builders import KNOWN_TITLE
 
@@ -88,6 +89,47 @@ def test_a_meter_keeps_its_mask_key(folder: Path, tmp_path: Path) -> None:
     other = X25519PrivateKey.from_private_bytes(bytes((9,)) * 32).public_key().public_bytes_raw()
     with pytest.raises(CommandError, match="has another mask key already, and that is for good"):
         run("take", folder, certificate(tmp_path / "other.cwt", public=other, cti=bytes((1,)) * 8))
+
+
+def test_a_revoked_certificate_takes_no_meter(folder: Path, tmp_path: Path) -> None:
+    file, statement = certificate(tmp_path / "meter.cwt"), tmp_path / "revoked.cose"
+    statement.write_bytes(revoke(CERTIFIER, b"lab-1", bytes(8), NOW_S))
+    assert run("revoke", folder, statement) == f"Certificate {bytes(8).hex()} is revoked.\n"
+    with pytest.raises(CommandError, match="its authority revoked it"):
+        run("take", folder, file)
+    assert run("revoke", folder, statement) == f"Certificate {bytes(8).hex()} is revoked already.\n"
+    assert json.loads(run("list", folder, "--json"))["revoked"] == 1
+
+
+def test_a_meter_that_was_taken_stays_after_a_revocation(folder: Path, tmp_path: Path) -> None:
+    """An authority that let go of it would refuse the sets that others have answered."""
+    run("take", folder, certificate(tmp_path / "meter.cwt"))
+    statement = tmp_path / "revoked.cose"
+    statement.write_bytes(revoke(CERTIFIER, b"lab-1", bytes(8), NOW_S))
+    assert f"Meter {KNOWN_TITLE.hex()} was taken by it and stays" in run("revoke", folder, statement)
+    assert json.loads(run("list", folder, "--json"))["meters"] == 1
+
+
+@pytest.mark.parametrize(
+    ("octets", "reason"),
+    [
+        (b"no revocation", "."),
+        (revoke(CERTIFIER, b"lab-2", bytes(8), NOW_S), "no authority lab-2 is pinned"),
+        (revoke(Ed25519PrivateKey.from_private_bytes(bytes(32)), b"lab-1", bytes(8), NOW_S), "does not fit"),
+    ],
+)
+def test_other_revocations_are_refused(folder: Path, tmp_path: Path, octets: bytes, reason: str) -> None:
+    statement = tmp_path / "revoked.cose"
+    statement.write_bytes(octets)
+    with pytest.raises(CommandError, match=reason):
+        run("revoke", folder, statement)
+    assert json.loads(run("list", folder, "--json"))["revoked"] == 0
+
+
+def test_a_state_from_before_revocations_gets_its_table(folder: Path, tmp_path: Path) -> None:
+    with sqlite3.connect(folder / "state.sqlite3") as db:
+        db.execute("DROP TABLE revoked")
+    assert run("take", folder, certificate(tmp_path / "meter.cwt")).startswith("1 meters")
 
 
 def test_requesters_the_log_and_restores(folder: Path) -> None:

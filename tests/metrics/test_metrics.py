@@ -25,6 +25,7 @@ from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey, InvocationCounter
 from meters.models import Meter
 from tests.concentrators import fleet
+from tests.concentrators.scheme_devices import announce, of_signed, signing
 from tests.concentrators.statements import counting as counting_statements
 from tests.console.people import person
 from tests.factories import ConcentratorFactory, UplinkFactory
@@ -162,6 +163,17 @@ class TestGauges:
         assert one(found, "devices_by_scheme", scheme="ccm") == 3
         assert one(found, "secrets", master_key_version="1") == 3
         assert 0 <= one(found, "snapshot_age_seconds", snapshot="meters") < 60
+
+    def test_meters_that_sign_by_coupons_left(self, asked: Client) -> None:
+        concentrator = ConcentratorFactory.create()
+        device = of_signed(concentrator)
+        announce(of_signed(concentrator), 11, 1)
+        signing(fleet.commission(1, concentrator)[0])
+        fleet.verified(concentrator, [device.frame(0)])
+        take(timezone.now())
+        found = samples(asked)
+        for left in ("none", "1 to 11", "more"):
+            assert one(found, "meters_by_coupons_left", left=left) == 1
 
     def test_a_master_key_rotation(self, asked: Client) -> None:
         fleet.commission(2, None)

@@ -25,7 +25,8 @@ wanted also name, place, and of that place address, customer_reference, latitude
 WGS 84); interval_minutes (default 30), scheme (how the meter protects its readings, default ccm), algorithm
 (default the scheme's usual one, AES-CCM-16-64-128 in ccm), status (commissioned, suspended), commissioned_at
 (a date, or date and time with zone; default now), concentrator (its name), public_key (the meter's X25519
-public key, 64 hex digits) or keys ("by certificate").
+public key, 64 hex digits) or keys ("by certificate"), mask_group (of the mask authorities that the meter was
+made with).
 Lines that equal the registry change nothing, so that a file may be imported again.
 
 Each new meter gets a random key (epoch 1) and transfer key (epoch 0), unless told otherwise.

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from keyvault.enrolment.certificates import (
     check_authority_key,
     kid_text,
     parse_certificate,
+    parse_revocation,
     verify,
 )
 from keyvault.schemes.agreed import AgreementError, check_public
@@ -49,6 +50,7 @@ class Command(DomainCommand):
         "  manage.py mask_authority pin_certifier masks/ --kid lab-1 --issuer 'Our laboratory' --public 4fd0..c4\n"
         "  manage.py mask_authority pin_requester masks/ --name 'City works' --public 0b1e..77\n"
         "  manage.py mask_authority take masks/ certificates/*.cwt     meters whose certificates have aud 'mask'\n"
+        "  manage.py mask_authority revoke masks/ lost.cose            no meter is taken by that certificate any more\n"
         "  manage.py mask_authority serve masks/ --listen 127.0.0.1:8100\n"
         "  manage.py mask_authority list masks/\n"
         "  manage.py mask_authority log masks/ --last 20\n"
@@ -80,6 +82,8 @@ class Command(DomainCommand):
         requester.add_argument("--public", required=True, metavar="HEX", help="its Ed25519 public key, 64 hex digits")
         take = action("take", "take meters by certificates; a meter's mask key is for good")
         take.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a certificate")
+        revoke = action("revoke", "take revocations of certificates; meters that were taken stay")
+        revoke.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a revocation of a pinned authority")
         serve = action("serve", "answer requests over HTTP; put TLS before it")
         serve.add_argument("--listen", default="127.0.0.1:8100", metavar="HOST:PORT", help="(127.0.0.1:8100)")
         serve.add_argument("--keep-days", type=_number, default=_KEEP_DAYS, metavar="N", help=f"of sets ({_KEEP_DAYS})")
@@ -98,6 +102,7 @@ class Command(DomainCommand):
             "pin_certifier": self.pin_certifier,
             "pin_requester": self.pin_requester,
             "take": self.take,
+            "revoke": self.revoke,
             "serve": self.serve,
             "list": self.list,
             "log": self.log,
@@ -145,6 +150,23 @@ class Command(DomainCommand):
                 raise CommandError(f"{file}: {error}. {taken} meters were taken before it.") from None
         self.stdout.write(f"{taken} meters were taken, {len(files) - taken} were taken already.")
 
+    def revoke(self, folder: Path, *, files: list[Path], **options: Any) -> None:
+        """Take revocations, each whole or not; the first that is refused ends it."""
+        state = _state(folder)
+        for done, file in enumerate(files):
+            try:
+                kid, cti, is_new = _revoke(state, file.read_bytes(), _now())
+            except OSError as error:
+                raise CommandError(f"cannot read {file}: {error.strerror}. {done} revocations were taken.") from None
+            except self.refusals as error:
+                raise CommandError(f"{file}: {error}. {done} revocations were taken before it.") from None
+            self.stdout.write(f"Certificate {cti.hex()} is revoked{'' if is_new else ' already'}.")
+            for title in _taken_by(state, kid, cti):
+                self.stdout.write(
+                    f"Meter {title.hex()} was taken by it and stays, since others answer for it: have the head-end "
+                    "put it into another mask group (mask_authorities group)."
+                )
+
     def serve(self, folder: Path, *, listen: str, keep_days: int, until_eof: bool, **options: Any) -> None:
         own = keys.load(folder)
         state = _state(folder)
@@ -189,9 +211,12 @@ class Command(DomainCommand):
         self.stdout.write(f"It answers for starts from {began:%Y-%m-%d %H:%M} UTC on.")
         for kid, certifier in state.certifiers.items():
             self.stdout.write(f"certifier {certifier.issuer}: kid {kid_text(kid)}, public {certifier.public.hex()}")
+        counts = state.counts
         for public, name in state.requesters.items():
             self.stdout.write(f"requester {name}: public {public.hex()}")
-        self.stdout.write(f"{state.counts['meters']} meters, {state.counts['sets']} sets answered.")
+        self.stdout.write(
+            f"{counts['meters']} meters, {counts['revoked']} certificates revoked, {counts['sets']} sets answered."
+        )
 
     def log(self, folder: Path, *, last: int, **options: Any) -> None:
         state = _state(folder)
@@ -228,6 +253,8 @@ def _take(state: State, octets: bytes, now_s: int) -> bool:
         raise CertificateError(f"its aud is {certificate.audience!r}: it vouches for no mask key, whose aud is 'mask'")
     if not certificate.not_before_s <= now_s < certificate.expires_s:
         raise CertificateError("its time has not come, or is over")
+    if state.is_revoked(*certificate.number):
+        raise CertificateError("its authority revoked it")
     check_public(certificate.public)
     return state.take(certificate.system_title, certificate.public, octets, now_s)
 
@@ -237,6 +264,22 @@ def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:8]) <= _MOST:
         raise ArgumentTypeError(f"{text[:20]!r} is no number from 1 to {_MOST:,}")
     return int(text)
+
+
+def _revoke(state: State, octets: bytes, now_s: int) -> tuple[bytes, bytes, bool]:
+    """Take a revocation; its kid and cti, and whether it is new. CertificateError, AuthorityStateError."""
+    revocation = parse_revocation(octets)
+    kid = revocation.signed.kid
+    certifier = state.certifiers.get(kid)
+    if certifier is None:
+        raise CertificateError(f"no authority {kid_text(kid)} is pinned: pin_certifier")
+    verify(revocation.signed, certifier.public)
+    return kid, revocation.cti, state.revoke(kid, revocation.cti, octets, now_s)
+
+
+def _taken_by(state: State, kid: bytes, cti: bytes) -> Iterator[bytes]:
+    """The title of the meter that was taken by a certificate, if one was."""
+    return (title for title, octets in state.certificates if parse_certificate(octets).number == (kid, cti))
 
 
 def _octets(text: str) -> bytes:

@@ -64,6 +64,19 @@ def rows() -> list[object]:
     return [list(model.objects.order_by("pk").values()) for model in models]
 
 
+def test_a_meter_gets_and_changes_its_mask_group(path: Path) -> None:
+    header = "system_title,serial_number,mask_group,scheme"
+    run(path, [header, "0024befffe000001,S1,north,ccm + masked", "0024befffe000002,S2,,"])
+    assert list(Meter.objects.order_by("serial_number").values_list("mask_group", flat=True)) == ["north", ""]
+    run(path, [header, "0024befffe000001,S1,south,", "0024befffe000002,S2,,"], "--update")
+    assert list(Meter.objects.order_by("serial_number").values_list("mask_group", flat=True)) == ["south", ""]
+
+
+def test_a_mask_group_that_is_too_long_is_refused(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(path, capsys, ["system_title,serial_number,mask_group", f"0024befffe000001,S1,{'n' * 61}"])
+    assert "mask_group is longer than 60 characters" in said
+
+
 def test_a_new_meter_gets_its_place_keys_and_concentrator(path: Path) -> None:
     assert run(path, [HEADER, FULL, BARE]).startswith("Imported: 2 new, 0 changed, 0 unchanged; 1 assigned")
 
