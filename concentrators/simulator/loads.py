@@ -117,10 +117,16 @@ def _household_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
     return plan, HouseholdLoad(wish.seed, start_s)
 
 
+def left_out(wish: RunRequest) -> list[str]:
+    """The schemes of a run that it has no meters of: those that sign need an authority that the run pins itself."""
+    return [] if wish.enrols else [one for one in wish.schemes if signs(one)]
+
+
 def _plan(
     wish: RunRequest, names: list[str], lengths: list[int], start_s: int, end_s: int | None, source: dict[str, object]
 ) -> Plan:
-    schemes = [one for one in wish.schemes if wish.enrols or not signs(one)]
+    out = left_out(wish)
+    schemes = [one for one in wish.schemes if one not in out]
     if not schemes:
         raise PlanError("meters that sign need an authority, which takes a second person's approval here")
     day_aligned_half = None if end_s is None else start_s + (end_s - start_s) // 2 // _DAY_S * _DAY_S

@@ -28,7 +28,7 @@ from concentrators.simulator import mask_authorities
 from concentrators.simulator.closing_report import Closing
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.factory import Factory
-from concentrators.simulator.loads import PlanError, RunRequest, load_of, make_plan, parse_schemes
+from concentrators.simulator.loads import PlanError, RunRequest, left_out, load_of, make_plan, parse_schemes
 from concentrators.simulator.mask_authorities import MadeAuthority, MaskAuthorityFailedError
 from concentrators.simulator.misbehaviour_kinds import Misbehaviour, RatesError, parse_faults, parse_rates
 from concentrators.simulator.obedience import Fault
@@ -118,6 +118,11 @@ class Command(DomainCommand):
         wish = _wish(options)
         folder = options["state"] or (settings.VAR_DIR / "simulator" / "demo" if options["demo"] else None)
         plan, load = _earlier(folder) or make_plan(wish, timezone.now())
+        if out := left_out(wish):
+            console.print(
+                f"No meters of {', '.join(out)}: pinning their authority takes a second person's approval here "
+                "(REQUIRE_APPROVAL)."
+            )
         url = _head_end(options, console, stack)
         if folder is not None and (folder / Spool.FILE).exists() and not is_registered(plan):
             if not options["demo"]:
