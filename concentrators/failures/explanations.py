@@ -27,7 +27,7 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "Somebody sends arbitrary octets to see what happens.",
         ),
         (
-            "Look below where the structure breaks: an early end is damage, unknown labels are firmware.",
+            "Look where the structure breaks: an early end is damage, unknown labels are firmware.",
             "If all come through one concentrator, check its firmware and its link to the meters.",
             "If they continue without explanation, revoke the concentrator's token and give it a new one.",
         ),
@@ -79,7 +79,7 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
             "A meter of scheme hop sent a reading itself, or its concentrator reported an event in its name.",
         ),
         (
-            "Compare scheme and algorithm below with the meter's device key.",
+            "Compare scheme and algorithm with those of the meter's device key.",
             "If the shipment file was wrong, give the meter a new key of the right algorithm.",
             "If it happens to one meter of a uniform batch, suspect tampering.",
         ),

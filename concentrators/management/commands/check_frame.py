@@ -159,7 +159,7 @@ def _derived_lines(one: FrameReport) -> list[str]:
     if one.tag is not None:
         lines += [f"hop tag, {value.name}: {value.octets.hex()}" for value in one.tag.values]
     if one.key is not None and one.key.values:
-        lines.append(f"The key {one.key.why_bench}, so this is told:")
+        lines.append(f"The key {one.key.why_bench}, so compare this with what your meter computes:")
         lines += [f"  {value.name}: {value.octets.hex()}" for value in one.key.values]
     if one.payload is not None:
         octets, notation = one.payload

@@ -112,9 +112,10 @@ class HeadEnd:
                     return answer.read()
             except urllib.error.HTTPError as error:
                 if error.code not in (429, 503):
-                    raise
+                    sys.exit(f"{request.full_url} answers {error.code}: {error.read().decode(errors='replace')}")
                 time.sleep(float(error.headers.get("Retry-After") or RETRY_S))
-            except OSError:
+            except OSError as error:
+                print(f"no answer from {request.full_url}, trying again: {error}", file=sys.stderr)
                 time.sleep(RETRY_S)
 
     def post(self, frames):
@@ -155,16 +156,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--keys", type=Path, required=True, help="what bench_meter --json printed")
     parser.add_argument("--meter", required=True, help="the program of the meter: build/meter")
-    parser.add_argument("--url", default="http://localhost:8000")
-    parser.add_argument("--memory", type=Path, help="its non-volatile memory (TITLE.nv)")
+    parser.add_argument("--url", default="http://localhost:8000", help="of the head-end (%(default)s)")
+    parser.add_argument("--memory", type=Path, help="its non-volatile memory (SYSTEM-TITLE.nv)")
     parser.add_argument("--every", type=float, default=2, metavar="S", help="seconds between requests for commands")
     parser.add_argument("--speed", type=int, default=1, help="how much faster its running time goes than its clock")
     parser.add_argument("--lived", type=int, default=7200, metavar="S", help="how long a new meter has been measuring")
     words = parser.parse_args()
+    if not os.environ.get("TOKEN"):
+        parser.error("set TOKEN to what manage.py concentrator token printed")
     keys = json.loads(words.keys.read_text())
-    meter = Meter(words.meter, keys, words.memory or Path(f"{keys['system_title']}.nv"), words.speed, words.lived)
+    memory = words.memory or Path(f"{keys['system_title']}.nv")
+    head_end = HeadEnd(words.url.rstrip("/"), os.environ["TOKEN"])
+    if not memory.exists():
+        head_end.commands()  # address and token are right: else the first frames of a new meter would be lost
+    meter = Meter(words.meter, keys, memory, words.speed, words.lived)
+    print(f"Meter {keys['system_title']} lives in {memory}, its head-end is {words.url}. Ctrl-C stops it.", flush=True)
     try:
-        carry(meter, HeadEnd(words.url.rstrip("/"), os.environ["TOKEN"]), words.every)
+        carry(meter, head_end, words.every)
     except KeyboardInterrupt:
         meter.close()
 
