@@ -16,10 +16,10 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from ami_headend.alerts import channels, notices, rules, tasks
-from ami_headend.alerts.conversation_store import REPLACED
 from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS
+from ami_headend.alerts.reminders_store import REPLACED
 from ami_headend.web.admin import LargeTableAdmin, ReadOnlyAdmin, form_page, shown
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError

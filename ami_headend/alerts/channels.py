@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from django.db import transaction
 
-from ami_headend.alerts import conversation_store
+from ami_headend.alerts import reminders_store
 from ami_headend.alerts.models import Channel, ChannelKind, Delivery
 from keyvault import webhook_signatures
 from keyvault.audit import chain
@@ -21,7 +21,7 @@ def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
     secret = None
     if is_new and channel.kind == ChannelKind.WEBHOOK:
         secret = webhook_signatures.issue(channel.secret_owner, now)
-    conversation_store.settle_channel(channel, now)
+    reminders_store.settle_channel(channel, now)
     return secret
 
 

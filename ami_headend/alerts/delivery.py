@@ -16,10 +16,10 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from ami_headend.alerts import conversation_store, emails, webhooks
-from ami_headend.alerts.conversation import MessageType, taken
+from ami_headend.alerts import emails, reminders_store, webhooks
 from ami_headend.alerts.emails import MailError
 from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delivery
+from ami_headend.alerts.reminders import MessageType, taken
 from ami_headend.alerts.webhooks import RefusedAddressError, WebhookError
 from ami_headend.core import clock
 from keyvault.master_key import MasterKeyError
@@ -75,13 +75,13 @@ def claim(channel_id: int, now: datetime) -> Delivery | None:
     rows = Channel.objects.select_for_update(skip_locked=True, no_key=True)
     channel = rows.filter(pk=channel_id).first()
     if channel is None or any(
-        conversation_store.is_under_way(one, now)
-        for one in Delivery.objects.filter(channel=channel, leased_at__gt=now - conversation_store.LEASE)
+        reminders_store.is_under_way(one, now)
+        for one in Delivery.objects.filter(channel=channel, leased_at__gt=now - reminders_store.LEASE)
     ):
         return None
     while (delivery := _due(now).filter(channel=channel).order_by("pk").first()) is not None:
         if delivery.alert_id is not None:  # the alert may have changed, or the channel may have been switched off
-            conversation_store.settle_all(conversation_store.locked([delivery.alert_id]), now)
+            reminders_store.settle_all(reminders_store.locked([delivery.alert_id]), now)
             delivery = _due(now).filter(pk=delivery.pk).first()
             if delivery is None:
                 continue
@@ -102,7 +102,7 @@ def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:
 @transaction.atomic
 def _store(delivery: Delivery, error: Exception | None, now: datetime) -> bool:
     """Do what ``store`` says; return whether the message is put off. Locks only rows of its own alert."""
-    alerts = conversation_store.locked([delivery.alert_id]) if delivery.alert_id is not None else []
+    alerts = reminders_store.locked([delivery.alert_id]) if delivery.alert_id is not None else []
     conversation = None
     if delivery.conversation_id is not None:
         of_id = Conversation.objects.select_for_update(no_key=True).filter(pk=delivery.conversation_id)
@@ -118,16 +118,16 @@ def _store(delivery: Delivery, error: Exception | None, now: datetime) -> bool:
         if conversation is not None:
             subjects = row.body["data"]["subjects"]
             known = taken(
-                conversation_store.receiver_state(conversation), MessageType(row.event), subjects, in_order=in_order
+                reminders_store.receiver_state(conversation), MessageType(row.event), subjects, in_order=in_order
             )
-            conversation_store.note(conversation, known)
+            reminders_store.note(conversation, known)
             conversation.save(update_fields=["word", "subjects"])
     elif is_ours:
         row.leased_at = None
         if row.given_up_at is None:
             is_put_off = _note_failure(row, error, now)
     row.save(update_fields=["delivered_at", "given_up_at", "due_at", "leased_at", "last_error"])
-    conversation_store.settle_all(alerts, now)
+    reminders_store.settle_all(alerts, now)
     return is_put_off
 
 
@@ -150,7 +150,7 @@ def _put_off_behind(pk: int) -> None:
 
 def _due(now: datetime) -> QuerySet[Delivery]:
     waiting = Delivery.objects.filter(delivered_at=None, given_up_at=None)
-    leased = Q(leased_at__lte=now + clock.DIFFERENCE_MAX, leased_at__gt=now - conversation_store.LEASE)
+    leased = Q(leased_at__lte=now + clock.DIFFERENCE_MAX, leased_at__gt=now - reminders_store.LEASE)
     return waiting.filter(Q(due_at__lte=now) | Q(due_at__gt=clock.latest_due(_WAITS_MOST, now))).exclude(leased)
 
 

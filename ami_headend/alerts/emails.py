@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.mail import EmailMessage
 
-from ami_headend.alerts.conversation import MessageType
+from ami_headend.alerts.reminders import MessageType
 
 _WORDS = {MessageType.OPENED: "", MessageType.REMINDED: "still: ", MessageType.RESOLVED: "over: "}
 

@@ -1,4 +1,4 @@
-"""Evaluates the rules: opens, continues and ends alerts. conversation_store.py settles the messages.
+"""Evaluates the rules: opens, continues and ends alerts. reminders_store.py settles the messages.
 
 Each rule is evaluated in its own transaction with a fixed number of statements. If one fails, its alerts stay as they
 are, the error is stored, and the other rules go on. Only one evaluation runs at a time.
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from ami_headend.alerts import conversation_store, high_water_marks
+from ami_headend.alerts import high_water_marks, reminders_store
 from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX, Finding, Findings
 from ami_headend.alerts.models import Alert, AlertStep, Condition, GatheredSubjects, Rule, Step, SubjectKind
@@ -58,7 +58,7 @@ def end_alerts(rule: Rule, now: datetime, actor: str) -> set[int]:
     """End the open alerts of a rule that is switched off; return the channels to notify."""
     standing = _open(rule)
     _resolve(standing, now, actor, f"{rule} was switched off")
-    return conversation_store.settle_all(standing, now)
+    return reminders_store.settle_all(standing, now)
 
 
 def _evaluate(rule: Rule, now: datetime) -> set[int]:
@@ -102,7 +102,7 @@ def _reconcile(rule: Rule, found: Findings, standing: dict[_Key, Alert], now: da
     _resolve(over, now)
     begun = _begin(rule, [finding for key, finding in holding.items() if key not in standing], now)
     _keep_subjects(found, [*going_on, *begun])
-    return conversation_store.settle_all([*going_on, *over, *begun], now)
+    return reminders_store.settle_all([*going_on, *over, *begun], now)
 
 
 def _find_again(alert: Alert, finding: Finding, now: datetime) -> None:
@@ -167,7 +167,7 @@ def _goes_on(alert: Alert, now: datetime) -> bool:
     """Whether an ended alert that begins again is the same alert, so that receivers get both messages in order."""
     if alert.resolved_at is None:
         return False
-    return alert.resolved_at > now - conversation_store.quiet_time(alert) or bool(alert.is_awaited)  # type: ignore[attr-defined]
+    return alert.resolved_at > now - reminders_store.quiet_time(alert) or bool(alert.is_awaited)  # type: ignore[attr-defined]
 
 
 def _earlier(rule: Rule, findings: Sequence[Finding]) -> dict[_Key, Alert]:
@@ -179,7 +179,7 @@ def _earlier(rule: Rule, findings: Sequence[Finding]) -> dict[_Key, Alert]:
         .distinct("subject_kind", "subject_id")
     )
     rows = Alert.objects.select_for_update(no_key=True).filter(pk__in=latest.values("pk")).order_by("pk")
-    found = _of(rule, rows.annotate(is_awaited=conversation_store.awaited()))
+    found = _of(rule, rows.annotate(is_awaited=reminders_store.awaited()))
     return {(alert.subject_kind, alert.subject_id): alert for alert in found}
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.db import transaction
 
-from ami_headend.alerts import conversation_store
+from ami_headend.alerts import reminders_store
 from ami_headend.alerts.models import Alert, AlertStep, Step
 from ami_headend.core.text import NOTE_LENGTH
 
@@ -53,7 +53,7 @@ def _step(ids: Collection[int], step: Step, actor: str, note: str, now: datetime
     AlertStep.objects.bulk_create(
         AlertStep(alert_id=alert_id, at=now, step=step, actor=actor[:150], note=note) for alert_id in found
     )
-    conversation_store.settle_all(conversation_store.locked(found), now)  # the sweep sends the messages
+    reminders_store.settle_all(reminders_store.locked(found), now)  # the sweep sends the messages
     return len(found)
 
 

@@ -4,7 +4,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 
-from ami_headend.alerts.conversation import Word
+from ami_headend.alerts.reminders import Word
 from ami_headend.core.text import NOTE_LENGTH, check_one_line
 from concentrators.failures.kinds import Severity
 
@@ -193,7 +193,7 @@ class GatheredSubjects(models.Model):
 
 
 class Conversation(models.Model):
-    """What one receiver of a channel knows of an alert, and when to decide again: see conversation.py.
+    """What one receiver of a channel knows of an alert, and when to decide again: see reminders.py.
 
     ``recipient`` is one e-mail address of the channel; empty for a webhook. At most one message is under way.
     """

@@ -1,4 +1,7 @@
-"""The content of messages, as webhooks get it (docs/operations/alerts.md describes it)."""
+"""The content of messages, as webhooks get it (docs/operations/alerts.md describes it).
+
+Which message is sent, and when, is decided in ``reminders``.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -6,8 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.urls import reverse
 
-from ami_headend.alerts.conversation import MessageType
 from ami_headend.alerts.models import Alert, Channel, Delivery
+from ami_headend.alerts.reminders import MessageType
 from concentrators.failures.kinds import Severity
 
 

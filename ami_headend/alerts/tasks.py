@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from celery import shared_task
 from django.utils import timezone
 
-from ami_headend.alerts import conversation_store, delivery, evaluation, retention
+from ami_headend.alerts import delivery, evaluation, reminders_store, retention
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.tasklimits import LONG
 
@@ -32,7 +32,7 @@ def deliver(channel_id: int) -> None:
 def sweep_deliveries() -> None:
     """Write messages that have become due, and enqueue again those that are due and undelivered."""
     now = timezone.now()
-    conversation_store.settle_due(now)
+    reminders_store.settle_due(now)
     enqueue(delivery.overdue_channels(now))
 
 

@@ -17,10 +17,10 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from ami_headend.alerts import handling, queries
 from ami_headend.alerts.advice import advice
-from ami_headend.alerts.conversation import Word
-from ami_headend.alerts.conversation_store import REPLACED
 from ami_headend.alerts.handling import HandlingError
 from ami_headend.alerts.models import Alert, AlertStep, Channel, Rule, Step
+from ami_headend.alerts.reminders import Word
+from ami_headend.alerts.reminders_store import REPLACED
 from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands

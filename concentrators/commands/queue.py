@@ -1,7 +1,7 @@
 """The queue of commands to meters: enqueue, cancel, expire, and the answers of meters.
 
-A command ends by an authenticated answer of the meter, or when its time is over. Only the first accepted frame under
-the new key ends a key command as done.
+``downlink`` hands commands to concentrators, again and again until they end. A command ends by an authenticated answer
+of the meter, or when its time is over. Only the first accepted frame under the new key ends a key command as done.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Records integrity failures: stores each with its evidence, and counts those beyond the limit."""
+"""Records integrity failures: stores each with its evidence, and counts those beyond the limit.
+
+Groups of like failures (FailureGroup) are counted by the triggers of ``concentrators/migrations/_triggers.py``.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence

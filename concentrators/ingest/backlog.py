@@ -1,4 +1,7 @@
-"""The backlog: uplinks that wait for verification."""
+"""The backlog: uplinks that wait for verification.
+
+``uplink_state.claim_overdue`` gives them to another worker where one was killed; ``tasks.sweep_uplinks`` calls both.
+"""
 
 from datetime import datetime, timedelta
 from typing import NamedTuple

@@ -5,6 +5,8 @@ before it is tried, in its own transaction, and the next try knows which piece t
 piece is divided into frames; a frame that kills UPLINK_SPLIT_AFTER tries is parked for good. If there is an exception,
 the piece is halved down to the frame at fault, which is parked until the fault is repaired. Finished pieces stay done;
 their verdicts are added up, and the uplink gets them at the end.
+
+``uplink_state.take`` decides which uplinks come here. ``reverification`` judges parked frames again.
 """
 
 import logging

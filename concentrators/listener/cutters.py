@@ -1,7 +1,7 @@
 """Cuts a stream of octets into notifications: links by their lengths and checksums, segments and blocks joined. Pure.
 
 A notification is given with all links that carried it, as envelope ``dlms`` takes them. A cutter keeps at most
-MAX_OCTETS of what has begun, for each pair of addresses.
+MAX_OCTETS of what has begun, for each pair of addresses. ``server`` limits connections and times.
 """
 
 from typing import NamedTuple, Protocol

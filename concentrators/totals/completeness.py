@@ -1,6 +1,7 @@
 """Completeness of load profiles: meters counted in interval totals, as a share of expected meters.
 
 A masked value counts as received, but its energy is not known here (``masked_sets.py``).
+That of one meter is counted from its gaps (``meters/readings/gaps.py``).
 
 Neither number is computed from readings: totals have the meters counted, and ``expected.py`` those expected. For
 an interval that an exchange cuts, more may be counted than expected. The register is that of the load profile.

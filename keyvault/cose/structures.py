@@ -2,7 +2,7 @@
 
 A frame has exactly one valid encoding (RFC 8949 section 4.2.1), so that it is parsed by comparing octets: it cannot
 have indefinite lengths, duplicate labels, further headers or trailing octets, and no general CBOR decoder reads octets
-that are not authenticated (docs/adr/0001).
+that are not authenticated (docs/adr/0001). Nonces are made in ``sealing``.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,7 @@
-"""Keys that are no secret: patterns, text, and keys printed in documents. Pure."""
+"""Keys that are no secret: patterns, text, and keys printed in documents. Pure.
+
+``shipments`` refuses a key that another device has.
+"""
 
 from itertools import pairwise
 

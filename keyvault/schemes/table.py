@@ -175,5 +175,8 @@ def algorithm_name(alg: int) -> str:
 
 
 def parse_frame(octets: bytes) -> Frame:
-    """Parse a frame of any envelope; nothing in it is authentic. MalformedError if it is no frame."""
+    """Parse a frame of any envelope; nothing in it is authentic. MalformedError if it is no frame.
+
+    Its first octets tell the envelope (``lines.Envelopes.of``).
+    """
     return ENVELOPES.of(octets).parse(octets)

@@ -17,7 +17,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from pytest_django import Settings
 
-from ami_headend.alerts import channels, conversation_store, delivery, notices, tasks, webhooks
+from ami_headend.alerts import channels, delivery, notices, reminders_store, tasks, webhooks
 from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule
 from ami_headend.alerts.webhooks import RefusedAddressError
 from keyvault.audit.chain import Actor
@@ -58,7 +58,7 @@ def alert(**changes: Any) -> Alert:
 
 def tell(*alerts: Alert) -> set[int]:
     """Writes what receivers are to know of alerts as they stand; gives the channels that have messages."""
-    return conversation_store.settle_all(conversation_store.locked([one.pk for one in alerts]), timezone.now())
+    return reminders_store.settle_all(reminders_store.locked([one.pk for one in alerts]), timezone.now())
 
 
 def end(row: Alert) -> Alert:

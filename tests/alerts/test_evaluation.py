@@ -8,7 +8,7 @@ from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend.alerts import conversation_store, evaluation, handling, queries, retention, tasks
+from ami_headend.alerts import evaluation, handling, queries, reminders_store, retention, tasks
 from ami_headend.alerts.conditions import SEARCHES, Search
 from ami_headend.alerts.conditions.finding import Finding, Findings
 from ami_headend.alerts.handling import HandlingError
@@ -111,7 +111,7 @@ def test_a_flapping_alert_is_one_and_its_last_word_is_true(world: World, rule: R
     for minute in range(7):
         world.silent = [1] if minute % 2 == 0 else []
         evaluated(rule, now + minute * MINUTE)
-        conversation_store.settle_due(now + minute * MINUTE)
+        reminders_store.settle_due(now + minute * MINUTE)
         words.append(told())
     alert = Alert.objects.get()
     assert history(alert) == [Step.OPENED, *[Step.RESOLVED, Step.REOPENED] * 3]
@@ -124,7 +124,7 @@ def test_a_flapping_alert_is_one_and_its_last_word_is_true(world: World, rule: R
     assert Conversation.objects.get().look_at == now + 26 * MINUTE  # after 5 minutes, then after 20, 80, 240
     evaluated(rule, now + 25 * MINUTE)
     assert told() == []
-    conversation_store.settle_due(now + 26 * MINUTE)
+    reminders_store.settle_due(now + 26 * MINUTE)
     assert told() == ["alert.opened"]
     evaluated(rule, now + 26 * MINUTE + QUIET)
     assert told() == ["alert.reminded"]
@@ -143,7 +143,7 @@ def test_a_second_outage_of_more_within_the_quiet_time_is_told(world: World, rul
     (alert,) = evaluated(rule, now + 2 * MINUTE)
     assert (alert.subject, alert.subjects) == ("63 meters", 63)
     assert told() == []
-    conversation_store.settle_due(now + 5 * MINUTE)
+    reminders_store.settle_due(now + 5 * MINUTE)
     assert told() == ["alert.opened"]
     assert Delivery.objects.latest("pk").body["data"]["subject"]["name"] == "63 meters"
 

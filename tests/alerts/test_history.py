@@ -23,11 +23,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ami_headend.alerts import channels, conversation_store, delivery, evaluation, handling, rules
+from ami_headend.alerts import channels, delivery, evaluation, handling, reminders_store, rules
 from ami_headend.alerts.conditions import SEARCHES, Search
 from ami_headend.alerts.conditions.finding import Finding, Findings
-from ami_headend.alerts.conversation import MessageType, Word
 from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule, SubjectKind
+from ami_headend.alerts.reminders import MessageType, Word
 from ami_headend.alerts.webhooks import WebhookError
 from keyvault.audit.chain import Actor
 from tests.alerts.conftest import only
@@ -105,7 +105,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def sweeps(self) -> None:
-        conversation_store.settle_due(self.now)
+        reminders_store.settle_due(self.now)
 
     # --- workers and receivers -------------------------------------------------------------------
 

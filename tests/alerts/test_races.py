@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import DjangoDbBlocker, Settings
 
-from ami_headend.alerts import channels, conversation_store, delivery, evaluation, notices
+from ami_headend.alerts import channels, delivery, evaluation, notices, reminders_store
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
 from ami_headend.core import locks
 from keyvault.audit.chain import Actor
@@ -110,14 +110,14 @@ def test_what_a_dead_worker_claimed_goes_out_under_the_same_id_once_the_lease_is
     now = timezone.now()
     claimed = delivery.claim(channel.pk, now)
     assert claimed is not None
-    assert delivery.claim(channel.pk, now + conversation_store.LEASE - timedelta(seconds=1)) is None
-    again = delivery.claim(channel.pk, now + conversation_store.LEASE)
+    assert delivery.claim(channel.pk, now + reminders_store.LEASE - timedelta(seconds=1)) is None
+    again = delivery.claim(channel.pk, now + reminders_store.LEASE)
     assert again is not None
     assert (again.message_id, again.attempts) == (claimed.message_id, 2)
-    delivery.store(claimed, OSError("too late to say so"), now + conversation_store.LEASE)
-    assert delivery.claim(channel.pk, now + conversation_store.LEASE) is None  # it is the other's still
-    delivery.store(again, None, now + conversation_store.LEASE)
-    assert delivery.claim(channel.pk, now + 2 * conversation_store.LEASE) is None
+    delivery.store(claimed, OSError("too late to say so"), now + reminders_store.LEASE)
+    assert delivery.claim(channel.pk, now + reminders_store.LEASE) is None  # it is the other's still
+    delivery.store(again, None, now + reminders_store.LEASE)
+    assert delivery.claim(channel.pk, now + 2 * reminders_store.LEASE) is None
 
 
 def test_one_claims_while_the_other_looks() -> None:

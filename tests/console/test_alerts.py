@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from ami_headend.alerts import conversation_store, tasks
+from ami_headend.alerts import reminders_store, tasks
 from ami_headend.alerts.advice import advice
 from ami_headend.alerts.models import (
     Alert,
@@ -434,7 +434,7 @@ class TestChannels:
         self.made(client)
         channel = Channel.objects.get()
         about = alert()
-        conversation_store.settle_all(conversation_store.locked([about.pk]), NOW)
+        reminders_store.settle_all(reminders_store.locked([about.pk]), NOW)
         page = reverse("admin:alerts_channel_delete", args=[channel.pk])
         assert "Are you sure" in client.get(page).content.decode()
         assert client.post(page, {"post": "yes"}).status_code == 302

@@ -10,7 +10,7 @@ import pytest
 from django.db.models import F
 from django.utils import timezone
 
-from ami_headend.alerts import channels, conversation_store, delivery
+from ami_headend.alerts import channels, delivery, reminders_store
 from ami_headend.alerts.models import Alert, Channel, Condition, Delivery, Rule
 from ami_headend.models import KeptAnswer
 from concentrators.models import Uplink
@@ -119,7 +119,7 @@ def test_a_silent_concentrator_is_noticed_and_told_and_so_is_its_return(stack: S
 
 def time_passes() -> None:
     """What was put off is due, and what a worker took and did not send may be taken by another."""
-    lease = conversation_store.LEASE
+    lease = reminders_store.LEASE
     Delivery.objects.filter(delivered_at=None).update(due_at=timezone.now(), leased_at=F("leased_at") - lease)
 
 

@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from concentrators.frame_reports import report
+from concentrators.frame_check_reports import report
 from concentrators.models import Concentrator
 from concentrators.vectors import material
 from keyvault.cose.kdf import uplink_infos, uplink_key, uplink_secret

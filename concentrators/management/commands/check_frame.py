@@ -13,7 +13,7 @@ from django.utils import timezone
 from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand, time_of
 from ami_headend.core.eui64 import Eui64Error
-from concentrators.frame_reports import FrameReport, report
+from concentrators.frame_check_reports import FrameReport, report
 from concentrators.ingest import reception
 from concentrators.ingest.reception import UplinkError
 from concentrators.ingest.transaction_retry import TransientError

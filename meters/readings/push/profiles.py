@@ -1,4 +1,7 @@
-"""Reads notifications by their profile: values of registers with their times. Pure."""
+"""Reads notifications by their profile: values of registers with their times. Pure.
+
+``meters/contents/push.py`` finds the profile of a notification, and the rows of its registers.
+"""
 
 from typing import NamedTuple
 

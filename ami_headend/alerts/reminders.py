@@ -1,5 +1,5 @@
-"""Decides which message a receiver gets about an alert, and when to decide again. The inputs are its last message and
-the facts.
+"""Decides which message a receiver gets about an alert (that it began, a reminder, that it ended), and when to decide
+again. The inputs are its last message and the facts.
 
 Pure: no database, no clock, no settings. docs/adr/0017-alerts.md gives the reasons.
 """

@@ -1,4 +1,4 @@
-"""Conversations in the database: ``conversation.settle`` decides, this module loads and stores.
+"""Conversations in the database: ``reminders.settle`` decides, this module loads and stores.
 
 Locks are taken in one order: channel, alerts by id, conversations by id, deliveries. The caller has locked the alerts.
 """
@@ -11,8 +11,8 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
 from ami_headend.alerts import notices
-from ami_headend.alerts.conversation import Facts, MessageType, PendingMessage, ReceiverState, Settlement, Word, settle
 from ami_headend.alerts.models import Alert, AlertStep, Channel, Conversation, Delivery, Step
+from ami_headend.alerts.reminders import Facts, MessageType, PendingMessage, ReceiverState, Settlement, Word, settle
 from ami_headend.core import clock
 
 REPLACED = "no longer true: another message replaces it, or none"
