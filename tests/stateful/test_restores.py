@@ -4,6 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from concentrators.commands import queue
+from concentrators.commands.queue import CommandRequest
+from concentrators.models import CommandKind, CommandState
 from tests.stateful.ending import end_well
 from tests.stateful.entities import ACCEPTED
 from tests.stateful.field import HonestMeter
@@ -56,6 +59,23 @@ def test_a_hop_meter_moves_there_and_back(surroundings: None, moves_before: int)
     restore(scene.site, saved)
     assert end_of_journey(scene) == list(scene.site.holders)[moves_before]
     end_well(scene.site)
+
+
+def test_a_moved_meter_hears_of_its_concentrator_before_anything_else(surroundings: None) -> None:
+    """Its new one would drop the answers to an older command, which are tagged for the old one under a new key."""
+    scene = Moving()
+    site, meter = scene.site, scene.meter
+    (asked,) = queue.enqueue([CommandRequest(meter.row, CommandKind.SET_CLOCK, {})], "test", clock.now)
+    site.assign(meter, site.concentrators[1])
+    queue.enqueue_keys([meter.row], "test", clock.now)
+    site.learn({(None, "pending")})
+    site.fetch(site.concentrators[1])
+    for letter in reversed(site.letters[-2:]):
+        site.deliver(letter)
+    assert meter.concentrator == list(site.holders)[1]
+    end_well(site)
+    asked.refresh_from_db()
+    assert asked.state == CommandState.DONE
 
 
 def end_of_journey(scene: Moving) -> bytes:
