@@ -132,8 +132,8 @@ class HeadEnd:
         self.ask(f"commands/{number}/receipt", b'{"result": "delivered"}', "application/json")
 
 
-def carry(meter, head_end, every_s):
-    """Carry frames and commands for ever."""
+def carry(meter, title, head_end, every_s):
+    """Carry frames and commands for ever. Commands for other meters are neither passed on nor acknowledged."""
     last, event_at = time.time(), 0.0
     head_end.post(meter.first)
     while True:
@@ -144,7 +144,10 @@ def carry(meter, head_end, every_s):
             event_at = time.time() + EVENT_EVERY_S
             frames += meter.tell("event 1")
         head_end.post(frames)
-        for number, _, octets in head_end.commands():
+        for number, whose, octets in head_end.commands():
+            if whose != title:
+                print(f"command {number} is for meter {whose.hex()}, which is not here", file=sys.stderr)
+                continue
             frames = meter.tell(f"command {octets.hex()}")
             head_end.delivered(number)
             head_end.post(frames)
@@ -172,7 +175,7 @@ def main():
     meter = Meter(words.meter, keys, memory, words.speed, words.lived)
     print(f"Meter {keys['system_title']} lives in {memory}, its head-end is {words.url}. Ctrl-C stops it.", flush=True)
     try:
-        carry(meter, head_end, words.every)
+        carry(meter, bytes.fromhex(keys["system_title"]), head_end, words.every)
     except KeyboardInterrupt:
         meter.close()
 
