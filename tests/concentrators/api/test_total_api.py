@@ -45,6 +45,7 @@ def test_a_sum_past_int64_is_shown(admin_client: Client, concentrator: Concentra
         "unit": "Wh",
         "meters_counted": 2,
         "meters_expected": 2,
+        "meters_masked": 0,
     }
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -159,8 +160,9 @@ def test_one_uplink_is_verified_once(concentrator: Concentrator) -> None:
 def test_ten_posts_of_one_body_get_one_receipt(concentrator: Concentrator, enqueued: list[int]) -> None:
     for number in range(ROUNDS):
         body = encode_sequence([b"frame", str(number).encode()])
-        receipts = set(at_once(*[partial(reception.receive, concentrator.pk, body, NOW, tasks.enqueue)] * 10))
-        assert len(receipts) == 1
+        receipts: list[Any] = at_once(*[partial(reception.receive, concentrator.pk, body, NOW, tasks.enqueue)] * 10)
+        assert len({receipt._replace(is_again=False) for receipt in receipts}) == 1
+        assert [receipt.is_again for receipt in receipts].count(False) == 1
         assert Uplink.objects.filter(concentrator=concentrator).count() == number + 1
     assert len(enqueued) == ROUNDS
 
