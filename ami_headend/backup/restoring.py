@@ -2,7 +2,7 @@
 
 Between the last two, the database takes uplinks and verifies none. Every step can be repeated: an interrupted load or
 replay leaves nothing, and a completed load is not repeated. The earlier content of the database is set aside until the
-end, and its uplinks that the dump lacks are carried over.
+end, and its uplinks that the dump lacks are carried over. The command ``restore`` has the order of the steps.
 """
 
 import subprocess

@@ -1,4 +1,7 @@
-"""Lock-out after failed attempts: django-axes counts them by account and address, for a limited time."""
+"""Lock-out after failed attempts: django-axes counts them by account and address, for a limited time.
+
+The limits are in ``settings/security.py``.
+"""
 
 from axes.handlers.proxy import AxesProxyHandler
 from axes.utils import reset

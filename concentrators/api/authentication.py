@@ -1,4 +1,4 @@
-"""Authentication of concentrators by bearer token."""
+"""Authentication of concentrators by bearer token. ``concentrators.fleet.tokens`` decides whether one is valid."""
 
 from typing import Any
 

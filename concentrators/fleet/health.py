@@ -1,4 +1,7 @@
-"""The health of concentrators: last post, silence, and waiting uplinks. This is the one definition."""
+"""The health of concentrators: last post, silence, and waiting uplinks. This is the one definition.
+
+The time after which one counts as silent is the alert rule's (``ami_headend/alerts/silence.py``).
+"""
 
 from datetime import datetime
 from typing import NamedTuple

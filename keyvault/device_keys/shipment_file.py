@@ -1,6 +1,7 @@
 """Files of wrapped keys (docs/shipments.md): JSON Lines, plain or gzip; each line is checked by itself.
 
 Messages never repeat the value of a key field: someone may have put a plain key there.
+``shipments`` decrypts and imports what is read here, with the keys of ``shipment_kek``.
 """
 
 import base64

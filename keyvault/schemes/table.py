@@ -1,6 +1,8 @@
 """The tables: key sources, envelopes, and schemes, their allowed triples with contents. Pure.
 
 To add a member, add its module and its line here. Contents are known here only by name; ``meters.contents`` reads them.
+The envelope of a frame is found by its first octets (``lines.Envelopes.of``), its scheme by its key
+(``keyvault/ciphers``).
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Content ``push``: DLMS notifications, read by the push profile of their form. Pure (docs/dlms.md)."""
+"""Content ``push``: DLMS notifications, read by the push profile of their form. Pure (docs/dlms.md).
+
+``meters.readings.push.profiles`` reads the elements.
+"""
 
 from meters.contents.lines import Catalogue, Content, RegisterRow
 from meters.contents.plain import check_bounds, check_over, once
