@@ -12,6 +12,7 @@ BRIEF_S = 0.1
 SECONDS = {
     "tests/pages": 250,
     "tests/test_bench.py::test_every_part_measures_and_tells": 150,
+    "tests/flows/test_commands_flow.py": 120,
     "tests/test_supervision.py": 110,
     "tests/flows/test_simulate.py": 100,
     "tests/test_commands.py": 90,
@@ -21,7 +22,6 @@ SECONDS = {
     "tests/flows/test_outages.py": 70,
     "tests/flows/test_crashes.py": 60,
     "tests/server/test_troubles.py": 60,
-    "tests/flows/test_commands_flow.py": 60,
     "tests/test_doctor.py": 55,
     "tests/flows/test_secrets.py": 50,
     "tests/flows/test_database_role.py": 50,

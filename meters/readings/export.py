@@ -12,8 +12,9 @@ from django.http import StreamingHttpResponse
 
 BATCH = 20_000  # rows in one query, and in one row group of Parquet
 _TIME = pa.timestamp("us", tz="UTC")
-# Beginnings that spreadsheets take for a formula: also after spaces, and in the full-width signs of East Asian scripts.
-_FORMULA = r"^(\s*[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])"
+# Beginnings that spreadsheets take for a formula: also after spaces and control characters of Unicode, and in the
+# full-width signs of East Asian scripts.
+_FORMULA = r"^([\pZ\pC]*[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])"
 _NUMBER = r"^[+-]?[0-9]+(\.[0-9]+)?$"
 READING_SCHEMA = pa.schema(
     [

@@ -22,7 +22,22 @@ def written(text: str | None, number: int = -5) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "=cmd|' /C calc'!A0", "\uff1d1"]
+    "text",
+    [
+        "=1+1",
+        "+A1",
+        "-A1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        " =1",
+        "\x1f@1",
+        "\u2003=1",
+        "\u200b=1",
+        "=cmd|' /C calc'!A0",
+        "\uff1d1",
+    ],
 )
 def test_a_text_is_no_formula(text: str) -> None:
     assert written(text)[0] == f"'{text}"

@@ -132,7 +132,7 @@ class HeadEnd:
         self.ask(f"commands/{number}/receipt", b'{"result": "delivered"}', "application/json")
 
 
-def carry(meter, title, head_end, every_s):
+def carry(meter, title, head_end, offers, every_s):
     """Carry frames and commands for ever. Commands for other meters are neither passed on nor acknowledged."""
     last, event_at = time.time(), 0.0
     head_end.post(meter.first)
@@ -144,7 +144,7 @@ def carry(meter, title, head_end, every_s):
             event_at = time.time() + EVENT_EVERY_S
             frames += meter.tell("event 1")
         head_end.post(frames)
-        for number, whose, octets in head_end.commands():
+        for number, whose, octets in offers:
             if whose != title:
                 print(f"command {number} is for meter {whose.hex()}, which is not here", file=sys.stderr)
                 continue
@@ -152,6 +152,7 @@ def carry(meter, title, head_end, every_s):
             head_end.delivered(number)
             head_end.post(frames)
         time.sleep(every_s)
+        offers = head_end.commands()
 
 
 def main():
@@ -170,12 +171,11 @@ def main():
     keys = json.loads(words.keys.read_text())
     memory = words.memory or Path(f"{keys['system_title']}.nv")
     head_end = HeadEnd(words.url.rstrip("/"), os.environ["TOKEN"])
-    if not memory.exists():
-        head_end.commands()  # address and token are right: else the first frames of a new meter would be lost
+    offers = head_end.commands()  # address and token are right: else the first frames of a new meter would be lost
     meter = Meter(words.meter, keys, memory, words.speed, words.lived)
     print(f"Meter {keys['system_title']} lives in {memory}, its head-end is {words.url}. Ctrl-C stops it.", flush=True)
     try:
-        carry(meter, bytes.fromhex(keys["system_title"]), head_end, words.every)
+        carry(meter, bytes.fromhex(keys["system_title"]), head_end, offers, words.every)
     except KeyboardInterrupt:
         meter.close()
 

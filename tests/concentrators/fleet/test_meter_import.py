@@ -253,7 +253,7 @@ def test_an_algorithm_changes_with_the_key_only(path: Path, capsys: pytest.Captu
 def test_without_keys_a_scheme_in_the_file_is_said_to_be_lost(path: Path) -> None:
     header = "system_title,serial_number,scheme"
     said = run(path, [header, "0024befffe000001,S1,mac", "0024befffe000002,S2,ccm"], "--no-keys", "--dry-run")
-    assert "1 new meters have a scheme or an algorithm in the file, which --no-keys does not keep" in said
+    assert "1 new meters have a scheme or an algorithm in the file, which --no-keys does not store" in said
     assert "--no-keys" not in run(path, [header, "0024befffe000002,S2,ccm"], "--no-keys")
     assert "--no-keys" not in run(path, [header, "0024befffe000001,S1,mac"])
 
