@@ -23,7 +23,7 @@ help:
 	@echo "make up        the head-end alone, for real concentrators (PORT=$(PORT))"
 	@echo "make test      all tests, on real services (ARGS='-k opening')"
 	@echo "make coverage  all tests, and how much of the code they run: at least $(COVERAGE_FLOOR) %"
-	@echo "make soak      the long tests: keys rotated under load and kill -9; 640 lives of a head-end; every fault around it"
+	@echo "make soak      the long tests: keys rotated under load and kill -9; 96 random lives of a head-end (SOAK_LIVES); every fault around it"
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
 	@echo "make format    formats the code"
