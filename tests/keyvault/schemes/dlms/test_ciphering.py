@@ -258,7 +258,8 @@ def test_no_data_do_harm(some: bytes) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1_800)
 @given(SOME_DATA)
-@settings(max_examples=50_000, deadline=None)
+@settings(max_examples=20_000, deadline=None)
 def test_no_data_do_harm_at_length(some: bytes) -> None:
     _decode_within_bounds(some)

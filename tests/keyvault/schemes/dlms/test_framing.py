@@ -150,7 +150,8 @@ def test_no_octets_do_harm(some: bytes) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1_800)
 @given(ANY_OCTETS)
-@settings(max_examples=50_000, deadline=None)
+@settings(max_examples=20_000, deadline=None)
 def test_no_octets_do_harm_at_length(some: bytes) -> None:
     _give_no_more_than_they_have(some)
