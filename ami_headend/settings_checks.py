@@ -49,6 +49,7 @@ _POSITIVE = (
     "SIGN_IN_KEEP_DAYS",
     "ALERT_KEEP_DAYS",
     "ACCESS_KEEP_DAYS",
+    "API_TOKEN_DAYS_MAX",
     "SESSION_IDLE_S",
     "SESSION_ABSOLUTE_S",
     "WEB_INGEST_THREADS",
@@ -95,7 +96,7 @@ def _limits() -> Iterator[CheckMessage]:
             f"COUNTER_GAP_RUNS is {settings.COUNTER_GAP_RUNS}: late frames would be refused as counter_too_old.",
             f"Set it to {COUNTER_GAP_RUNS_MIN} or more.",
         )
-    for name in ("UPLINK_RATE", "UPLINK_STATUS_RATE", "COMMAND_RATE", "RECEIPT_RATE", "HOP_RATE"):
+    for name in ("UPLINK_RATE", "UPLINK_STATUS_RATE", "COMMAND_RATE", "RECEIPT_RATE", "HOP_RATE", "API_TOKEN_RATE"):
         try:
             parse(getattr(settings, name))
         except ValueError:

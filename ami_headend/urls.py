@@ -19,6 +19,7 @@ urlpatterns = [
     path("api/v1/", include("concentrators.urls")),
     path("api/v1/", include("meters.urls")),
     path("api/v1/", include("ami_headend.alerts.urls")),
+    path("api/v1/", include("ami_headend.api_tokens.urls")),
     path("api/schema/", SchemaView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
 ]

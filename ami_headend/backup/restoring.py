@@ -15,6 +15,7 @@ from typing import Any
 from django.core.management import call_command
 from django.db import connection, connections
 
+from ami_headend.api_tokens.journal_replay import TokenReplayer
 from ami_headend.backup import databases, identifiers, manifest, programs
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import Program
@@ -165,7 +166,7 @@ def replay_journal(
 
 def replayers(found: Journal) -> list[Replayer]:
     """Return the replayers of all layers, in order."""
-    return [KeyReplayer(found), AccessReplayer(), _SessionsReplayer(), _UplinksReplayer()]
+    return [KeyReplayer(found), AccessReplayer(), TokenReplayer(), _SessionsReplayer(), _UplinksReplayer()]
 
 
 def read_journal(folders: Sequence[Path], master: MasterKeys, after: int, step: Step) -> Journal:

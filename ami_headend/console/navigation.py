@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from ami_headend.console.alerts import AlertsPage
+from ami_headend.console.api_tokens import ApiTokensPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failures import FailuresPage
 from ami_headend.console.keys.approvals import ApprovalsPage
@@ -106,6 +107,7 @@ GROUPS = [
         [
             _model_page("Users", "person", "auth.user"),
             _model_page("Groups", "group", "auth.group"),
+            _console_page(ApiTokensPage),
             _model_page("Sign-ins", "login", "signin.signin"),
             _model_page("Household data seen", "visibility", "meters.householdaccess"),
             _Page("API", "api", "docs"),

@@ -11,6 +11,7 @@ from unfold.sites import UnfoldAdminSite
 from ami_headend.console.acknowledgements import AcknowledgeAllPage, AcknowledgementPage
 from ami_headend.console.alert_subjects import AlertSubjectsExport, AlertSubjectsPage
 from ami_headend.console.alerts import AlertPage, AlertsPage
+from ami_headend.console.api_tokens import ApiTokensPage
 from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failure import FailurePage
@@ -83,6 +84,7 @@ PAGES: list[type[ConsolePage]] = [
     AuditExport,
     ApprovalsPage,
     SchemesPage,
+    ApiTokensPage,
 ]
 
 

@@ -8,6 +8,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from prometheus_client.exposition import choose_encoder
 
+from ami_headend.core import bearer
 from ami_headend.metrics.collector import registry
 from ami_headend.web.problems import problem
 
@@ -25,9 +26,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 def has_token(request: HttpRequest) -> bool:
     """Whether the request carries METRICS_TOKEN."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    token = bearer.given(request.headers)
     expected = settings.METRICS_TOKEN.encode()
-    return bool(expected) and scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected)
+    return bool(expected) and token is not None and hmac.compare_digest(token.encode(), expected)
 
 
 def _may_see(request: HttpRequest) -> bool:

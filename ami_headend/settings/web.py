@@ -22,6 +22,7 @@ INSTALLED_APPS = [
     "csp",
     "ami_headend",
     "ami_headend.alerts",
+    "ami_headend.api_tokens",
     "ami_headend.metrics",
     "ami_headend.signin",
     "concentrators",
@@ -78,10 +79,12 @@ WHITENOISE_USE_FINDERS = True
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
+        "ami_headend.api_tokens.authentication.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
         "ami_headend.signin.authentication.PasswordAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["ami_headend.web.problems.ViewPermission"],
+    "DEFAULT_THROTTLE_CLASSES": ["ami_headend.api_tokens.authentication.TokenThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["ami_headend.web.problems.ShallowJSONParser"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "ami_headend.web.problems.Negotiation",
@@ -107,6 +110,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "resends", "description": "Gap recovery: missing intervals ordered again from many meters."},
         {"name": "clock-corrections", "description": "Spans in which the head-end's own clock was off."},
         {"name": "rotations", "description": "Rollouts of new device keys."},
+        {"name": "tokens", "description": "Tokens by which programs use this API."},
         {"name": "uplinks", "description": "For concentrators: frames come in."},
         {"name": "commands", "description": "For concentrators: commands go out."},
         {"name": "push profiles", "description": "What the columns of DLMS notifications are."},

@@ -63,8 +63,8 @@ class PasswordAuthentication(BasicAuthentication):
         if secondfactor.is_set_up(user) or secondfactor.is_required(user):
             journal.record(SignInOutcome.REFUSED, userid, address)
             raise PermissionDenied(
-                "This account signs in with two factors, and a password alone is not enough: use the console, or an "
-                "account made for programs, with the rights that the program needs and no others."
+                "This account signs in with two factors, and a password alone is not enough: use the console, or give "
+                "the program a token of its own, with the scopes that it needs and no others."
             )
         return user, None
 

@@ -16,7 +16,7 @@ KEY_OFFICER = "key officer"
 ADMINISTRATOR = "administrator"
 AUDITOR = "auditor"
 
-_APPS = ("auth", "ami_headend", "alerts", "concentrators", "meters", "keyvault", "signin")
+_APPS = ("auth", "ami_headend", "alerts", "concentrators", "meters", "keyvault", "signin", "api_tokens")
 
 
 def _views(app: str, *models: str) -> frozenset[str]:
@@ -69,6 +69,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
     | _views("signin", "signin")
+    | {"api_tokens.view_apitoken", "api_tokens.add_apitoken", "api_tokens.change_apitoken"}
     | {rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Sees who did what to which keys, and the verdicts of frames. Changes nothing, and sees no readings of single
     # meters.
@@ -83,6 +84,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")
     | _views("signin", "signin")
+    | _views("api_tokens", "apitoken")
     | _views("meters", "householdaccess")
     | {rights.SEE_APPROVALS, rights.SEE_AUDIT, rights.EXPORT_AUDIT},
 }

@@ -28,6 +28,7 @@ _RIGHTS = frozenset(
         rights.ROTATE_MASTER_KEY,
         rights.DESTROY_MASTER_KEY,
         rights.DECIDE_APPROVALS,
+        "api_tokens.add_apitoken",
         "auth.add_user",
         "auth.change_user",
         "auth.delete_user",

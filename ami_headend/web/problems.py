@@ -33,6 +33,8 @@ from rest_framework.request import Request
 
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.core.step_up import StepUpNeededError
+from ami_headend.web import scopes
+from ami_headend.web.scopes import Program
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
@@ -49,7 +51,7 @@ class ViewPermission(DjangoModelPermissions):
     """Reading needs a permission too: ``view_`` of the view's model. Anonymous callers get 401.
 
     A view's ``rights`` may name other permissions by method; an empty entry if the view itself checks them, because
-    they depend on the body.
+    they depend on the body. A program's token needs the scope of the address first (``ami_headend.web.scopes``).
     """
 
     perms_map = {
@@ -58,6 +60,8 @@ class ViewPermission(DjangoModelPermissions):
     }
 
     def has_permission(self, request: Request, view: Any) -> bool:
+        if isinstance(request.user, Program):
+            scopes.check(request, request.user)
         rights: Mapping[str, Sequence[str]] = getattr(view, "rights", {})
         named = rights.get(request.method or "")
         if named is None:
@@ -168,11 +172,9 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
         return None
 
     status, headers = exc.status_code, {}
-    if isinstance(exc, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
-        # DRF asks only its first authenticator, and answers 403 if that one has no challenge (sessions).
-        challenges = [authenticator.authenticate_header(request) for authenticator in request.authenticators]
-        if any(challenges):
-            headers["WWW-Authenticate"] = ", ".join(filter(None, challenges))
+    if challenge := _challenge(request, exc):
+        headers["WWW-Authenticate"] = challenge
+        if not isinstance(exc, exceptions.PermissionDenied):
             status = 401
     if wait := getattr(exc, "wait", None):
         headers["Retry-After"] = str(math.ceil(wait))
@@ -181,6 +183,20 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
     errors = [{"name": name, "detail": text} for name, text in _flat(exc.detail)]
     detail = "; ".join(f"{error['name']}: {error['detail']}" if error["name"] else error["detail"] for error in errors)
     return problem(request, status, detail, [error for error in errors if error["name"]], headers)
+
+
+def _challenge(request: Request, exc: exceptions.APIException) -> str:
+    """Return how to get in (RFC 9110 section 11.6.1): as the exception itself says, or by any authenticator.
+
+    DRF asks only its first authenticator, and answers 403 if that one has no challenge (sessions).
+    """
+    if challenge := getattr(exc, "challenge", ""):
+        return str(challenge)
+    if not isinstance(exc, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
+        return ""
+    authenticators: Sequence[Any] = request.authenticators or ()
+    challenges = [authenticator.authenticate_header(request) for authenticator in authenticators]
+    return ", ".join(filter(None, challenges))
 
 
 def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseException) -> HttpResponse:

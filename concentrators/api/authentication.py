@@ -7,6 +7,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework import authentication, exceptions, permissions
 from rest_framework.request import Request
 
+from ami_headend.core import bearer
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken
 
@@ -15,10 +16,12 @@ class BearerTokenAuthentication(authentication.BaseAuthentication):
     """``Authorization: Bearer TOKEN`` (RFC 6750) of a concentrator; the same answer for every invalid token."""
 
     def authenticate(self, request: Request) -> tuple[Concentrator, ConcentratorToken] | None:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
+        token = bearer.given(request.headers)
+        if token is None:
             return None
-        row = tokens.find(token.strip(), timezone.now())
+        if token.startswith(bearer.PROGRAM):
+            raise exceptions.AuthenticationFailed("This address takes the token of a concentrator, not of a program.")
+        row = tokens.find(token, timezone.now())
         if row is None:
             raise exceptions.AuthenticationFailed("The bearer token is unknown, expired or revoked.")
         return row.concentrator, row

@@ -14,6 +14,7 @@ from django.utils import timezone
 from ami_headend.console import overview_panels
 from ami_headend.console.concentrator import _heat_map
 from ami_headend.console.fleet_queries import Profiles
+from ami_headend.core import bearer
 from ami_headend.models import KeptAnswer
 from ami_headend.signin import roles
 from concentrators.fleet import tokens
@@ -177,7 +178,7 @@ def test_a_token_is_made_and_shown_once(concentrator: Concentrator) -> None:
     secret = made(answer)
     assert "no-store" in answer["Cache-Control"]
     row = ConcentratorToken.objects.get()
-    assert (bytes(row.digest), row.label) == (tokens.digest(secret), "spring")
+    assert (bytes(row.digest), row.label) == (bearer.digest(secret), "spring")
     assert secret not in client.get(page_of(concentrator)).content.decode()
     assert secret not in str(dict(client.session))
     record = AuditRecord.objects.latest("number")

@@ -17,8 +17,8 @@ from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ami_headend.celery import app
+from ami_headend.core import rate_limits
 from concentrators import tasks
-from concentrators.api import throttling
 from concentrators.fleet import tokens
 from concentrators.ingest import uplink_state, verification
 from concentrators.models import Concentrator, ConcentratorToken, Uplink
@@ -242,7 +242,7 @@ class TestRate:
     @pytest.fixture(autouse=True)
     def emptied(self) -> None:
         """Redis outlives the rows of a test."""
-        throttling._limiter().storage.reset()
+        rate_limits.limiter().storage.reset()
 
     def test_429_beyond_the_rate_of_one_concentrator(
         self, token: str, other_concentrator: Concentrator, settings: Settings
@@ -263,7 +263,7 @@ class TestRate:
             raise RedisConnectionError
 
         settings.UPLINK_RATE = "1/hour"
-        monkeypatch.setattr(throttling._limiter(), "get_window_stats", gone)
+        monkeypatch.setattr(rate_limits.limiter(), "get_window_stats", gone)
         answers = [post_body(token, encode_sequence([bytes([n])])) for n in range(2)]
         assert [response.status_code for response in answers] == [202, 429]
         assert answers[-1]["Retry-After"] == "1"
@@ -275,13 +275,13 @@ class TestRate:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             settings.REDIS_URL = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
-            throttling._limiter.cache_clear()
+            rate_limits.limiter.cache_clear()
             try:
                 started = time.monotonic()
                 assert [post_body(token, encode_sequence([bytes([n])])).status_code for n in range(3)] == [202] * 3
                 assert time.monotonic() - started < 4
             finally:
-                throttling._limiter.cache_clear()
+                rate_limits.limiter.cache_clear()
 
 
 def test_received_at_is_ours(token: str) -> None:

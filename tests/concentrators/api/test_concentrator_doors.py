@@ -8,7 +8,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from pytest_django import Settings
 
-from concentrators.api import throttling
+from ami_headend.core import rate_limits
 from concentrators.api.authentication import BearerTokenAuthentication
 from concentrators.api.concentrator_view import ConcentratorView
 from concentrators.api.throttling import RateThrottle
@@ -48,7 +48,7 @@ IDS = [f"{method} {name}" for name, method, _ in DOORS]
 @pytest.fixture(autouse=True)
 def emptied(db: None) -> None:
     """Redis outlives the rows of a test."""
-    throttling._limiter().storage.reset()
+    rate_limits.limiter().storage.reset()
 
 
 @pytest.fixture

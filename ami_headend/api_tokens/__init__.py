@@ -1,0 +1,1 @@
+"""Tokens by which programs use the REST API: scoped, expiring, rotated, revoked."""

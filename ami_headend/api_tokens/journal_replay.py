@@ -1,0 +1,52 @@
+"""What a restored database has to be told of tokens of programs from the key journal."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ami_headend.api_tokens.models import ApiToken
+from keyvault.journal.replay import Apply
+from keyvault.journal.replay_keys import move_past
+
+
+class TokenReplayer:
+    """Brings tokens to the state of their last act: what was made is known, what was revoked is refused."""
+
+    @property
+    def kinds(self) -> Mapping[str, Apply]:
+        return {"api_token": lambda record: _token(*record.body)}
+
+    def conclude(self, now: datetime) -> list[str]:
+        return []
+
+
+def _token(
+    number: int,
+    name: str,
+    created_by: str,
+    scopes: Sequence[str],
+    digest: bytes,
+    previous: bytes | None,
+    *seconds: float | None,
+) -> None:
+    """Store a token as it was saved; one of its name under another id was never committed."""
+    created_at, issued_at, expires_at, previous_until, revoked_at = (
+        None if at is None else datetime.fromtimestamp(at, UTC) for at in seconds
+    )
+    if revoked_at is None:
+        ghosts = ApiToken.objects.filter(name=name, revoked_at=None).exclude(pk=number)
+        ghosts.update(revoked_at=issued_at)
+    row: dict[str, Any] = {
+        "name": name,
+        "created_by": created_by,
+        "scopes": list(scopes),
+        "digest": digest,
+        "previous_digest": previous,
+        "created_at": created_at,
+        "issued_at": issued_at,
+        "expires_at": expires_at,
+        "previous_until": previous_until,
+        "revoked_at": revoked_at,
+    }
+    ApiToken.objects.update_or_create(pk=number, defaults=row)
+    move_past("api_tokens_apitoken", number)
