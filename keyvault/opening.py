@@ -130,7 +130,8 @@ class _Unfound:
         titles = {name for name in self._names if len(name) == SYSTEM_TITLE_OCTETS}
         of_title: dict[bytes, list[tuple[bytes, CountedKey]]] = {}
         for kid, key in self._keys.items():
-            if kid[:8] in titles:
+            # Anybody can name a session of a key set: its counters would be none of the set's.
+            if len(kid) == KID_OCTETS and kid[:8] in titles:
                 of_title.setdefault(kid[:8], []).append((kid, key))
         return of_title
 

@@ -20,8 +20,10 @@ from concentrators.ingest import reverification_queue
 from concentrators.models import Concentrator, IntegrityFailure, IntervalTotal, Uplink
 from concentrators.totals import totals
 from keyvault.audit.chain import Actor
+from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.device_keys import epochs, key_rows, provisioning
-from keyvault.models import DeviceKey, InvocationCounter, KeyState
+from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
+from keyvault.schemes.session import SessionSealer
 from keyvault.schemes.table import scheme_numbered
 from meters.models import MeterEvent, Reading
 from meters.readings.obis import STANDARD_LOG
@@ -360,6 +362,20 @@ class TestRotationByImport:
         key_set(TITLE, keys, epoch=2)
         assert judged(concentrator, self.frames_of(replace(device, keys=keys), (3,))) == {"accepted": 1}
         assert judged(concentrator, [device.frame(self.BODY, 9)]) == {"key_retired": 1}
+
+
+def test_a_forged_session_of_a_key_set_takes_no_counter_from_it(concentrator: Concentrator) -> None:
+    """Anybody can send, in the same uplink, a frame of another envelope that names one: replays stay replays."""
+    body = bytes.fromhex(SYNTHETIC["db_sc30"]["plain"])
+    profile(body, TITLE)
+    device = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+    assert judged(concentrator, [device.frame(body, 3)]) == {"accepted": 1}
+    forged = SessionSealer(secrets.token_bytes(32), TITLE, 1, AES_CCM_16_64_128, secrets.token_bytes(12)).seal(b"\x80")
+    other = body[:12] + bytes((body[12] ^ 1,)) + body[13:]
+    again = judged(concentrator, [forged, device.frame(other, 3), device.frame(body, 3)])
+    assert again == {"algorithm_mismatch": 1, "counter_reused": 1, "duplicate": 1}
+    assert highest(TITLE) == 3
+    assert not Session.objects.exists()
 
 
 def test_a_set_is_used_up_with_its_last_counter(concentrator: Concentrator) -> None:
