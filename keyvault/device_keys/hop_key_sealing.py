@@ -18,9 +18,10 @@ from keyvault.cose.kdf import hop_key, hop_mac_key
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, make_kid
 from keyvault.device_keys.command_sealing import seal_under, take_counters
 from keyvault.device_keys.unwrapping import DeviceKeyOctets, open_keys
-from keyvault.schemes.table import CONCENTRATOR, HOP
+from keyvault.schemes.table import CONCENTRATOR, HOP, SCHEMES, has_key_sets
 
 AT_A_TIME = 500  # keys in one sealed frame
+_WITHOUT_HOP_KEYS = [CONCENTRATOR, *(one.name for one in SCHEMES if has_key_sets(one.name))]
 
 
 class LinkKeys(NamedTuple):
@@ -44,18 +45,19 @@ class SealedLinkKeys(NamedTuple):
 def link_keys(concentrator_title: bytes, meter_titles: Collection[bytes]) -> LinkKeys | None:
     """Find the pending, active and retiring keys of meters (titles of 8 octets); None if it has no active key.
 
-    One query.
+    DLMS meters put no hop tag on their frames, so their key sets are left out: the concentrator passes on what they
+    push as it does what it has no keys of. One query.
     """
     rows = fetch_rows(
         """SELECT id, system_title, epoch, algorithm, scheme, fingerprint, version FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[]) AND epoch > 0
-             AND state IN ('pending', 'active', 'retiring') AND scheme <> %s
+             AND state IN ('pending', 'active', 'retiring') AND scheme <> ALL(%s)
            UNION ALL
            SELECT id, system_title, epoch, algorithm, scheme, fingerprint, version FROM keyvault_devicekey
            WHERE system_title = %s AND epoch > 0 AND state = 'active' AND scheme = %s
            ORDER BY system_title, epoch""",
         octets_array(meter_titles),
-        CONCENTRATOR,
+        _WITHOUT_HOP_KEYS,
         concentrator_title,
         CONCENTRATOR,
     )

@@ -17,6 +17,7 @@ from keyvault.cose.structures import make_kid, parse_frame
 from keyvault.device_keys import hop_key_sealing, key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, DownlinkCounter, KeyState
+from keyvault.schemes.dlms.security import algorithm_of
 from tests.concentrators.fleet import NOW, Device, commission
 from tests.concentrators.statements import Statements
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -181,3 +182,12 @@ def test_a_key_whose_row_did_not_open_comes_once_it_does(holder: Concentrator) -
     row.update(wrapped=octets)
     assert len(opened(hop_key_sets.sealed(holder.pk, NOW))[0]) == 2
     assert hop_key_sets.sealed(holder.pk, NOW) == hop_key_sets.sealed(holder.pk, NOW)
+
+
+def test_key_sets_of_dlms_meters_are_left_out(holder: Concentrator) -> None:
+    """Their frames wear no hop tag: a concentrator that had keys of such a title would drop them."""
+    (device,) = with_keys(holder, "ccm", [KeyState.ACTIVE])
+    meter = MeterFactory.create()
+    Assignment.objects.create(meter=meter, concentrator=holder, valid_from=NOW - timedelta(days=1))
+    provisioning.provision_stored([NewKey(bytes(meter.system_title), 1, None, algorithm_of(0x30), "dlms")])
+    assert opened(hop_key_sets.sealed(holder.pk, NOW))[0] == [entry(device, "ccm")]
