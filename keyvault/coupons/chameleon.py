@@ -10,13 +10,10 @@ libsodium reduces scalars, ignores bits, and adds points of mixed order: whateve
 from hashlib import sha512
 
 from nacl import bindings
-from nacl.exceptions import RuntimeError as SodiumError
 
 POINT_OCTETS = SCALAR_OCTETS = 32
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493  # l of RFC 8032 section 5.1
 _FIELD_PRIME = 2**255 - 19
-_SIGN_BIT = 0x80
-_MINUS_ONE = (GROUP_ORDER - 1).to_bytes(SCALAR_OCTETS, "little")
 
 
 class PointError(ValueError):
@@ -32,12 +29,7 @@ def check_point(octets: bytes) -> None:
         raise PointError(f"a point has {POINT_OCTETS} octets, not {len(octets)}")
     if int.from_bytes(octets, "little") % 2**255 >= _FIELD_PRIME:
         raise PointError("its encoding is not canonical")
-    try:
-        # Of a point of order l, and of no other, l - 1 times the point is its negative.
-        negative = bindings.crypto_scalarmult_ed25519_noclamp(_MINUS_ONE, octets)
-    except SodiumError:
-        negative = b""
-    if negative != octets[:-1] + bytes((octets[-1] ^ _SIGN_BIT,)):
+    if not bindings.crypto_core_ed25519_is_valid_point(octets):
         raise PointError("it is off the curve, or not of the order of the group")
 
 
