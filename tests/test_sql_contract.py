@@ -80,7 +80,7 @@ ELSEWHERE = {
         "a command is restored with the version that its key had then",
         {"keyvault_devicekey", "meters_meter"},
     ),
-    "concentrators/simulator/truth.py": ("the truth is held against the rows themselves", {"meters_reading"}),
+    "concentrators/simulator/truth_readings.py": ("the truth is held against the rows themselves", {"meters_reading"}),
     "concentrators/simulator/truth_masked.py": (
         "the truth is held against the rows themselves",
         {"meters_maskedreading", "meters_meter", "meters_reading"},

@@ -26,7 +26,8 @@ HOP_KEYS_PATH = "/api/v1/hop-keys"
 NEXT_KEY_PATH = "/api/v1/next-key"
 HOP_FAILURES_PATH = "/api/v1/hop-failures"
 COMPRESSIONS = ("none", "gzip", "zstd")
-_POLL_S = 0.1
+_POLL_S = 0.1  # then twice as long each time, while nothing is verified
+_POLL_AT_MOST_S = 1.6
 _FAILURES_AT_ONCE = 500
 _BUSY = (429, 502, 503, 504)
 _backoff = tenacity.wait_random_exponential(multiplier=0.2, max=30)
@@ -188,7 +189,7 @@ class SimulatedConcentrator(threading.Thread):
         self._draining, self._giving_up = draining, giving_up
         self._head_end = HeadEnd(options, token, giving_up)
         self._posted_at = time.monotonic()
-        self._poll_at = 0.0
+        self._poll_at, self._poll_s = 0.0, _POLL_S
         self._faults = faults or Faults(0, {})
         self._commands_at = time.monotonic()
         self._links = links
@@ -276,8 +277,10 @@ class SimulatedConcentrator(threading.Thread):
         if uplink is not None and self._head_end.is_verified(uplink):
             self._spool.mark_verified(uplink)
             self._spool.release_behind(self._number)
+            self._poll_s = _POLL_S
             return True
-        self._poll_at = time.monotonic() + _POLL_S
+        self._poll_at = time.monotonic() + self._poll_s
+        self._poll_s = min(2 * self._poll_s, _POLL_AT_MOST_S)
         return False
 
 

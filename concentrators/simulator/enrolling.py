@@ -6,7 +6,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from concentrators.failures.kinds import FailureKind
 from concentrators.simulator.factory import Factory
-from concentrators.simulator.meter import SimulatedMeter, event_payload
+from concentrators.simulator.meter import SimulatedMeter
+from concentrators.simulator.packs import event_payload
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.sent import ACCEPTED, DUPLICATE
 from concentrators.simulator.spool import ExtraValue, Outgoing

@@ -50,6 +50,11 @@ class Factory:
             return self._agreed(number, FIRST_EPOCH)
         return self._draw(b"simulated device key", self._plan.system_title(number))
 
+    def next_key(self, number: int) -> bytes:
+        """The key set of epoch 2 of a meter that changes to it in the run; empty of all others."""
+        title = self._plan.system_title(number)
+        return self._draw(b"simulated next key", title) if self._plan.changes_key_set(number) else b""
+
     def transfer_key(self, number: int) -> bytes:
         """Return the transfer key of a meter; None if it takes no commands."""
         if not self._plan.takes_commands(number):
@@ -111,9 +116,13 @@ class Factory:
     def _mask_pair(self, number: int) -> bytes:
         return self._draw(b"simulated mask pair", self._plan.system_title(number))
 
+    def signer(self, number: int) -> Signer:
+        """What signs as a meter does, with an empty memory."""
+        return Signer(NonVolatile(), self._signing(number))
+
     def identity_certificate(self, number: int, now_s: int) -> bytes:
         """The certificate of the identity of a meter that signs."""
-        public = Signer(NonVolatile(), self._signing(number)).identity
+        public = self.signer(number).identity
         return self.certificate(number, now_s, audience=IDENTITY_AUDIENCE, public=public, curve=CURVE_ED25519)
 
     def link(self, spool: Spool) -> Link:
@@ -157,8 +166,9 @@ class Factory:
             signing=self._signing(number),
             clock_s=clock_s,
             masks=self.masks(number),
+            next_key=self.next_key(number),
         )
-        if is_new and plan.hold_keys and number < len(plan.meters):
+        if is_new and plan.hold_keys and number < len(plan.meters) and not meter.key.pushes:
             meter.send_over(plan.concentrator_title(plan.home_of(number)))
         return meter
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from concentrators.failures.kinds import FailureKind
-from concentrators.simulator.meter import SimulatedMeter, register_payload
+from concentrators.simulator.meter import SimulatedMeter
+from concentrators.simulator.packs import register_payload
 from concentrators.simulator.plan import Ghost, Plan
 from concentrators.simulator.sent import ACCEPTED
 from concentrators.simulator.spool import Outgoing

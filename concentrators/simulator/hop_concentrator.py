@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import cbor2
 
 from concentrators.simulator.keys import TRANSFER_EPOCH, Key
-from concentrators.simulator.meter import base_name
+from concentrators.simulator.packs import base_name
 from concentrators.simulator.sealers import Place, ccm, sealer
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, CCM, HMAC, command_algorithm
 from keyvault.cose.kdf import TrafficKey, downlink_key

@@ -21,10 +21,16 @@ def signs(scheme: str) -> bool:
     return scheme.endswith(" + signed")
 
 
+def pushes(scheme: str) -> bool:
+    """Whether meters of a scheme push DLMS notifications: their keys are sets, and they take no command of ours."""
+    return scheme.startswith("dlms")
+
+
 class Key(NamedTuple):
     """A key of 32 octets, the algorithm that it is for, its epoch, and the scheme of its frames.
 
-    ``head_end`` is the public key (32 octets) that ``sealed`` frames are sealed to.
+    ``head_end`` is the public key (32 octets) that ``sealed`` frames are sealed to. The octets of a DLMS key set are
+    GUEK and GAK.
     """
 
     octets: bytes
@@ -42,6 +48,11 @@ class Key(NamedTuple):
     def signs(self) -> bool:
         """Whether its readings are signed."""
         return signs(self.scheme)
+
+    @property
+    def pushes(self) -> bool:
+        """Whether its frames are DLMS notifications."""
+        return pushes(self.scheme)
 
 
 class Keys:

@@ -10,7 +10,7 @@ from concentrators.simulator.household import HouseholdLoad
 from concentrators.simulator.keys import signs
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.recorded_loads import INTERVAL_MINUTES, RecordedError, RecordedLoad
-from concentrators.simulator.sealers import METER_SCHEMES
+from concentrators.simulator.sealers import ALL_SCHEMES, METER_SCHEMES
 
 _DAY_S = 86_400
 _CLOCK_SKEW_S = 300
@@ -24,7 +24,10 @@ class PlanError(ValueError):
 
 
 def parse_schemes(text: str) -> list[str]:
-    """The schemes of a fleet, in turn, from ``all`` or ``name=weight,...``. PlanError names what is wrong."""
+    """The schemes of a fleet, in turn, from ``all`` or ``name=weight,...``. PlanError names what is wrong.
+
+    ``all`` has each scheme twice, or once where every frame takes arithmetic on a curve.
+    """
     schemes: list[str] = []
     for part in text.split(","):
         name, _, number = part.partition("=")
@@ -32,7 +35,7 @@ def parse_schemes(text: str) -> list[str]:
             raise PlanError(f"no scheme is called {name!r}; there are: all, {', '.join(METER_SCHEMES)}")
         if number and not (number.isascii() and number.isdigit() and 1 <= int(number) <= _MANY):
             raise PlanError(f"{part!r}: a weight is a whole number from 1 to {_MANY}")
-        schemes += (list(METER_SCHEMES) if name == "all" else [name]) * int(number or 1)
+        schemes += (ALL_SCHEMES if name == "all" else [name]) * int(number or 1)
     return schemes
 
 

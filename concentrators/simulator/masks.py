@@ -6,6 +6,7 @@ from typing import Any
 import cbor2
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from concentrators.simulator.packs import records_in
 from keyvault.masking.masks import MASKED_OCTETS, VALUE_MAX, Cell, mask_key, masked
 from meters.readings.obis import LOAD_PROFILE
 from meters.readings.senml import BT, VD, N, T, U, V
@@ -39,7 +40,7 @@ class Masks:
 
         Anything else is returned unchanged, because these meters misbehave on purpose.
         """
-        records = _records(plain)
+        records = records_in(plain)
         base = {label: field for label, field in records[0].items() if label < 0} if records else {}
         said = [record for record in records if _is_interval(record)]
         if not said:
@@ -51,17 +52,6 @@ class Masks:
             head = {} if packed else base
             packed.append({**head, N: record[N], U: record[U], **rest, VD: value.to_bytes(MASKED_OCTETS, "big")})
         return cbor2.dumps(packed)
-
-
-def _records(payload: bytes) -> list[dict[int, Any]]:
-    try:
-        records = cbor2.loads(payload)
-        is_whole = cbor2.dumps(records) == payload
-    except (cbor2.CBORError, ValueError, TypeError):
-        return []
-    if not is_whole or type(records) is not list or not all(type(record) is dict for record in records):
-        return []
-    return records
 
 
 def _is_interval(record: dict[int, Any]) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from hashlib import sha256
 from secrets import token_bytes
-from typing import Any, Self
+from typing import Self
 
 import cbor2
 
@@ -21,6 +21,7 @@ from concentrators.simulator.obedience import (
     Receiver,
     TakenCommand,
 )
+from concentrators.simulator.packs import interval_payload
 from concentrators.simulator.sealers import METER_SCHEMES, Place, Sealer, ccm, sealer
 from concentrators.simulator.signing import Signer
 from keyvault.cose.algorithms import AES_CCM_16_64_128
@@ -30,10 +31,8 @@ from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, make_kid
 from keyvault.enrolment.frames import seal_enrolment
 from keyvault.schemes.hop_tag import HopTagKey
 from keyvault.schemes.session import kid_context
-from meters.readings.obis import COMMAND_LATE, LOAD_PROFILE
-from meters.readings.senml import BN, BT, BVER, SECONDARY_UNITS_VERSION, N, T, U, V
+from meters.readings.obis import COMMAND_LATE
 
-ENERGY_REGISTER = "1-0:1.8.0"
 RESERVE_AHEAD = 256
 _SEQUENCE_OCTETS = 4  # how often a meter was told another concentrator: the record's later body is the greater
 
@@ -54,7 +53,8 @@ class SimulatedMeter:
     ``scheme``, is ``alg``, that of the transfer key, which opens key commands, ``transfer_alg``. ``head_end`` is the
     public key that ``sealed`` frames are sealed to, ``private`` the meter's own key to agree with, ``clock_s`` what its
     clock says (Unix seconds), ``masks`` what it hides values with, where its scheme does, ``signing`` what its
-    signatures follow from. A memory without any cell is a meter from the factory.
+    signatures follow from, ``next_key`` the key set of the epoch that follows (``use_next_set``). A memory without any
+    cell is a meter from the factory.
     """
 
     __slots__ = (
@@ -97,6 +97,7 @@ class SimulatedMeter:
         signing: bytes = b"",
         clock_s: int = 0,
         masks: Masks | None = None,
+        next_key: bytes = b"",
     ) -> None:
         self.masks = masks
         self.system_title, self.memory, self.clock_s = system_title, memory, clock_s
@@ -104,6 +105,8 @@ class SimulatedMeter:
         made_with = [Key(device_key, alg, made_epoch, scheme, head_end)]
         if transfer_key:
             made_with.append(Key(transfer_key, transfer_alg, TRANSFER_EPOCH))
+        if next_key:
+            made_with.append(Key(next_key, alg, made_epoch + 1, scheme))
         self._keys = Keys(cells, *made_with)
         if not cells.cells:
             self._keys.reserve(made_epoch, 0)  # in the factory: no counter was used yet
@@ -190,8 +193,15 @@ class SimulatedMeter:
         if key is None or key.epoch <= self.epoch:
             return
         self._keys.keep(self.epoch, key)
-        self._keys.reserve(key.epoch, RESERVE_AHEAD)
-        self.epoch, self._counter, self._reserved, self._marks = key.epoch, 0, RESERVE_AHEAD, []
+        self._send_under(key.epoch)
+
+    def use_next_set(self) -> None:
+        """Send under the key set of the next epoch from now on, which a DLMS meter was given by its own system."""
+        self._send_under(self.epoch + 1)
+
+    def _send_under(self, epoch: int) -> None:
+        self._keys.reserve(epoch, RESERVE_AHEAD)
+        self.epoch, self._counter, self._reserved, self._marks = epoch, 0, RESERVE_AHEAD, []
         self._use_key()
 
     @property
@@ -312,33 +322,3 @@ def lengths_in(memory: NonVolatile) -> list[tuple[int, int]]:
     """The interval lengths in a meter's memory: from a Unix second on, in minutes; oldest first."""
     body = CounterRecord(memory, "lengths").load()
     return [] if body is None else [(from_s, minutes) for from_s, minutes in cbor2.loads(body[2:])]
-
-
-def interval_payload(interval_start_s: int, register_wh: int, energy_wh: int, base_name: str | None = None) -> bytes:
-    """The SenML pack of one interval: the register at its start and the energy of it, both in Wh."""
-    base: dict[int, Any] = {BVER: SECONDARY_UNITS_VERSION, BT: interval_start_s}
-    if base_name is not None:
-        base[BN] = base_name
-    return cbor2.dumps(
-        [
-            {**base, N: ENERGY_REGISTER, U: "Wh", V: register_wh},
-            {N: LOAD_PROFILE, U: "Wh", V: energy_wh},
-        ]
-    )
-
-
-def register_payload(captured_at_s: int, register_wh: int) -> bytes:
-    """The SenML pack of the cumulative register alone."""
-    return cbor2.dumps(
-        [{BVER: SECONDARY_UNITS_VERSION, BT: captured_at_s, N: ENERGY_REGISTER, U: "Wh", V: register_wh}]
-    )
-
-
-def event_payload(captured_at_s: int, register: str, code: int) -> bytes:
-    """The SenML pack of one event."""
-    return cbor2.dumps([{N: register, U: "count", V: code, T: captured_at_s}])
-
-
-def base_name(system_title: bytes) -> str:
-    """The SenML base name of a meter (RFC 9039: urn:dev:mac)."""
-    return f"urn:dev:mac:{system_title.hex()}:"

@@ -9,20 +9,20 @@ from collections.abc import Callable, Collection, Mapping
 import cbor2
 
 from concentrators.failures.kinds import FailureKind
+from concentrators.simulator.dlms_misbehaviour import DlmsMischief, is_malformed
 from concentrators.simulator.hop_concentrator import SumPlace
 from concentrators.simulator.link import Link
 from concentrators.simulator.masks import does_mask
-from concentrators.simulator.meter import ENERGY_REGISTER, SimulatedMeter, base_name, interval_payload
+from concentrators.simulator.meter import SimulatedMeter
 from concentrators.simulator.misbehaviour_kinds import ONCE, Misbehaviour
+from concentrators.simulator.packs import UNKNOWN_REGISTER, base_name, interval_payload, one_value
 from concentrators.simulator.plan import STRANGERS, Ghost, Plan
 from concentrators.simulator.scheme_misbehaviour import SchemeMischief, Wrong
 from concentrators.simulator.sent import DUPLICATE, Genuine, other_values
 from concentrators.simulator.spool import Outgoing
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, HMAC_256_256
-from keyvault.cose.structures import MalformedError, MismatchError
-from keyvault.schemes.table import parse_frame
+from keyvault.schemes.dlms.security import algorithm_of
 from meters.readings.obis import LOAD_PROFILE
-from meters.readings.senml import BT, BVER, N, U, V
 
 _DAY_S = 86_400
 _POOL = 2_000
@@ -44,6 +44,7 @@ class Mischief:
             for n, kind in enumerate(_KINDS_OF_FRAMES)
         ]
         self._of_schemes = SchemeMischief(plan, self._rng, link)
+        self._of_dlms = DlmsMischief(self._rng)
         self._kinds = [Misbehaviour(name) for name in plan.rates if name not in ONCE]
         self._weights = [plan.rates[kind] for kind in self._kinds]
         self._total = self._threshold = sum(self._weights)
@@ -70,6 +71,7 @@ class Mischief:
             Misbehaviour.SUSPENDED: self._suspended,
             Misbehaviour.RETIRED_KEY: self._retired_key,
             **self._of_schemes.actions,
+            Misbehaviour.MOVED_COLUMN: lambda _: [],  # of DLMS meters alone
         }
 
     @property
@@ -89,7 +91,8 @@ class Mischief:
             return []
         kind = self._rng.choices(self._kinds, self._weights)[0]
         self._remember(genuine)
-        return self._actions[kind](genuine)
+        action = self._of_dlms.actions.get(kind) if genuine.sender.key.pushes else self._actions.get(kind)
+        return (action or self._actions[kind])(genuine)
 
     # --- one method for each misbehaviour -----------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Mischief:
 
     def _garbage(self, genuine: Genuine) -> Wrong:
         junk = self._junk(genuine.frame.octets)
-        while not _is_malformed(junk):
+        while not is_malformed(junk):
             junk = self._junk(genuine.frame.octets)
         return [self._via_home(genuine, junk, FailureKind.MALFORMED)]
 
@@ -179,7 +182,7 @@ class Mischief:
         return [self._via_home(genuine, genuine.sender.seal(payload), FailureKind.PAYLOAD_INVALID)]
 
     def _unknown_register(self, genuine: Genuine) -> Wrong:
-        payload = _pack(genuine, 1, name="1-0:255.255.255")
+        payload = one_value(genuine.start_s, 1, name=UNKNOWN_REGISTER)
         return [self._via_home(genuine, genuine.sender.seal(payload), FailureKind.UNKNOWN_REGISTER)]
 
     def _registry_mismatch(self, genuine: Genuine) -> Wrong:
@@ -187,7 +190,7 @@ class Mischief:
         return [self._via_home(genuine, genuine.sender.seal(payload), _plainly(genuine, FailureKind.REGISTRY_MISMATCH))]
 
     def _implausible(self, genuine: Genuine) -> Wrong:
-        payload = _pack(genuine, self._rng.choice([-1, -(2**63), 2**63 - 1]))
+        payload = one_value(genuine.start_s, self._rng.choice([-1, -(2**63), 2**63 - 1]))
         return [self._via_home(genuine, genuine.sender.seal(payload), _plainly(genuine, FailureKind.IMPLAUSIBLE))]
 
     def _identity(self, genuine: Genuine) -> Wrong:
@@ -243,24 +246,9 @@ class Mischief:
         genuine.frame.not_before_s = (genuine.frame.not_before_s or end_s) + delay_s
 
 
-def _pack(
-    genuine: Genuine, value: object, start_s: int | None = None, name: str = ENERGY_REGISTER, unit: str = "Wh"
-) -> bytes:
-    return cbor2.dumps([{BVER: 26, BT: genuine.start_s if start_s is None else start_s, N: name, U: unit, V: value}])
-
-
 def _plainly(genuine: Genuine, kind: FailureKind) -> FailureKind:
     """Return the verdict of a plain value, which is another if the meter masks."""
     return FailureKind.ALGORITHM_MISMATCH if does_mask(genuine.sender.key.scheme) else kind
-
-
-def _is_malformed(octets: bytes) -> bool:
-    """Whether they are no frame at all; chance also makes some that are protected as no key could be."""
-    try:
-        parse_frame(octets)
-    except MalformedError as error:
-        return not isinstance(error, MismatchError)
-    return False
 
 
 # Schemes and algorithms that frames show: what is said under a kid that has another, or by strangers.
@@ -269,18 +257,20 @@ _KINDS_OF_FRAMES = [
     ("ccm", AES_CCM_16_64_256),
     ("session", AES_CCM_16_64_128),
     ("mac", HMAC_256_256),
+    ("dlms", algorithm_of(0x30)),
+    ("dlms without tag", algorithm_of(0x20)),
 ]
 _BAD_PAYLOADS: list[Callable[[Genuine], bytes]] = [
     lambda genuine: b"\x9f\x01",  # an array that never ends
-    lambda genuine: _pack(genuine, 1) + b"\x00",  # octets after the pack
-    lambda genuine: _pack(genuine, float("nan")),
-    lambda genuine: _pack(genuine, 2**63),
-    lambda genuine: _pack(genuine, "42"),
-    lambda genuine: _pack(genuine, 1, start_s=-60),  # relative to now
-    lambda genuine: _pack(genuine, 1, start_s=genuine.start_s + 7, name=LOAD_PROFILE),  # off the grid
+    lambda genuine: one_value(genuine.start_s, 1) + b"\x00",  # octets after the pack
+    lambda genuine: one_value(genuine.start_s, float("nan")),
+    lambda genuine: one_value(genuine.start_s, 2**63),
+    lambda genuine: one_value(genuine.start_s, "42"),
+    lambda genuine: one_value(-60, 1),  # relative to now
+    lambda genuine: one_value(genuine.start_s + 7, 1, name=LOAD_PROFILE),  # off the grid
     lambda genuine: cbor2.dumps({"wh": genuine.energy_wh}),
 ]
 _OTHER_THAN_REGISTERED: list[Callable[[Genuine], bytes]] = [
-    lambda genuine: _pack(genuine, 0.5),  # finer than a step
-    lambda genuine: _pack(genuine, 1, unit="varh"),
+    lambda genuine: one_value(genuine.start_s, 0.5),  # finer than a step
+    lambda genuine: one_value(genuine.start_s, 1, unit="varh"),
 ]

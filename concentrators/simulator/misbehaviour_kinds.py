@@ -47,6 +47,7 @@ class Misbehaviour(StrEnum):
     COUPON_UNKNOWN = "coupon_unknown"
     COUPON_REUSED = "coupon_reused"
     COUPON_LIST_TWICE = "coupon_list_twice"
+    MOVED_COLUMN = "moved_column"
     # Not rates: one meter of each scheme, or of that scheme, does it once.
     OLD_COUNTER = "old_counter"
     SESSION_FLOOD = "session_flood"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import cbor2
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys, envelope_of
+from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, Key, Keys, envelope_of, pushes
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile
 from concentrators.simulator.sealers import METER_SCHEMES
 from keyvault.cose.algorithms import command_algorithm
@@ -216,7 +216,8 @@ def _read(plaintext: bytes) -> Any:
 
 
 def _scheme_numbered(number: int) -> str | None:
-    return next((name for name, one in METER_SCHEMES.items() if one.number == number), None)
+    """The scheme of a key that a command may bring; those of DLMS meters come otherwise."""
+    return next((name for name, one in METER_SCHEMES.items() if one.number == number and not pushes(name)), None)
 
 
 def _names_itself(fields: Any) -> bool:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
-from concentrators.simulator.keys import envelope_of, signs
+from concentrators.simulator.keys import envelope_of, pushes, signs
 from concentrators.simulator.masks import does_mask
-from concentrators.simulator.sealers import METER_SCHEMES
+from concentrators.simulator.sealers import METER_SCHEMES, pushes_by_place
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 # System titles of the simulation are locally administered EUI-64: 02, run (4 octets), number (3 octets).
@@ -140,13 +140,16 @@ class Plan:
         return self.schemes[(turn + place) % len(self.schemes)]
 
     def algorithm_of(self, number: int) -> int:
-        """The COSE algorithm of a meter's first key: its scheme's first one, and of HMAC both in turn."""
+        """The algorithm of a meter's first key: its scheme's first one, and of HMAC and DLMS both in turn."""
         scheme = self.scheme_of(number)
         algorithms = METER_SCHEMES[scheme].algorithms
-        return algorithms[number // 2 % 2 if envelope_of(scheme) == "mac" else 0]
+        in_turn = envelope_of(scheme) == "mac" or pushes(scheme)
+        return algorithms[number // 2 % 2 if in_turn else 0]
 
     def takes_commands(self, number: int) -> bool:
         """Whether a meter can open commands with AES, and has a transfer key: with ``mac``, every second meter can."""
+        if pushes(self.scheme_of(number)):
+            return False
         return envelope_of(self.scheme_of(number)) != "mac" or number % 2 == 0 or self.source_of(number) == "agreed"
 
     @property
@@ -179,7 +182,8 @@ class Plan:
             ("enrolled", self.enrolled_every, 2),
         ):
             if every and number < len(self.meters) and number % every == first:
-                can = source != "enrolled" or self.scheme_of(number) in _ENROLLED
+                scheme = self.scheme_of(number)
+                can = scheme in _ENROLLED if source == "enrolled" else not pushes(scheme)
                 return source if can else "stored"
         return "stored"
 
@@ -204,6 +208,24 @@ class Plan:
     def masked(self) -> list[int]:
         """The numbers of the registered meters that mask their values, including ghosts."""
         return [number for number in self.numbers if does_mask(self.scheme_of(number))]
+
+    @property
+    def pushing(self) -> list[int]:
+        """The numbers of the DLMS meters, including ghosts."""
+        return [number for number in self.numbers if pushes(self.scheme_of(number))]
+
+    def waits_for_profile(self, number: int) -> bool:
+        """Whether a meter sends its readings in a form that no push profile is registered for at first."""
+        return number < len(self.meters) and pushes_by_place(self.scheme_of(number))
+
+    @property
+    def key_sets_change_at_s(self) -> int | None:
+        """When DLMS meters begin to send under their next key set: half-way; None in endless runs."""
+        return None if self.ticks is None else self.start_s + self.ticks // 2 * self.tick_minutes * 60
+
+    def changes_key_set(self, number: int) -> bool:
+        """Whether a meter has a second key set, which was imported as the next one."""
+        return self.ticks is not None and number < len(self.meters) and pushes(self.scheme_of(number))
 
     @property
     def mask_group(self) -> str:

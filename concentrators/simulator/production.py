@@ -6,16 +6,11 @@ from concentrators.simulator import obedience
 from concentrators.simulator.enrolling import Enrolments
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.ghosts import lives
-from concentrators.simulator.meter import (
-    ENERGY_REGISTER,
-    Memory,
-    SimulatedMeter,
-    event_payload,
-    interval_payload,
-    register_payload,
-)
+from concentrators.simulator.keys import FIRST_EPOCH
+from concentrators.simulator.meter import Memory, SimulatedMeter
 from concentrators.simulator.misbehaviour import Mischief
 from concentrators.simulator.obedience import SET_INTERVAL, Fault, TakenCommand
+from concentrators.simulator.packs import ENERGY_REGISTER, event_payload, interval_payload, register_payload
 from concentrators.simulator.plan import Lengths, Load, Plan, PlannedInterval
 from concentrators.simulator.sent import ACCEPTED, Genuine, OverLink
 from concentrators.simulator.spool import ExtraValue, Outgoing, Spool
@@ -41,6 +36,15 @@ class Production:
         self._mischief = Mischief(plan, self._ghosts, self._link)
         self._enrolments = Enrolments(plan, factory, self._meters)
         self._is_enrolled = not plan.enrolled
+        self._sets_change_at_s = plan.key_sets_change_at_s or 0
+        self._with_next_set = {
+            number
+            for number, meter in enumerate(self._meters)
+            if plan.changes_key_set(number) and meter.epoch == FIRST_EPOCH
+        }
+        self._late_formed = {number for number in range(len(plan.meters)) if plan.waits_for_profile(number)}
+        self._is_late_profile_there = spool.fact("late_profile") is not None
+        self._late_said = False
         self.frames = 0
 
     @property
@@ -51,16 +55,24 @@ class Production:
     def is_ready(self) -> bool:
         """Whether frames can be verified: concentrators have the hop keys of their meters, and all meters are enrolled.
 
-        A meter enrols once; its later frames wait until that is verified.
+        A meter enrols once; its later frames wait until that is verified. After the first readings in a form without a
+        push profile all wait until it is registered.
         """
         if not self._is_enrolled:
             if not self._spool.fact("enrolling"):
                 memories = [self._meters[number].memory for number in self._plan.enrolled]
                 frames = self._enrolments.frames(int(time.time()))
-                self._spool.hand_over(frames, memories, said=self._enrolments.said(), enrolling=True)
+                self._spool.hand_over(frames, memories, said=self._enrolments.said(), facts={"enrolling": True})
                 self.frames += len(frames)
             self._is_enrolled = all(self._spool.is_drained(number) for number in range(self._plan.concentrators))
-        return self._link.is_ready() and self._is_enrolled
+        return self._link.is_ready() and self._is_enrolled and self._is_profile_there()
+
+    def _is_profile_there(self) -> bool:
+        """Whether there is the late push profile, if any frame needed it so far (``push_registration``)."""
+        if not self._is_late_profile_there and self._spool.fact("late_said"):
+            self._is_late_profile_there = self._spool.fact("late_profile") is not None
+            return self._is_late_profile_there
+        return True
 
     def advance(self, ticks: int, eagerness: float = 1.0) -> int:
         """Let the meters measure and seal for ``ticks`` more ticks; return how many frames that made.
@@ -75,7 +87,8 @@ class Production:
         self.tick += ticks
         frames += self._link.sums(self.clock_s, self._mischief.lies)
         memories = [meter.memory for meter in (*self._meters, *self._ghosts.values())]
-        self._spool.hand_over(frames, memories, beside=self._link.write, tick=self.tick)
+        facts = {"tick": self.tick} | ({"late_said": True} if self._late_said else {})
+        self._spool.hand_over(frames, memories, beside=self._link.write, facts=facts)
         self._spool.release_due(self.clock_s)
         self.frames += len(frames)
         return len(frames)
@@ -220,6 +233,9 @@ class Production:
         meter, now_s, place = self._meters[number], time.time(), len(frames)
         told = self._link.home_of(meter)
         home = self._plan.home_of(number) if told is None else told
+        if number in self._with_next_set and interval.end_s > self._sets_change_at_s:
+            meter.use_next_set()
+            self._with_next_set.remove(number)
         payload = meter.measure(interval.start_s, interval.energy_wh)
         carried = self._link.reading(meter, home, payload, interval.minutes, now_s)
         if carried is None:
@@ -238,6 +254,10 @@ class Production:
             frames.append(Outgoing(home, said_so, ACCEPTED))
         said = interval.start_s, interval.minutes, interval.register_wh, interval.energy_wh
         genuine = Genuine(meter, carried.heard, carried.sender, frame, carried.counter, *said)
+        if number in self._late_formed:
+            self._late_said = True
+            if not self._is_late_profile_there:
+                return  # what is wrong beside a frame that waits would be judged before it
         for wrong in self._mischief.beside(genuine):
             if isinstance(wrong, OverLink):
                 self._link.drop(wrong, now_s)

@@ -16,6 +16,7 @@ from concentrators.simulator.keys import FIRST_EPOCH, TRANSFER_EPOCH, envelope_o
 from concentrators.simulator.mask_authorities import MadeAuthority
 from concentrators.simulator.masks import does_mask
 from concentrators.simulator.plan import Plan
+from concentrators.simulator.push_registration import register_forms
 from keyvault.audit.chain import Actor
 from keyvault.coupons import identities
 from keyvault.device_keys import agreement_keys
@@ -26,6 +27,7 @@ from keyvault.device_keys.provisioning import (
     create_fleet_key,
     provision_agreed,
     provision_derived,
+    provision_pending,
     provision_stored,
 )
 from keyvault.enrolment import authorities
@@ -65,6 +67,8 @@ def register(plan: Plan, secret: bytes) -> Registered:
         head_end = b"" if agreement_key is None else bytes(agreement_key.public)
         factory = Factory(plan, secret, head_end)
         _provision(plan, factory, agreement_key)
+        if plan.pushing:
+            register_forms(plan)
         if plan.enrolled or plan.signing:
             _pin(plan, factory)
         if plan.enrolled:
@@ -131,6 +135,8 @@ def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None)
         if source == "stored":
             first = first._replace(key=factory.device_key(number))
         by_source[source].append(first)
+        if plan.changes_key_set(number):
+            by_source["pending"].append(first._replace(epoch=FIRST_EPOCH + 1, key=factory.next_key(number)))
     for number in range(plan.concentrators if plan.hold_keys else 0):
         title = plan.concentrator_title(number)
         by_source["stored"] += [
@@ -142,6 +148,8 @@ def _provision(plan: Plan, factory: Factory, agreement_key: AgreementKey | None)
         provision_derived(create_fleet_key(f"sim-{plan.run}", factory.fleet_key), by_source["derived"])
     if by_source["agreed"]:
         provision_agreed(by_source["agreed"], publics)
+    if by_source["pending"]:  # as key sets stand that the meters' own system brought in a shipment
+        provision_pending(by_source["pending"], {})
 
 
 def pin_masks(plan: Plan, authorities: Sequence[MadeAuthority]) -> None:

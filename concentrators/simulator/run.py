@@ -20,7 +20,7 @@ _LIVE_EAGERNESS = 5.0
 
 
 class RunProgress(NamedTuple):
-    """The progress of a run."""
+    """The progress of a run, with what earlier processes did of it."""
 
     ticks: int
     handed_over: int
@@ -53,12 +53,14 @@ class Run:
             )
             for number, token in enumerate(tokens)
         ]
+        self._handed_over_before, self._posted_before = spool.progress()
         self._began_at, self._began_clock_s = time.monotonic(), production.clock_s
 
     def standing(self) -> RunProgress:
         posted = sum(concentrator.posted_frames for concentrator in self._concentrators)
         repeats = sum(concentrator.repeats for concentrator in self._concentrators)
-        return RunProgress(self._production.tick, self._production.frames, posted, repeats)
+        handed_over = self._handed_over_before + self._production.frames
+        return RunProgress(self._production.tick, handed_over, self._posted_before + posted, repeats)
 
     def play(self, look: Callable[[RunProgress], None]) -> bool:
         """Run to the end; True if everything was posted. ``look`` is called often with the progress.

@@ -8,8 +8,9 @@ from concentrators.simulator.hop_concentrator import HopFault, Reporter, SumPlac
 from concentrators.simulator.keys import envelope_of
 from concentrators.simulator.link import KeyedLink, Link
 from concentrators.simulator.masks import does_mask
-from concentrators.simulator.meter import SimulatedMeter, base_name, interval_payload, register_payload
+from concentrators.simulator.meter import SimulatedMeter
 from concentrators.simulator.misbehaviour_kinds import Misbehaviour
+from concentrators.simulator.packs import base_name, interval_payload, register_payload
 from concentrators.simulator.plan import Plan
 from concentrators.simulator.sealers import Place, ccm, sealer
 from concentrators.simulator.sent import Genuine, OverLink, other_values

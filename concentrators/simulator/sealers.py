@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from concentrators.simulator.dlms_links import DlmsLink, carried, general_glo
 from concentrators.simulator.keys import Key
+from concentrators.simulator.notifications import notification
 from keyvault.cose.algorithms import AES_CCM_16_64_128, AES_CCM_16_64_256, HMAC_256_64, HMAC_256_256, HPKE_PSK
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid
+from keyvault.schemes.dlms import security
+from keyvault.schemes.dlms.gcm import GcmCipher
 from keyvault.schemes.hop import hop_cipher
 from keyvault.schemes.mac import MacCipher
 from keyvault.schemes.sealed import SealedSealer
@@ -81,6 +85,36 @@ def _sealed(key: Key, title: bytes, _: Place) -> Sealer:
     return SealedSealer(key.octets, title, key.epoch, key.head_end)
 
 
+class _OfKeySet:
+    """A DLMS meter: it pushes what a pack says as a notification, over its link. Its counter is the invocation's."""
+
+    __slots__ = ("_by_place", "_cipher", "_link", "_title")
+
+    def __init__(self, key: Key, title: bytes) -> None:
+        self._cipher = GcmCipher(key.octets, security.control_of(key.alg))
+        self._title, self._link, self._by_place = title, dlms_link(key.scheme, title), pushes_by_place(key.scheme)
+
+    def seal(self, counter: int, payload: bytes) -> bytes:
+        apdu = notification(payload, counter, by_place=self._by_place)
+        return carried(general_glo(self._title, self._cipher.seal(self._title, counter, apdu)), self._link)
+
+
+def dlms_link(scheme: str, title: bytes) -> DlmsLink:
+    """The link that a DLMS meter's frames come over: of encrypted ones HDLC or the wrapper, of all others M-Bus."""
+    if scheme != "dlms":
+        return DlmsLink.MBUS
+    return DlmsLink.WRAPPER if title[-1] % 2 else DlmsLink.HDLC
+
+
+def pushes_by_place(scheme: str) -> bool:
+    """Whether the readings of meters of a scheme have neither OBIS codes nor units, and wait for a late profile."""
+    return scheme == "dlms without tag"
+
+
+def _dlms(key: Key, title: bytes, _: Place) -> Sealer:
+    return _OfKeySet(key, title)
+
+
 class MeterScheme(NamedTuple):
     """A scheme that meters support: its number in key commands, the algorithms of its keys, and its sealer."""
 
@@ -103,7 +137,16 @@ METER_SCHEMES = {
     "ccm + signed": MeterScheme(5, (AES_CCM_16_64_128, AES_CCM_16_64_256), ccm),
     "session + signed": MeterScheme(7, (AES_CCM_16_64_128, AES_CCM_16_64_256), _session),
     "sealed + signed": MeterScheme(8, (HPKE_PSK,), _sealed),
+    # Of suites 0 and 1, whose key sets have 32 octets.
+    "dlms": MeterScheme(12, (security.algorithm_of(0x30), security.algorithm_of(0x31)), _dlms),
+    "dlms in clear": MeterScheme(13, (security.algorithm_of(0x10), security.algorithm_of(0x11)), _dlms),
+    "dlms without tag": MeterScheme(14, (security.algorithm_of(0x21), security.algorithm_of(0x20)), _dlms),
 }
+
+
+# What ``all`` stands for: schemes that take arithmetic on a curve in every frame cost most, and have half a share.
+_COSTLY = {"sealed", "sealed + masked", "ccm + signed", "session + signed", "sealed + signed"}
+ALL_SCHEMES = [*METER_SCHEMES, *(name for name in METER_SCHEMES if name not in _COSTLY)]
 
 
 def sealer(key: Key, title: bytes, place: Place) -> Sealer:

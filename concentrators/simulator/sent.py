@@ -3,7 +3,8 @@
 from typing import NamedTuple, Protocol
 
 from concentrators.simulator.keys import Key
-from concentrators.simulator.meter import SimulatedMeter, interval_payload
+from concentrators.simulator.meter import SimulatedMeter
+from concentrators.simulator.packs import interval_payload
 from concentrators.simulator.spool import Outgoing
 
 ACCEPTED = "accepted"

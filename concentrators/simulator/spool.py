@@ -12,10 +12,11 @@ import sqlite3
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from concentrators.simulator.meter import Memory, lengths_in
@@ -192,7 +193,7 @@ class Spool:
         taken: Sequence[Mail] = (),
         said: Sequence[ExtraValue] = (),
         beside: Callable[[sqlite3.Connection], None] = lambda _: None,
-        **facts: Any,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Buffer frames, and with them write the meters' memories and the run's facts: all or nothing.
 
@@ -302,6 +303,15 @@ class Spool:
         row = self.db().execute("SELECT value - (SELECT min(seq) FROM frames) FROM facts WHERE name = 'next_seq'")
         return int((row.fetchone() or (0,))[0] or 0)
 
+    def progress(self) -> tuple[int, int]:
+        """Return how many frames were handed over, with those that are held back, and how many have a receipt."""
+        row = self.db().execute(
+            "SELECT coalesce((SELECT value FROM facts WHERE name = 'next_seq'), 0) + (SELECT count(*) FROM held),"
+            " coalesce((SELECT sum(frames) FROM batches WHERE uplink IS NOT NULL), 0)"
+        )
+        handed_over, posted = row.fetchone()
+        return int(handed_over), int(posted)
+
     def is_drained(self, concentrator: int) -> bool:
         """Whether everything was handed over and posted, has a receipt, and nothing is held back."""
         row = self.db().execute(
@@ -346,7 +356,7 @@ class Spool:
         db.execute("COMMIT")
 
     @staticmethod
-    def _write_facts(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
+    def _write_facts(db: sqlite3.Connection, facts: Mapping[str, Any]) -> None:
         db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()])
 
     @staticmethod

@@ -1,31 +1,27 @@
 """The closing comparison: what the run sent, and what the head-end's database has."""
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
 
 from django.conf import settings
-from django.db import connection
 from django.db.models import Count, Sum
 
 from ami_headend.core.sql import chunks
 from concentrators.failures.kinds import FailureKind
-from concentrators.models import Concentrator, FailureTally, IntegrityFailure, IntervalTotal, Uplink
-from concentrators.simulator.closing_report import Closing, differences
+from concentrators.models import Concentrator, FailureTally, IntegrityFailure, Uplink
+from concentrators.simulator.closing_report import Closing
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.mask_authorities import RunningAuthorities
-from concentrators.simulator.meter import ENERGY_REGISTER
-from concentrators.simulator.misbehaviour_kinds import Misbehaviour
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.registration import concentrator_name
 from concentrators.simulator.sent import ACCEPTED, DUPLICATE
-from concentrators.simulator.spool import ExtraValue, Spool
+from concentrators.simulator.spool import Spool
 from concentrators.simulator.truth_links import compare_links
 from concentrators.simulator.truth_masked import compare_masked
+from concentrators.simulator.truth_readings import compare_readings
+from concentrators.simulator.truth_signed import compare_signed
 from keyvault.cose.structures import split_sequence
-from meters.models import Meter, MeterEvent, Register
-from meters.readings.obis import LOAD_PROFILE
 
 _CHUNK_READINGS = 400_000
 _CHUNK_UPLINKS = 2_000
@@ -33,12 +29,6 @@ _CHUNK_UPLINKS = 2_000
 
 class StalledError(Exception):
     """The head-end stopped verifying."""
-
-
-class _Total(NamedTuple):
-    concentrator: int
-    interval_minutes: int
-    start_s: int
 
 
 def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], None], stop: Callable[[], bool]) -> None:
@@ -75,8 +65,9 @@ def compare(
     _compare_verdicts(closing, posted)
     _compare_failures(closing, posted, concentrators)
     uplinks = {uplink for _, uplink, _ in posted}
-    totals = _compare_readings(closing, plan, load, spool, uplinks)
-    _compare_totals(closing, totals, concentrators)
+    compare_readings(closing, plan, load, spool, uplinks, concentrators)
+    if plan.signing:
+        compare_signed(closing, plan, load, spool, factory)
     if plan.hold_keys:
         compare_links(closing, plan, load, spool, concentrators)
     if authorities is not None:
@@ -154,107 +145,6 @@ def _check_evidence(concentrator_ids: list[int]) -> tuple[int, list[str]]:
         else:
             bad.append(f"failure {row.pk} ({row.kind}): its frame is not frame {row.frame_index} of uplink {uplink_id}")
     return good, bad
-
-
-def _said_by_ghosts(plan: Plan) -> dict[int, list[tuple[int, int]]]:
-    """Return the readings of ghosts, by the meter's number: Unix seconds and value."""
-    lives = {Misbehaviour.OLD_COUNTER: plan.old_counter_readings, Misbehaviour.SESSION_FLOOD: plan.flood_readings}
-    return {ghost.number: lives[kind]() for ghost in plan.ghosts for kind in lives if kind == ghost.kind}
-
-
-def _compare_readings(
-    closing: Closing, plan: Plan, load: Load, spool: Spool, uplinks: set[int]
-) -> dict[_Total, tuple[int, int]]:
-    """Compare every reading and event of every meter; return the true interval totals."""
-    ticks: int = spool.fact("tick") or 0
-    said: defaultdict[int, list[ExtraValue]] = defaultdict(list)
-    for one_said in spool.said():
-        said[one_said.meter].append(one_said)
-    registers = dict(Register.objects.values_list("obis_code", "pk"))
-    cumulative, interval = registers[ENERGY_REGISTER], registers[LOAD_PROFILE]
-    totals: defaultdict[_Total, list[int]] = defaultdict(lambda: [0, 0])
-    expected_rows = found_rows = expected_events = found_events = 0
-    differing: list[str] = []
-    numbers, lengths, masked, ghosts = plan.numbers, spool.lengths(), set(plan.masked), _said_by_ghosts(plan)
-    per_chunk = max(1, _CHUNK_READINGS // (2 * ticks + 1))
-    for first in range(0, len(numbers), per_chunk):
-        chunk = numbers[first : first + per_chunk]
-        ids = _meter_ids(plan, chunk)
-        stored = _stored_readings(list(ids.values()), uplinks)
-        events = _stored_events(list(ids.values()))
-        for number in chunk:
-            truth: dict[tuple[int, int], tuple[int, int]] = {}
-            truth_events: dict[tuple[int, int], int] = {}
-            if number in ghosts and ticks:
-                truth = {(cumulative, at_s): (value, 0) for at_s, value in ghosts[number]}
-            elif number < len(plan.meters):
-                for one in plan.intervals(load, number, ticks, lengths.get(number, ())):
-                    if number not in masked:
-                        truth[cumulative, one.start_s] = (one.register_wh, 0)
-                        truth[interval, one.start_s] = (one.energy_wh, one.minutes)
-                        total = totals[_Total(plan.assigned_to(number, one.start_s), one.minutes, one.start_s)]
-                        total[0] += one.energy_wh
-                        total[1] += 1
-                    event = plan.event_in(number, one)
-                    if event is not None:
-                        truth_events[registers[event.register], event.captured_at_s] = event.code
-            for _, register, at_s, value in said[number]:
-                if register == ENERGY_REGISTER:
-                    truth[cumulative, at_s] = (value, 0)
-                else:
-                    truth_events[registers[register], at_s] = value
-            found, events_found = stored.get(ids[number], {}), events.get(ids[number], {})
-            expected_rows, found_rows = expected_rows + len(truth), found_rows + len(found)
-            expected_events, found_events = expected_events + len(truth_events), found_events + len(events_found)
-            differing += differences(f"reading of meter {number}", truth, found)
-            differing += differences(f"event of meter {number}", truth_events, events_found)
-    closing.count("readings", expected_rows, found_rows)
-    closing.count("meter events", expected_events, found_events)
-    closing.name(differing)
-    return {total: (energy, meters) for total, (energy, meters) in totals.items()}
-
-
-def _compare_totals(closing: Closing, truth: dict[_Total, tuple[int, int]], concentrators: dict[int, int]) -> None:
-    rows = IntervalTotal.objects.filter(concentrator__in=list(concentrators), register__obis_code=LOAD_PROFILE)
-    found = {
-        _Total(concentrators[row[0]], row[1], int(row[2].timestamp())): (int(row[3]), row[4])
-        for row in rows.values_list(
-            "concentrator_id", "interval_minutes", "interval_start", "value_sum", "meters_counted"
-        )
-        if row[4]  # a total that counts no meter any more says nothing
-    }
-    closing.count("interval totals", len(truth), len(found))
-    closing.name(differences("interval total (Wh, meters)", truth, found))
-
-
-def _stored_readings(meter_ids: list[int], uplinks: set[int]) -> dict[int, dict[tuple[int, int], tuple[int, int]]]:
-    """Return readings by meter, register and time; one that came in no uplink of ours has -1 as its interval."""
-    stored: defaultdict[int, dict[tuple[int, int], tuple[int, int]]] = defaultdict(dict)
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT meter_id, register_id, extract(epoch FROM captured_at)::bigint, value, interval_minutes, uplink_id"
-            " FROM meters_reading WHERE meter_id = ANY(%s)",
-            [meter_ids],
-        )
-        for meter_id, register_id, at_s, value, minutes, uplink_id in cursor:
-            stored[meter_id][register_id, at_s] = (value, minutes if uplink_id in uplinks else -1)
-    return stored
-
-
-def _stored_events(meter_ids: list[int]) -> dict[int, dict[tuple[int, int], int]]:
-    stored: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
-    rows = MeterEvent.objects.filter(meter__in=meter_ids)
-    for meter_id, register_id, captured_at, value in rows.values_list(
-        "meter_id", "register_id", "captured_at", "value"
-    ):
-        stored[meter_id][register_id, int(captured_at.timestamp())] = value
-    return stored
-
-
-def _meter_ids(plan: Plan, numbers: list[int]) -> dict[int, int]:
-    titles = {plan.system_title(number): number for number in numbers}
-    rows = Meter.objects.filter(system_title__in=list(titles)).values_list("system_title", "pk")
-    return {titles[bytes(title)]: pk for title, pk in rows}
 
 
 def _concentrator_ids(plan: Plan) -> dict[int, int]:

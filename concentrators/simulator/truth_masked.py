@@ -20,7 +20,6 @@ from keyvault.masking.messages import FEWEST, split_titles
 from meters.readings.obis import LOAD_PROFILE
 
 _AT_ONCE = timedelta(0)
-_ROUNDS = 20
 _Energy = Mapping[tuple[int, int], int]  # Wh by meter number and start
 
 
@@ -76,7 +75,7 @@ def _compare_away(closing: Closing, plan: Plan, authorities: RunningAuthorities)
 
 
 def _collect(plan: Plan) -> None:
-    for _ in range(_ROUNDS):
+    while True:
         MaskQuestion.objects.filter(set__in=_sets(plan), answer=None).update(due_at=timezone.now())
         done = mask_collector.collect(timezone.now(), _AT_ONCE)
         if not (done.formed or done.answers or done.closed):

@@ -4,14 +4,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
-from concentrators.simulator.meter import (
-    ENERGY_REGISTER,
-    Memory,
-    SimulatedMeter,
-    event_payload,
-    interval_payload,
-    register_payload,
-)
+from concentrators.simulator.meter import Memory, SimulatedMeter
 from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
 from concentrators.simulator.obedience import (
     AGREE_KEY,
@@ -22,6 +15,7 @@ from concentrators.simulator.obedience import (
     SET_KEY,
     TakenCommand,
 )
+from concentrators.simulator.packs import ENERGY_REGISTER, event_payload, interval_payload, register_payload
 from concentrators.simulator.sealers import Sealer, sealer
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.device_keys.fingerprints import fingerprint

@@ -9,7 +9,7 @@ import threading
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.commands import DomainCommand
+from concentrators import tasks
+from concentrators.models import Uplink
 from concentrators.simulator import mask_authorities
 from concentrators.simulator.closing_report import Closing
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
@@ -34,6 +37,7 @@ from concentrators.simulator.misbehaviour_kinds import Misbehaviour, RatesError,
 from concentrators.simulator.obedience import Fault
 from concentrators.simulator.plan import Load, Plan
 from concentrators.simulator.production import Production
+from concentrators.simulator.push_registration import LateProfile, StillWaitingError, retire_forms
 from concentrators.simulator.recorded_loads import RecordedError
 from concentrators.simulator.registration import is_registered, pin_masks, register, withdraw_masks
 from concentrators.simulator.run import Run, RunProgress
@@ -49,9 +53,17 @@ DIFFERS = 3
 STOPPED = 130
 _PATIENCE_S = 300.0
 _START_S = 60.0
+_WORKERS = 2
 _DEMO_METERS, _DEMO_DAYS, _DEMO_INTERVALS, _DEMO_RATES = 300, 1, [1, 5, 15], "all=0.001,late=0.005,reorder=0.01"
 _USAGE_ERRORS = (PlanError, RecordedError, RatesError, SpoolError)
-_HEAD_END_ERRORS = (RefusedError, StalledError, MasterKeyError, ProvisioningError, MaskAuthorityFailedError)
+_HEAD_END_ERRORS = (
+    RefusedError,
+    StalledError,
+    StillWaitingError,
+    MasterKeyError,
+    ProvisioningError,
+    MaskAuthorityFailedError,
+)
 
 
 class Command(DomainCommand):
@@ -139,6 +151,7 @@ class Command(DomainCommand):
             f"Run {plan.run}: {len(plan.meters)} meters, {plan.concentrators} concentrators, state in {folder}"
         )
         endless = plan.end_s is None
+        _wake(spool)
         made = [MadeAuthority(*one) for one in spool.fact("masks") or []]
         authorities = stack.enter_context(mask_authorities.running(made)) if made else None
         publics = [bytes.fromhex(one.mask_public) for one in made]
@@ -148,8 +161,9 @@ class Command(DomainCommand):
         production = Production(plan, load, spool, factory, spread=endless)
         post_by = Options(url, options["batch"], options["compress"])
         run = Run(plan, production, spool, spool.fact("tokens"), post_by, options["speed"])
+        late = LateProfile(plan, spool)
         with _signals(run) as quit_now:
-            if not _play(run, plan, console) or (not endless and not _verified(spool, console, quit_now)):
+            if not _play(run, plan, console, late) or (not endless and not _verified(spool, console, quit_now, late)):
                 console.print(f"Stopped. To continue: manage.py simulate --state {folder}")
                 return STOPPED
         if endless:
@@ -160,6 +174,7 @@ class Command(DomainCommand):
             return DIFFERS
         if options["state"] is None:
             withdraw_masks(plan, made)
+            retire_forms(plan)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return 0
 
@@ -215,6 +230,14 @@ def _enter(plan: Plan, spool: Spool, folder: Path) -> None:
         entered = register(plan, secret)
         masks = _make_masks(plan, secret, folder) if plan.masked else []
         spool.set_facts(**entered._asdict(), secret=secret.hex(), plan=plan.as_fact(), masks=masks)
+
+
+def _wake(spool: Spool) -> None:
+    """Have the workers go on with what an earlier process of this run posted: their tasks may be lost with Redis."""
+    posted = [uplink for _, uplink, _ in spool.posted()]
+    for uplink_id in Uplink.objects.filter(pk__in=posted, verified_at=None).order_by("pk").values_list("pk")[:_WORKERS]:
+        with suppress(*BROKER_ERRORS):  # then the sweep does, later
+            tasks.enqueue(uplink_id[0])
 
 
 def _make_masks(plan: Plan, secret: bytes, folder: Path) -> list[MadeAuthority]:
@@ -280,10 +303,10 @@ def _signals(run: Run) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _play(run: Run, plan: Plan, console: Console) -> bool:
+def _play(run: Run, plan: Plan, console: Console, late: LateProfile) -> bool:
     """Run to the end, with progress bars if there is an end; True if everything was posted."""
     if plan.ticks is None:
-        return run.play(lambda _: None)
+        return run.play(lambda _: late.look())
     columns = (
         TextColumn("{task.description:24}"),
         BarColumn(),
@@ -296,6 +319,7 @@ def _play(run: Run, plan: Plan, console: Console) -> bool:
         posted = progress.add_task("frames posted", total=None, note="")
 
         def look(standing: RunProgress) -> None:
+            late.look()
             note = f"{standing.repeats} requests repeated" if standing.repeats else ""
             progress.update(measured, completed=standing.ticks)
             progress.update(posted, completed=standing.posted, total=standing.handed_over, note=note)
@@ -303,12 +327,14 @@ def _play(run: Run, plan: Plan, console: Console) -> bool:
         return run.play(look)
 
 
-def _verified(spool: Spool, console: Console, quit_now: threading.Event) -> bool:
+def _verified(spool: Spool, console: Console, quit_now: threading.Event, late: LateProfile) -> bool:
     """Wait for the verdicts; False if the user interrupted."""
     with console.status("Waiting for the verdicts") as status:
         wait_until_verified(
             spool, _PATIENCE_S, lambda left: status.update(f"Waiting for {left} uplinks"), quit_now.is_set
         )
+        status.update("Waiting for frames that a push profile came late for")
+        late.wait_until_read(_PATIENCE_S, quit_now.is_set)
     return not quit_now.is_set()
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from concentrators.simulator.hop_concentrator import HopConcentrator, HopFault, Reporter, SumPlace, name_meter
 from concentrators.simulator.keys import Key
-from concentrators.simulator.meter import Memory, SimulatedMeter, event_payload, interval_payload
+from concentrators.simulator.meter import Memory, SimulatedMeter
+from concentrators.simulator.packs import event_payload, interval_payload
 from keyvault.cose.kdf import downlink_key, hop_key, hop_mac_key, uplink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import make_kid, parse_frame

@@ -4,8 +4,9 @@ import cbor2
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from concentrators.simulator import nonvolatile
-from concentrators.simulator.meter import RESERVE_AHEAD, Memory, SimulatedMeter, event_payload, interval_payload
+from concentrators.simulator.meter import RESERVE_AHEAD, Memory, SimulatedMeter
 from concentrators.simulator.obedience import SET_CLOCK, TakenCommand
+from concentrators.simulator.packs import event_payload, interval_payload
 from keyvault.cose.algorithms import AES_CCM_16_64_128
 from keyvault.cose.kdf import downlink_key, uplink_key
 from keyvault.cose.sealing import DirectionCipher

@@ -9,9 +9,10 @@ import pytest
 
 from concentrators.simulator import meter as meter_module
 from concentrators.simulator.keys import Key, Keys
-from concentrators.simulator.meter import Memory, SimulatedMeter, event_payload
+from concentrators.simulator.meter import Memory, SimulatedMeter
 from concentrators.simulator.nonvolatile import CounterRecord, NonVolatile, PowerLostError
 from concentrators.simulator.obedience import RESEND, SET_INTERVAL, SET_KEY, AnswerEvent, Receiver, TakenCommand
+from concentrators.simulator.packs import event_payload
 from keyvault.cose.kdf import downlink_key
 from keyvault.cose.sealing import DirectionCipher
 from keyvault.cose.structures import make_kid, parse_frame

@@ -38,6 +38,19 @@ def test_batch_is_fixed_until_its_receipt(tmp_path: Path) -> None:
     assert list(again.posted()) == [(0, 17, {"accepted": 2})]
 
 
+def test_progress_goes_on_where_an_earlier_process_stopped(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    assert spool.progress() == (0, 0)
+    spool.hand_over([*frames(b"1", b"2", b"3"), Outgoing(0, b"late", "accepted", not_before_s=100)], [])
+    spool.keep_receipt(take(spool, 2), 7)
+    take(spool, 1)  # without a receipt
+    assert spool.progress() == (4, 2)
+    spool.release_due(100)
+    assert spool.progress() == (4, 2)
+    spool.close()
+    assert Spool(tmp_path).progress() == (4, 2)
+
+
 def test_whole_batches_only_unless_partial(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.hand_over(frames(b"1", b"2"), [])
@@ -60,10 +73,10 @@ def test_memories_and_facts_go_with_the_frames(tmp_path: Path) -> None:
     memory = Memory(0, 9)
     memory.nonvolatile.write("a", b"b")
     with pytest.raises(TypeError):
-        spool.hand_over(frames(b"1"), [memory], tick=object())  # fails last
+        spool.hand_over(frames(b"1"), [memory], facts={"tick": object()})  # fails last
     assert spool.memories() == {}
     assert spool.next_batch(0, 1, partial=True) is None
-    spool.hand_over(frames(b"1"), [memory], tick=4)
+    spool.hand_over(frames(b"1"), [memory], facts={"tick": 4})
     assert (spool.fact("tick"), spool.fact("other")) == (4, None)
     kept = spool.memories()
     assert {number: (one.register_wh, one.nonvolatile.cells) for number, one in kept.items()} == {0: (9, {"a": b"b"})}
@@ -157,7 +170,7 @@ uplink = len(list(spool.posted()))
 while True:
     frames = [Outgoing(0, f"{tick}/{n}".encode(), "accepted") for n in range(20)]
     tick += 1
-    spool.hand_over(frames, [Memory(0, tick)], tick=tick)
+    spool.hand_over(frames, [Memory(0, tick)], facts={"tick": tick})
     while (batch := spool.next_batch(0, 7, partial=False)) is not None:
         with (Path(sys.argv[1]) / "arrived").open("ab") as file:  # the head-end of this test
             file.write(batch.id.to_bytes(4, "big") + len(batch.body).to_bytes(4, "big") + batch.body)
