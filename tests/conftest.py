@@ -7,6 +7,7 @@ folder.
 
 import atexit
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import parse_qs
 
+import psutil
 import psycopg
 import pytest
 from hypothesis import HealthCheck
@@ -31,6 +33,7 @@ from ami_headend.local import embedded
 from tests.scheduling import LongestFirst
 
 MIGRATED = "TESTS_MIGRATED_LOCK"  # where the workers share one migrated database: the lock of whoever makes it
+MEMORY_OCTETS = 6 << 30  # that must be free for a run to be in memory; it takes up to 3 GB
 pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
 # An example takes long on a busy machine: what a test may cost is measured by tests that say so.
 hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,12 +48,27 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt  # pytest ends in good order, and so do the services
 
 
+def _in_memory() -> str | None:
+    """A folder whose files are memory, where there is room for a run and programs may be run from it.
+
+    A test database is a thousand files, and is copied a hundred times: on a disk that takes a fifth of a run.
+    """
+    place = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+    if "TMPDIR" in os.environ or not place.is_dir() or os.statvfs(place).f_flag & os.ST_NOEXEC:
+        return None
+    has_room = min(psutil.virtual_memory().available, shutil.disk_usage(place).free) > MEMORY_OCTETS
+    return str(place) if has_room and os.access(place, os.W_OK) else None
+
+
 def _start_services() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="ami-headend-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="ami-headend-tests-", dir=_in_memory()))
     stack = ExitStack()
     atexit.register(stack.close)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
     folder.chmod(0o711)  # PostgreSQL's user passes through, where root runs the tests
+    (folder / "tmp").mkdir(mode=0o700)
+    os.environ["TMPDIR"] = str(folder / "tmp")
+    tempfile.tempdir = None  # ask again
     os.environ["EMBEDDED_DATA_DIR"] = str(folder / "postgres")
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))  # pytest's usual one is closed again by every other run
     configured = os.environ.get("DATABASE_URL")
@@ -72,6 +90,7 @@ def _fit_for_tests(url: str) -> None:
     whether the plan of a statement is the one that a test asks for is not up to when statistics were taken last.
     """
     fit = {"max_connections": "400", "fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+    fit["max_wal_size"] = "128"  # MB
     with psycopg.connect(url, autocommit=True) as connection:
         for setting, value in fit.items():
             connection.execute(f"ALTER SYSTEM SET {setting} = {value}")
@@ -133,9 +152,16 @@ def rolled_back_master_key(master_key_file: Path) -> Path:
     return Path(shutil.copy2(master_key_file, master_key_file.with_name("rolled-back.keys")))
 
 
+@pytest.fixture(scope="session")
+def journal_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for key journals, counted here: to find the next number pytest reads all folders of a run each time."""
+    folder = tmp_path_factory.mktemp("journals")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
 def _master_key_as_found(
-    request: pytest.FixtureRequest, rolled_back_master_key: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, rolled_back_master_key: Path, journal_folders: Iterator[Path]
 ) -> Iterator[None]:
     """What a test does to the master key goes with its rows, so that no test finds a version another one made."""
     if not request.node.get_closest_marker("django_db"):
@@ -143,7 +169,8 @@ def _master_key_as_found(
         return
     settings = request.getfixturevalue("settings")
     settings.MASTER_KEY_FILE = rolled_back_master_key
-    settings.KEY_JOURNAL_DIR = tmp_path_factory.mktemp("journal")  # a database knows its own alone
+    settings.KEY_JOURNAL_DIR = next(journal_folders)  # a database knows its own alone
+    settings.KEY_JOURNAL_DIR.mkdir(mode=0o700)
     before = rolled_back_master_key.read_bytes()
     yield
     if rolled_back_master_key.read_bytes() != before:

@@ -55,7 +55,12 @@ def spoil(time: str) -> set[str]:
 @pytest.mark.parametrize("time", [FIRST, LAST], ids=["year 1", "year 9999"])
 @pytest.mark.usefixtures("rows")
 def test_no_address_fails_at_a_stored_time(time: str) -> None:
-    addresses = [reverse(door.name, args=arguments(door)) for door in test_doors.doors() if door.method == "get"]
+    asked = []
+    for door in test_doors.doors():
+        if door.method == "get":
+            address = reverse(door.name, args=arguments(door))
+            # Of the console, downloads have doors of their own.
+            asked += [address] if door.name.startswith("admin:") else [address, f"{address}?format=csv"]
     spoilt = spoil(time)
     assert not SPOILT - spoilt
     assert len(spoilt) > 60
@@ -63,11 +68,10 @@ def test_no_address_fails_at_a_stored_time(time: str) -> None:
     client.force_login(User.objects.create_superuser("root"))
     client.cookies["zone"] = ZONES[time].replace("/", "%2F")
     wrong = []
-    for address in dict.fromkeys(addresses):
-        for asked in (address, f"{address}?format=csv"):
-            answer: Any = client.get(asked)
-            if answer.streaming:
-                b"".join(answer.streaming_content)  # an export that fails half-way raises here
-            if answer.status_code >= 500:
-                wrong.append(f"{asked}: {answer.status_code} {answer.exc_info}")
+    for address in dict.fromkeys(asked):
+        answer: Any = client.get(address)
+        if answer.streaming:
+            b"".join(answer.streaming_content)  # an export that fails half-way raises here
+        if answer.status_code >= 500:
+            wrong.append(f"{address}: {answer.status_code} {answer.exc_info}")
     assert not wrong, "\n".join(wrong)

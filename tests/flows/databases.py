@@ -26,6 +26,8 @@ WORKING_ROLE = (
 _MIGRATED = "ami_headend_test_migrated"
 _PASSWORD = secrets.token_hex()
 _numbers = itertools.count(1)
+# Files are copied as such, which costs less than through the log, as PostgreSQL does where it is not told.
+_COPY = "CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY"
 
 
 def _run(statement: str, *names: str) -> None:
@@ -45,13 +47,13 @@ def made_once(lock: Path, migrated: Callable[[], Any]) -> Any:
         if not first:
             created = migrated()
             connections.close_all()
-            _run("CREATE DATABASE {} TEMPLATE {}", _MIGRATED, str(connection.settings_dict["NAME"]))
+            _run(_COPY, _MIGRATED, str(connection.settings_dict["NAME"]))
             file.write(_MIGRATED)
             return created
     before = str(connection.settings_dict["NAME"])
     creation: Any = connection.creation
     name = creation._get_test_db_name()
-    _run("CREATE DATABASE {} TEMPLATE {}", name, first)
+    _run(_COPY, name, first)
     connections.close_all()
     django_settings.DATABASES["default"]["NAME"] = connection.settings_dict["NAME"] = name
     return [(connection, before, True)]
@@ -63,7 +65,7 @@ def make_template() -> str:
     template = f"{source}_template"
     connections.close_all()
     drop(template)
-    _run("CREATE DATABASE {} TEMPLATE {}", template, source)
+    _run(_COPY, template, source)
     return template
 
 
@@ -108,7 +110,7 @@ def copied() -> Iterator[str]:
     name = f"{before}_live_{next(_numbers)}"
     connections.close_all()
     drop(name)
-    _run("CREATE DATABASE {} TEMPLATE {}", name, f"{before}_template")
+    _run(_COPY, name, f"{before}_template")
     _run("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC", name)  # rights to a database are not copied with it
     settings["NAME"] = name
     try:
