@@ -29,6 +29,7 @@ from ami_headend.console.keys.enrolment import allow_url
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
+from ami_headend.console.records import signatures_url
 from ami_headend.core.numbers import row_number
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.colours import COMMAND_COLOURS
@@ -152,6 +153,7 @@ class MeterPage(_OfMeter):
         return {
             **self.load_profile(curve, recent, expected, report, now),
             "exports": exports(meter, shown.start, shown.end, register),
+            "signatures_url": signatures_url(bytes(meter.system_title).hex(), shown.start, shown.end),
             "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{self.link()}",
             "last_values": _last_values(
                 queries.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard_at else [], now

@@ -6,11 +6,13 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from django import forms
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from ami_headend.console.formatting import NOTHING, moment, protection, thousands
+from ami_headend.console.formatting import NOTHING, link, moment, protection, thousands
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -18,6 +20,8 @@ from concentrators.admin_forms import ConcentratorField
 from concentrators.failures.kinds import FailureKind
 from concentrators.failures.tallies import TallyKey, TallySelection, tallies
 from concentrators.totals.queries import TotalPosition, TotalRow, TotalSelection, totals
+from keyvault.schemes.table import SCHEMES
+from meters.contents.signed import SIGNED
 from meters.models import Register
 from meters.readings import queries
 from meters.readings.obis import RegisterKind
@@ -27,13 +31,30 @@ _DAYS_SHOWN = 7
 _IDS = 2**31
 
 
-def _one_of(rows: Any) -> "forms.ModelChoiceField[Any]":
+def register_field(**which: Any) -> "forms.ModelChoiceField[Any]":
+    """A filter by one of the registers, or of some of them."""
+    rows = Register.objects.filter(**which).order_by("obis_code")
     return forms.ModelChoiceField(rows, required=False, empty_label="all", widget=UnfoldAdminSelectWidget)
 
 
-def _code(obis_code: str) -> str:
+def code_of(obis_code: str) -> str:
     """An OBIS code, which wraps on a phone."""
     return format_html('<span class="console-clip">{}</span>', obis_code)
+
+
+def signatures_url(meter: str, since: datetime, until: datetime | None = None) -> str:
+    """Return the address of the signatures of a meter (serial number or system title), oldest first."""
+    times = {"from": since} | ({} if until is None else {"to": until})
+    asked = {name: timezone.localtime(at).strftime("%Y-%m-%dT%H:%M") for name, at in times.items()}
+    return f"{reverse('admin:signatures')}?{urlencode({'meter': meter, **asked})}"
+
+
+def _protected_by(row: queries.ReadingRow) -> str:
+    """Return the scheme of a reading, marked with what it lacks; of a signed one with a link to its signature."""
+    scheme = SCHEMES.get(row.scheme)
+    if scheme is not None and scheme.content == SIGNED.name:
+        return link(signatures_url(row.system_title, row.captured_at), row.scheme)
+    return protection(row.scheme, row.caveat)
 
 
 def _ids(row: Any) -> list[int] | None:
@@ -44,7 +65,7 @@ class ReadingFilters(FilterForm):
     """Filters readings by meter (system title or serial number), register and period."""
 
     meter = MeterField()
-    register = _one_of(Register.objects.order_by("obis_code"))
+    register = register_field()
     field_order = ["meter", "register", "from", "to"]
 
 
@@ -52,7 +73,7 @@ class TotalFilters(FilterForm):
     """Filters totals by concentrator, interval register and period."""
 
     concentrator = ConcentratorField(takes_ids=True)
-    register = _one_of(Register.objects.filter(kind=RegisterKind.INTERVAL).order_by("obis_code"))
+    register = register_field(kind=RegisterKind.INTERVAL)
     field_order = ["concentrator", "register", "from", "to"]
 
 
@@ -103,10 +124,10 @@ class ReadingsPage(RecordsPage):
             [
                 moment(row.captured_at),
                 row.system_title,
-                _code(row.obis_code),
+                code_of(row.obis_code),
                 f"{row.interval_minutes} min" if row.interval_minutes else NOTHING,
                 f"{Decimal(row.quantity):,f} {row.unit}",
-                protection(row.scheme, row.caveat),
+                _protected_by(row),
                 row.uplink,
             ]
             for row in found
@@ -143,7 +164,7 @@ class TotalsPage(RecordsPage):
                 moment(total.interval_start),
                 f"{total.interval_minutes} min",
                 total.concentrator,
-                _code(total.obis_code),
+                code_of(total.obis_code),
                 f"{Decimal(total.value_sum).scaleb(total.scaler):,f} {total.unit}",
                 _meters(total),
             ]

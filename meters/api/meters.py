@@ -42,7 +42,7 @@ from meters.registry.lookup import RegistryError, find_meter
 from meters.registry.place_rights import may_see_places
 
 T = TypeVar("T")
-_TITLE = OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")
+TITLE = OpenApiParameter("system_title", str, OpenApiParameter.PATH, description="16 hex digits")
 
 
 class CSVRenderer(BaseRenderer):
@@ -120,7 +120,7 @@ class MeterDetail(generics.GenericAPIView[Any]):
 
     queryset = Meter.objects.none()
 
-    @extend_schema(operation_id="meter", parameters=[_TITLE], responses=MeterSerializer)
+    @extend_schema(operation_id="meter", parameters=[TITLE], responses=MeterSerializer)
     def get(self, request: Request, system_title: str) -> Response:
         found = queries.with_length(Meter.objects.filter(pk=meter_of(system_title).pk), timezone.now())
         (meter,) = _described(found, request, is_list=False)
@@ -133,7 +133,7 @@ class MeterGaps(ParameterView):
     queryset = Reading.objects.none()
     query_class = GapsQuery
 
-    @extend_schema(operation_id="meter_gaps", parameters=[_TITLE, GapsQuery], responses=GapReportSerializer)
+    @extend_schema(operation_id="meter_gaps", parameters=[TITLE, GapsQuery], responses=GapReportSerializer)
     def get(self, request: Request, system_title: str) -> Response:
         meter = meter_of(system_title)
         asked = self.parameters(request)
@@ -153,7 +153,7 @@ def meter_of(system_title: str) -> Meter:
         raise NotFound(str(error)) from None
 
 
-def _narrow(look: Callable[[], T]) -> T:
+def narrow(look: Callable[[], T]) -> T:
     """Run a query; 400 if it costs too much."""
     try:
         return look()
@@ -190,13 +190,11 @@ class SelectionView(ParameterView):
         query = type(self).query
         chosen = request.accepted_renderer
         if chosen.format == "json":
-            rows, key = _narrow(lambda: self.page(selection, asked["page_size"]))
+            rows, key = narrow(lambda: self.page(selection, asked["page_size"]))
             following = key and self.next_page(request, CursorField().to_representation(key))
             return Response({"next": following, "results": [row._asdict() for row in rows]})
         batches = queries.batches(query, selection, export.BATCH)
-        first = _narrow(
-            lambda: list(itertools.islice(batches, 1))
-        )  # an immediate error comes before status 200 is sent
+        first = narrow(lambda: list(itertools.islice(batches, 1)))  # an immediate error comes before status 200 is sent
         stream = {"csv": export.stream_csv, "parquet": export.stream_parquet}[chosen.format]
         return StreamingHttpResponse(
             stream(self.schema_of_rows, itertools.chain(first, batches)),

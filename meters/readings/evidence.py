@@ -6,11 +6,13 @@ A CBOR sequence (RFC 8742), one map for each meter; docs/evidence.md describes i
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cbor2
+from django.utils import timezone
 
 from ami_headend.core.sql import fetch_rows
 from keyvault.audit import chain
@@ -19,9 +21,13 @@ from keyvault.coupons import evidence
 from keyvault.schemes.table import SCHEMES
 from meters.contents.signed import SIGNED
 from meters.models import Meter
+from meters.readings import signatures
+from meters.readings.signatures import SignatureRow
 
 FORM = "ami-headend evidence 1"
 _NAMED_IN_AUDIT = 100
+_LOOK = timedelta(days=31)
+_AHEAD = timedelta(days=1)  # a meter's clock may be ahead of ours
 
 
 class EvidenceError(ValueError):
@@ -46,12 +52,14 @@ class Exported(NamedTuple):
 def export(meters: Sequence[Meter], period: Period, path: Path, actor: Actor) -> Exported:
     """Write the signed readings of meters with what proves them to a new file, mode 0600. Audited first.
 
-    Four queries for each meter. EvidenceError if the file exists or cannot be written: then none is left behind.
+    Four queries for each meter and each thousand of its signatures; one more for each month after the period, until
+    the signature of each reading is found. EvidenceError if the file exists or cannot be written: then none is left
+    behind.
     """
     titles = [bytes(meter.system_title).hex() for meter in meters]
     subject = {"devices": titles[:_NAMED_IN_AUDIT], "count": len(titles)}
     times = {"from": period.start.isoformat(), "to": period.end.isoformat()}
-    readings = signatures = 0
+    readings = signed = 0
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
@@ -63,7 +71,7 @@ def export(meters: Sequence[Meter], period: Period, path: Path, actor: Actor) ->
             chain.record(actor, "evidence.export", {**subject, **times})
             for one in _evidence(meters, period):
                 readings += len(one["readings"])
-                signatures += len(one["signatures"])
+                signed += len(one["signatures"])
                 cbor2.dump(one, file)
     except BaseException as error:
         with suppress(OSError):
@@ -71,26 +79,44 @@ def export(meters: Sequence[Meter], period: Period, path: Path, actor: Actor) ->
         if isinstance(error, OSError):
             raise EvidenceError(f"cannot write {path}: {error.strerror}") from None
         raise
-    return Exported(len(meters), readings, signatures)
+    return Exported(len(meters), readings, signed)
 
 
 def _evidence(meters: Sequence[Meter], period: Period) -> Iterator[dict[str, Any]]:
     for meter in meters:
-        signatures = fetch_rows(
-            """SELECT epoch, number, octets FROM meters_signature
-               WHERE captured_at >= %s AND captured_at < %s AND meter_id = %s ORDER BY captured_at, epoch, number""",
-            *period,
-            meter.pk,
-        )
+        readings = _readings(meter, period)
+        found = _signatures(meter, period, readings)
         title = bytes(meter.system_title)
-        proof = evidence.of_coupons(title, [(epoch, number) for epoch, number, _ in signatures])
+        proof = evidence.of_coupons(title, [(row.epoch, row.number) for row in found])
         yield {
             "form": FORM,
             "title": title,
-            "readings": [list(row) for row in _readings(meter, period)],
-            "signatures": [octets for _, _, octets in signatures],
+            "readings": [list(row) for row in readings],
+            "signatures": [row.octets for row in found],
             **proof._asdict(),
         }
+
+
+def _signatures(meter: Meter, period: Period, readings: Sequence[tuple[Any, ...]]) -> list[SignatureRow]:
+    """Return the signatures of a period, and later ones that say one of its readings: of a pack across its end, or of
+    one that waited before it was accepted.
+    """
+    found = list(signatures.walk(meter.pk, *period))
+    unproven = {
+        (code, second, Decimal(steps).scaleb(exponent)) for code, _, second, steps, exponent, _ in readings
+    } - _says(found)
+    start, latest = period.end, timezone.now() + _AHEAD
+    while unproven and start < latest:
+        end = min(start + _LOOK, latest)
+        found += [row for row in signatures.walk(meter.pk, start, end) if unproven & _says([row])]
+        unproven -= _says(found)
+        start = end
+    return found
+
+
+def _says(rows: Sequence[SignatureRow]) -> set[tuple[str, int, Decimal]]:
+    """Return what signatures say: OBIS code, Unix second, value."""
+    return {(one.obis_code, int(one.captured_at.timestamp()), one.value) for row in rows for one in row.says}
 
 
 def _readings(meter: Meter, period: Period) -> list[tuple[Any, ...]]:

@@ -96,7 +96,7 @@ class ReadingSelection:
 def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
     """Return the first readings of a selection in order of their key, and the key of the next page; one query."""
     condition, params = _condition(selection, ReadingKey._fields)
-    rows = _fetch(
+    rows = fetch(
         # The limit first, by the index alone; then the names of the remaining rows.
         f"""SELECT m.system_title, g.obis_code, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit,
                    r.uplink_id, r.meter_id, r.register_id, r.scheme
@@ -119,7 +119,7 @@ def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Reading
         return readings(selection, limit)
     period, params = _condition(replace(selection, register_ids=None), ReadingKey._fields)
     look = f"SELECT {_READING_KEY} FROM meters_reading WHERE {period}"
-    rows = _fetch(
+    rows = fetch(
         # By the index alone, row by row until the page is full; if it is not, the last scanned row is returned too.
         f"""WITH found AS MATERIALIZED (
                 SELECT * FROM ({look} ORDER BY {_READING_KEY} LIMIT %s) AS l WHERE register_id = ANY(%s::int[])
@@ -147,7 +147,7 @@ def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Reading
 def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], EventKey | None]:
     """Return the first events of a selection, oldest first, and the key of the next page; one query."""
     condition, params = _condition(selection, EventKey._fields)
-    rows = _fetch(
+    rows = fetch(
         f"""SELECT e.id, m.system_title, g.obis_code, e.captured_at, e.received_at, e.value, e.uplink_id, e.scheme
             FROM (SELECT * FROM {MeterEvent._meta.db_table} WHERE {condition}
                   ORDER BY captured_at, id LIMIT %s) e
@@ -203,7 +203,7 @@ def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) 
     """Return a meter's values of an interval register in [start, end), oldest first, without missing ones. One
     query.
     """
-    rows = _fetch(
+    rows = fetch(
         """SELECT captured_at, interval_minutes, value FROM meters_reading
            WHERE meter_id = %s AND register_id = %s AND captured_at >= %s AND captured_at < %s ORDER BY captured_at""",
         [meter_id, register_id, start, end],
@@ -227,7 +227,7 @@ def last_values(meter_id: int, until: datetime, earliest: datetime) -> list[Last
 
 
 def _last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValue]:
-    rows = _fetch(
+    rows = fetch(
         """SELECT g.obis_code, g.name, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit
            FROM (SELECT DISTINCT ON (register_id) register_id, captured_at, interval_minutes, value
                  FROM meters_reading WHERE meter_id = %s AND captured_at >= %s AND captured_at < %s
@@ -252,7 +252,7 @@ def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
         selection = replace(selection, after=key)
 
 
-def _fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
+def fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
     """Return all rows, planned anew each time: one plan for any period and limit would be bad for most."""
     try:
         with transaction.atomic(), connection.wrap_database_errors, cursor() as batch:

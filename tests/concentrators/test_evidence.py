@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from nacl.exceptions import BadSignatureError
 from concentrators.models import Concentrator
 from keyvault.coupons.forms import encode_reading, parse_reading
 from keyvault.models import AuditRecord
-from tests.concentrators.fleet import NOW, judged, usual
+from tests.builders import pack
+from tests.concentrators.fleet import INTERVAL, NOW, START, START_S, judged, usual
 from tests.concentrators.scheme_devices import AUTHORITY_KEY, SignedDevice, announce, of_signed
 
 pytestmark = pytest.mark.django_db
@@ -73,14 +74,44 @@ def test_what_is_exported_is_proven_by_a_program_that_knows_nothing_of_us(
     done = subprocess.run(
         [sys.executable, "-I", program, path, AUTHORITY.hex()], capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stdout.split("\n")[0]) == (0, f"{meter.title.hex()} 28 readings proven"), done.stderr
+    first, reading, *_ = done.stdout.split("\n")
+    assert (done.returncode, first) == (0, f"{meter.title.hex()} 28 readings proven:"), done.stderr
+    code, unit, time, steps, *_ = found[0]["readings"][0]
+    assert reading.startswith(f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC, {code}: {steps} {unit}")
+    assert "(30 minutes from then on, says the head-end)" in done.stdout
+    for octets in (b"", cbor2.dumps(found[0] | {"readings": []})):
+        path.write_bytes(octets)
+        done = subprocess.run(
+            [sys.executable, "-I", program, path, AUTHORITY.hex()], capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, "nothing is proven" in done.stderr) == (1, True)
     assert AuditRecord.objects.filter(act="evidence.export").count() == 1
+
+
+def test_a_pack_across_the_end_of_the_period_proves_what_lies_within(
+    concentrator: Concentrator, tmp_path: Path
+) -> None:
+    """Signatures are kept by the latest time that they say: that of this pack lies beyond the period."""
+    device = of_signed(concentrator)
+    records = [{0: INTERVAL, 1: "Wh", 2: 100 + n, 6: 1800 * n} for n in range(4)]
+    assert judged(concentrator, [device.seal(pack({-1: 26, -3: START_S} | records[0], *records[1:]))]) == {
+        "accepted": 1
+    }
+    later = device.frame(4)
+    assert judged(concentrator, [later]) == {"accepted": 1}
+    path = tmp_path / "a.evidence"
+    end = START + timedelta(hours=1)
+    words = ["--from", START.isoformat(), "--to", end.isoformat(), "--output", str(path)]
+    call_command("evidence", "export", device.title.hex(), *words, stdout=StringIO())
+    found = cbor2.loads(path.read_bytes())
+    assert (len(found["readings"]), len(found["signatures"])) == (2, 1)
+    assert len(verifier["verify"](found, AUTHORITY)) == 2
 
 
 def test_what_was_tampered_with_is_found_out(concentrator: Concentrator, meter: SignedDevice, tmp_path: Path) -> None:
     (good,) = exported(tmp_path / "a.evidence", meter.title.hex())
     verify = verifier["verify"]
-    assert verify(good, AUTHORITY) == 28
+    assert len(verify(good, AUTHORITY)) == 28
     signature = parse_reading(good["signatures"][0])
     forged = encode_reading(signature.kid, signature.number, usual(0, 1), signature.response)
     twice = meter.sign(usual(0, 1), number=0)

@@ -111,7 +111,7 @@ def below(node: dict[str, Any]) -> list[dict[str, Any]]:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[Any]]]:
     """The statements that readings are fetched by."""
     taken = []
-    fetch = queries._fetch
+    fetch = queries.fetch
 
     def noting(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
         taken.append((statement, params))

@@ -11,6 +11,7 @@ from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from meters.readings import evidence
 from meters.readings.evidence import EvidenceError, Period
+from meters.readings.queries import SelectionError
 from meters.registry import lookup
 from meters.registry.lookup import RegistryError
 
@@ -27,7 +28,7 @@ class Command(DomainCommand):
         "--output january.evidence\n\n"
         "exit status: 0 done; 1 it could not be done, and no file was made."
     )
-    refusals = (EvidenceError, RegistryError, AuditError)
+    refusals = (EvidenceError, RegistryError, AuditError, SelectionError)
     nothing_done = ". No file was made."
 
     def add_arguments(self, parser: CommandParser) -> None:
