@@ -30,7 +30,7 @@ _UNUSUAL = {
     "keyvault_maskauthority": "SELECT, INSERT, UPDATE",  # withdrawn, never removed
     "keyvault_enrolment": "SELECT, INSERT",  # a certificate enrols once
     "keyvault_revokedcertificate": "SELECT, INSERT",
-    "keyvault_meteridentity": "SELECT, INSERT",
+    "keyvault_meteridentity": "SELECT, INSERT, UPDATE (mac)",
     "keyvault_couponlist": "SELECT, INSERT",
     "keyvault_coupon": "SELECT, INSERT, UPDATE (spent_on)",
     "keyvault_coupondispute": "SELECT, INSERT",

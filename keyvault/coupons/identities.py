@@ -1,5 +1,6 @@
 """Identities of meters, registered by an operator from certificates of pinned authorities. All acts are audited."""
 
+import hmac
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -47,7 +48,7 @@ def register(certificates: Sequence[bytes], actor: Actor, now: datetime, *, dry_
     With ``dry_run`` nothing is written. IdentityError names the first certificate that does not hold, by its title
     where it has one. A fixed number of queries.
     """
-    parsed = {octets: _parse(octets, place) for place, octets in enumerate(certificates, 1)}
+    parsed = {octets: _parse(octets, f"certificate {place}") for place, octets in enumerate(certificates, 1)}
     try:
         with transaction.atomic():
             rows = _register(parsed, actor, now, dry_run=dry_run)
@@ -72,16 +73,19 @@ def _register(parsed: dict[bytes, Certificate], actor: Actor, now: datetime, *, 
             raise IdentityError(f"{one.system_title.hex()}: {why}")
         rows.append(_row(one, octets, authority, now))
     if rows and not dry_run:
+        kids = [one.signed.kid for one in new.values()]
+        for row, mac in zip(rows, seal_all([_sealed(*pair) for pair in zip(rows, kids, strict=True)]), strict=True):
+            row.mac = mac
         MeterIdentity.objects.bulk_create(rows)
         _note(rows, new, actor, now)
     return rows
 
 
-def _parse(octets: bytes, place: int) -> Certificate:
+def _parse(octets: bytes, what: str) -> Certificate:
     try:
         return parse_certificate(octets, CURVE_ED25519)
     except CertificateError as error:
-        raise IdentityError(f"certificate {place}: {error}") from None
+        raise IdentityError(f"{what}: {error}") from None
 
 
 def _standing(parsed: Sequence[Certificate]) -> list[MeterIdentity]:
@@ -141,9 +145,15 @@ def _row(one: Certificate, octets: bytes, authority: PinnedAuthority, now: datet
     )
 
 
-def _note(rows: Sequence[MeterIdentity], new: dict[bytes, Certificate], actor: Actor, now: datetime) -> None:
+def _note(
+    rows: Sequence[MeterIdentity],
+    new: dict[bytes, Certificate],
+    actor: Actor,
+    now: datetime,
+    act: str = "identity.register",
+) -> None:
     titles = [bytes(row.system_title).hex() for row in rows]
-    chain.record(actor, "identity.register", {"devices": titles[:_NAMED_IN_AUDIT], "count": len(titles)})
+    chain.record(actor, act, {"devices": titles[:_NAMED_IN_AUDIT], "count": len(titles)})
     journal.append(
         "identities",
         [
@@ -156,10 +166,80 @@ def _note(rows: Sequence[MeterIdentity], new: dict[bytes, Certificate], actor: A
                 one.issued_s,
                 one.expires_s,
                 int(now.timestamp()),
+                bytes(row.mac),
             ]
             for row, (octets, one) in zip(rows, new.items(), strict=True)
         ],
     )
+
+
+class Sealed(NamedTuple):
+    """What the MAC of an identity is over: title, key, the kid of its authority, cti, certificate."""
+
+    system_title: bytes
+    public: bytes
+    authority_kid: bytes
+    cti: bytes
+    certificate: bytes
+
+
+def seal_all(identities: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """The MACs (32 octets) that identities are registered with, each as of ``Sealed``; AuditError. One query."""
+    return chain.seal_all("meter identity", [list(one) for one in identities])
+
+
+def _sealed(row: MeterIdentity, authority_kid: bytes) -> Sealed:
+    fields = (bytes(octets) for octets in (row.cti, row.certificate))
+    return Sealed(bytes(row.system_title), bytes(row.public), authority_kid, *fields)
+
+
+def unconfirmed() -> list[MeterIdentity]:
+    """Identities whose rows no act made: from before rows had a MAC, or written by others, by title. Two queries."""
+    rows = list(MeterIdentity.objects.select_related("authority").order_by("system_title", "pk"))
+    macs = seal_all([_sealed(row, bytes(row.authority.kid)) for row in rows])
+    return [row for row, mac in zip(rows, macs, strict=True) if not hmac.compare_digest(bytes(row.mac), mac)]
+
+
+def confirm(actor: Actor, now: datetime) -> Registered:
+    """Give the identities that stood before rows had a MAC theirs, all or none; audited.
+
+    Each certificate has to fit its row and to be signed by an authority that is pinned: IdentityError else, also for a
+    row whose MAC is another's, since such a row was changed.
+    """
+    with transaction.atomic():
+        rows = unconfirmed()
+        certificates = {bytes(row.certificate): _parse(bytes(row.certificate), f"certificate of {row}") for row in rows}
+        known = lookups.look_up([bytes(row.system_title) for row in rows], list(certificates.values()))
+        for row in rows:
+            one = certificates[bytes(row.certificate)]
+            authority = known.authorities.get(one.signed.kid)
+            if why := _why_not_confirmed(row, one, authority):
+                raise IdentityError(f"{row}: {why}")
+        macs = seal_all([_sealed(row, bytes(row.authority.kid)) for row in rows])
+        for row, mac in zip(rows, macs, strict=True):
+            row.mac = mac
+        if rows:
+            MeterIdentity.objects.bulk_update(rows, ["mac"], batch_size=1000)
+            _note(rows, certificates, actor, now, "identity.confirm")
+    titles = [bytes(row.system_title) for row in rows]
+    return Registered(len(rows), MeterIdentity.objects.count() - len(rows), titles)
+
+
+def _why_not_confirmed(row: MeterIdentity, one: Certificate, authority: PinnedAuthority | None) -> str | None:
+    """What is wrong with a row that has no MAC; None where nothing is."""
+    if row.mac:
+        return "its row was changed after it was registered: look into the audit record, and who wrote to the database"
+    if authority is None or authority.id != row.authority_id:
+        return f"no authority {kid_text(one.signed.kid)} is pinned (manage.py authority pin)"
+    if (one.system_title, one.public, one.cti) != (bytes(row.system_title), bytes(row.public), bytes(row.cti)):
+        return "its certificate says another title, key or number than its row"
+    if one.audience != IDENTITY_AUDIENCE or one.issuer != authority.issuer:
+        return "its certificate is for something else, or of another authority"
+    try:
+        verify(one.signed, authority.public)
+    except CertificateError as error:
+        return str(error)
+    return None
 
 
 def listed() -> QuerySet[MeterIdentity]:

@@ -1,12 +1,15 @@
 """Coupons in the database: what a batch names is read at once, what it moved is written by compare-and-set."""
 
+import hmac
+import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import ContendedError
+from keyvault.coupons import identities
 from keyvault.coupons.forms import Coupon, is_list
 from keyvault.coupons.verifying import (
     CouponError,
@@ -20,6 +23,8 @@ from keyvault.coupons.verifying import (
     parsed_reading,
 )
 from keyvault.replay_window_store import Care
+
+logger = logging.getLogger(__name__)
 
 _READ = """
 SELECT c.id, c.system_title, c.epoch, c.number, c.point, c.commitment, c.spent_on, l.digest, l.public,
@@ -36,7 +41,7 @@ _LOCKED = " ORDER BY c.id FOR UPDATE OF c"
 
 
 def read(named: Iterable[tuple[bytes, bytes]], care: Care) -> Coupons:
-    """The coupons, identities and cut-off keys that COSE_Sign1s name: (kid of the frame, octets) each. Three queries.
+    """The coupons, identities and cut-off keys that COSE_Sign1s name: (kid of the frame, octets) each. Four queries.
 
     Under ``Care.LOCK`` the coupons stay locked until the transaction ends.
     """
@@ -55,24 +60,43 @@ def read(named: Iterable[tuple[bytes, bytes]], care: Care) -> Coupons:
             continue  # it is refused for that, and names nothing
     rows = fetch_rows(_READ + _LOCKED * (care is Care.LOCK), *_columns(sorted(names)), *[octets_array(points)] * 2)
     titles = octets_array({kid[:8] for kid, _ in names})
-    identities: defaultdict[bytes, list[Identity]] = defaultdict(list)
-    for title, *identity in fetch_rows(
-        """SELECT i.system_title, i.id, i.public,
-                  EXISTS (SELECT FROM keyvault_revokedcertificate r
-                          WHERE r.cti = i.cti AND r.authority_id = i.authority_id)
-           FROM keyvault_meteridentity i WHERE i.system_title = ANY(%s::bytea[]) ORDER BY i.id DESC""",
-        titles,
-    ):
-        identities[title].append(Identity(*identity))
     cut_off = fetch_rows(
         """SELECT system_title, epoch FROM keyvault_devicekey
            WHERE system_title = ANY(%s::bytea[]) AND state = 'compromised'""",
         titles,
     )
-    coupons = Coupons(identities=identities, cut_off={make_kid(title, epoch) for title, epoch in cut_off})
+    coupons = Coupons(identities=_identities(titles), cut_off={make_kid(title, epoch) for title, epoch in cut_off})
     for row in rows:
         _put(coupons, row)
     return coupons
+
+
+def _identities(titles: str) -> Mapping[bytes, list[Identity]]:
+    """The identities of meters (array of system titles), the newest first. Two queries, one where none stands.
+
+    Rows that no act of a person made, or that were changed since, are left out, and logged.
+    """
+    rows = fetch_rows(
+        """SELECT i.system_title, i.public, a.kid, i.cti, i.certificate, i.mac, i.id,
+                  EXISTS (SELECT FROM keyvault_revokedcertificate r
+                          WHERE r.cti = i.cti AND r.authority_id = i.authority_id)
+           FROM keyvault_meteridentity i JOIN keyvault_authority a ON a.id = i.authority_id
+           WHERE i.system_title = ANY(%s::bytea[]) ORDER BY i.id DESC""",
+        titles,
+    )
+    found: defaultdict[bytes, list[Identity]] = defaultdict(list)
+    for row, mac in zip(rows, identities.seal_all([row[:5] for row in rows]), strict=True):
+        title, public, *_, stored, number, is_revoked = row
+        if hmac.compare_digest(stored, mac):
+            found[title].append(Identity(number, public, is_revoked))
+        else:
+            logger.error(
+                "identity %d of meter %s was registered by nobody, or its row was changed: it signs no list"
+                " (manage.py meter_identity confirm)",
+                number,
+                title.hex(),
+            )
+    return found
 
 
 def _put(coupons: Coupons, row: tuple[Any, ...]) -> None:

@@ -150,6 +150,7 @@ class KeyReplayer:
             "authority": lambda record: replay_enrolment.authority(*record.body),
             "mask_authority": lambda record: replay_masking.pinned(*record.body),
             "mask_authority_withdrawn": lambda record: replay_masking.withdrawn(*record.body),
+            "mask_requests_key": lambda record: replay_masking.requests_key(*record.body),
             "awaited": lambda record: replay_enrolment.awaited(record.body),
             "enrolled": lambda record: replay_enrolment.enrolled(record.body),
             "identities": lambda record: replay_enrolment.identities(record.body),

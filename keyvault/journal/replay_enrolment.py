@@ -65,10 +65,14 @@ def revoked(cti: bytes, kid: bytes, octets: bytes, revoked_s: int, received_s: i
 
 
 def identities(rows: Sequence[Sequence[Any]]) -> None:
-    """Identities of meters that were registered; existing rows with the same number or key were not committed."""
+    """Identities that were registered or confirmed; other rows with the same number or key were not committed.
+
+    Records of releases before rows had a MAC lack it: such rows have to be confirmed.
+    """
     by_kid = {bytes(kid): number for kid, number in Authority.objects.values_list("kid", "pk")}
-    for title, public, cti, kid, octets, issued_s, expires_s, registered_s in rows:
+    for title, public, cti, kid, octets, issued_s, expires_s, registered_s, *mac in rows:
         fields = {
+            "mac": mac[0] if mac else b"",
             "system_title": title,
             "public": public,
             "certificate": octets,

@@ -22,12 +22,14 @@ from keyvault.masking.masks import Cell
 from keyvault.masking.messages import MetersRequest, SumRequest, seal_request
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.rotation_lock import keys_for_wrapping
-from keyvault.models import SigningSecret
+from keyvault.models import AuditRecord, SigningSecret
 from keyvault.models.masking import MaskAuthority
 
 logger = logging.getLogger(__name__)
 
-_OWNER = "mask requests"  # of the secret that requests are signed with
+WITHDRAW = "mask_authority.withdraw"
+REQUESTS = "mask requests"  # owner of the secret that requests are signed with
+_FACT = "mask authority"  # what a row's MAC is over
 _NAME_MAX, _URL_MAX = 60, 200
 
 
@@ -91,22 +93,39 @@ def pin(authority: MaskAuthorityToPin, actor: Actor, now: datetime) -> MaskAutho
 def withdraw(name: str, actor: Actor, now: datetime) -> None:
     """Ask an authority no more: its group has one less. MaskAuthorityError where none of that name is asked."""
     with transaction.atomic():
-        chain.record(actor, "mask_authority.withdraw", {"name": name})
-        if not MaskAuthority.objects.filter(name=name, withdrawn_at=None).update(withdrawn_at=now):
+        chain.record(actor, WITHDRAW, {"name": name})
+        row = MaskAuthority.objects.select_for_update().filter(name=name, withdrawn_at=None).first()
+        if row is None:
             raise MaskAuthorityError(f"no mask authority {name!r} is pinned and asked")
-        journal.append("mask_authority_withdrawn", [name, int(now.timestamp())])
+        row.withdrawn_at, row.mac = now, _mac(row.name, row.url, row.mask_group, bytes(row.public), withdrawn=True)
+        row.save(update_fields=["withdrawn_at", "mac"])
+        journal.append("mask_authority_withdrawn", [name, int(now.timestamp()), row.mac])
 
 
 def asked() -> list[PinnedMaskAuthority]:
-    """The authorities that are asked, by name; one whose row nobody's act made is left out, and logged. One query."""
+    """The authorities that are asked, by name. Two queries.
+
+    Rows that nobody's act made are left out, and logged; so are those whose withdrawal was undone in the database. One
+    that was withdrawn by nobody's act is asked as before, and logged: without it, its group's totals would be wrong.
+    """
+    rows = list(MaskAuthority.objects.order_by("name"))
+    ours = [PinnedMaskAuthority(row.pk, row.name, row.url, row.mask_group, bytes(row.public)) for row in rows]
+    acts = AuditRecord.objects.filter(act=WITHDRAW, subject__name__in=[one.name for one in ours])
+    withdrawn = set(acts.values_list("subject__name", flat=True))
+    macs = chain.seal_all(_FACT, [list(one[1:]) for one in ours])
     found = []
-    rows = MaskAuthority.objects.filter(withdrawn_at=None).order_by("name")
-    for row in rows:
-        one = PinnedMaskAuthority(row.pk, row.name, row.url, row.mask_group, bytes(row.public))
-        if hmac.compare_digest(bytes(row.mac), _mac(*one[1:])):
-            found.append(one)
-        else:
+    for row, one, mac in zip(rows, ours, macs, strict=True):
+        is_as_pinned = hmac.compare_digest(bytes(row.mac), mac)
+        if row.withdrawn_at is not None and (one.name in withdrawn or not is_as_pinned):
+            continue
+        if not is_as_pinned:
             logger.error("mask authority %r was pinned by nobody, or its row was changed: it is not asked", row.name)
+        elif one.name in withdrawn:
+            logger.error("mask authority %r was withdrawn, and its older row put back: it is not asked", row.name)
+        else:
+            if row.withdrawn_at is not None:
+                logger.error("mask authority %r was withdrawn by nobody: it is asked as before", row.name)
+            found.append(one)
     return found
 
 
@@ -131,31 +150,36 @@ class Requester:
 
 def requester(now: datetime) -> Requester:
     """The head-end's own key of requests, made where it has none. MaskAuthorityError where it does not open."""
-    row = SigningSecret.objects.filter(owner=_OWNER).order_by("pk").first()
+    row = SigningSecret.objects.filter(owner=REQUESTS).order_by("pk").first()
     if row is None:
         with transaction.atomic():
             row = _ensure_secret(now)
     try:
-        seed = master_key.current().unwrap(bytes(row.wrapped), Purpose.SIGNING_SECRET, _OWNER.encode())
+        seed = master_key.current().unwrap(bytes(row.wrapped), Purpose.SIGNING_SECRET, REQUESTS.encode())
     except UnwrapError as error:
         raise MaskAuthorityError(f"the key of requests to mask authorities does not open: {error}") from None
     return Requester(Ed25519PrivateKey.from_private_bytes(seed))
 
 
 def _ensure_secret(now: datetime) -> SigningSecret:
-    """The row of the key of requests; the older one counts should two processes make one at once."""
+    """The row of the key of requests; the older one counts should two processes make one at once.
+
+    The key journal keeps it: authorities pinned its public key, and would answer no other after a restore.
+    """
     master = keys_for_wrapping()
-    standing = SigningSecret.objects.select_for_update().filter(owner=_OWNER).order_by("pk").first()
-    return standing or SigningSecret.objects.create(
-        owner=_OWNER,
-        wrapped=master.wrap(secrets.token_bytes(32), Purpose.SIGNING_SECRET, _OWNER.encode()),
-        master_key_version=master.active_version,
-        created_at=now,
+    standing = SigningSecret.objects.select_for_update().filter(owner=REQUESTS).order_by("pk").first()
+    if standing is not None:
+        return standing
+    wrapped = master.wrap(secrets.token_bytes(32), Purpose.SIGNING_SECRET, REQUESTS.encode())
+    made = SigningSecret.objects.create(
+        owner=REQUESTS, wrapped=wrapped, master_key_version=master.active_version, created_at=now
     )
+    journal.append("mask_requests_key", [REQUESTS, wrapped, master.active_version, int(now.timestamp())])
+    return made
 
 
-def _mac(name: str, url: str, mask_group: str, public: bytes) -> bytes:
-    return chain.seal("mask authority", [name, url, mask_group, public])
+def _mac(name: str, url: str, mask_group: str, public: bytes, *, withdrawn: bool = False) -> bytes:
+    return chain.seal(_FACT, [name, url, mask_group, public, *([WITHDRAW] if withdrawn else [])])
 
 
 def _check_url(url: str) -> None:

@@ -43,6 +43,9 @@ class AuditRecord(models.Model):
                 name="audit_of_authority",
                 condition=Q(act__in=["authority.pin", "authority.unpin"]),
             ),
+            models.Index(
+                fields=["number"], name="audit_of_mask_withdrawals", condition=Q(act="mask_authority.withdraw")
+            ),
         ]
 
     def __str__(self) -> str:

@@ -6,7 +6,11 @@ from keyvault.models.enrolment import Authority
 
 
 class MeterIdentity(models.Model):
-    """The Ed25519 key (32 octets) that an authority certified for a meter: it signs the meter's coupon lists."""
+    """The Ed25519 key (32 octets) that an authority certified for a meter: it signs the meter's coupon lists.
+
+    Because of ``mac`` nobody can register an identity by writing to the database. A row from before identities had one
+    is confirmed by ``manage.py meter_identity confirm``.
+    """
 
     system_title = models.BinaryField(max_length=8, db_index=True)
     public = models.BinaryField(max_length=32, unique=True, help_text="Ed25519 public key, 32 octets (RFC 8032)")
@@ -16,6 +20,7 @@ class MeterIdentity(models.Model):
     issued_at = models.DateTimeField(help_text="the certificate's iat")
     expires_at = models.DateTimeField(help_text="the certificate's exp")
     registered_at = models.DateTimeField()
+    mac = models.BinaryField(default=b"", max_length=32, help_text="of title, key and certificate, under the audit key")
 
     class Meta:
         verbose_name_plural = "meter identities"

@@ -1,5 +1,6 @@
 """manage.py meter_identity: whose signatures announce the coupons of a meter that signs its readings."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +28,31 @@ class Command(DomainCommand):
         "examples:\n"
         "  manage.py meter_identity register 0024befffe804ff1.identity 0024befffe804ff2.identity\n"
         "  manage.py meter_identity register shipment-7/*.identity --dry-run\n"
-        "  manage.py meter_identity list --json\n\n"
+        "  manage.py meter_identity list --json\n"
+        "  manage.py meter_identity confirm      once, after the upgrade from a release before identities had a MAC\n\n"
         "exit status: 0 done; 1 it could not be done, and nothing was."
     )
     refusals = (ProvisioningError, AuditError, MasterKeyError)
     nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True, metavar="register|list")
+        actions = parser.add_subparsers(dest="action", required=True, metavar="register|list|confirm")
         register = actions.add_parser("register", help="import certificates, one in each file")
         register.add_argument("files", nargs="+", type=Path, metavar="FILE")
         register.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        confirm = actions.add_parser(
+            "confirm", help="identities of earlier releases count again: each row is checked against its certificate"
+        )
+        confirm.add_argument(
+            "--dry-run", action="store_true", help="name those that are to be confirmed, and do nothing"
+        )
         actions.add_parser("list", help="the registered identities").add_argument(
             "--json", action="store_true", help="for programs"
         )
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
-        if action == "register":
-            self.register(**options)
-        else:
-            self.list(**options)
+        acts: dict[str, Callable[..., None]] = {"register": self.register, "list": self.list, "confirm": self.confirm}
+        acts[action](**options)
 
     def register(self, *, files: list[Path], dry_run: bool, **options: Any) -> None:
         try:
@@ -62,6 +68,14 @@ class Command(DomainCommand):
             named = ", ".join(title.hex() for title in unknown[:_NAMED])
             more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
             self.stderr.write(f"No meter with system title {named}{more} is registered yet: their frames wait.")
+
+    def confirm(self, *, dry_run: bool, **options: Any) -> None:
+        if dry_run:
+            titles = [bytes(row.system_title).hex() for row in identities.unconfirmed()]
+            self.stdout.write(f"{len(titles)} identities are to be confirmed{': ' * bool(titles)}{', '.join(titles)}.")
+            return
+        done = identities.confirm(chain.command_actor(), timezone.now())
+        self.stdout.write(f"{done.new} identities confirmed, {done.unchanged} stood already.")
 
     def list(self, *, json: bool, **options: Any) -> None:
         rows = list(identities.listed())
