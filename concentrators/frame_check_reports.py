@@ -12,9 +12,11 @@ from concentrators.ingest import trial
 from concentrators.ingest.trial import Judged
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError
 from keyvault.derivations import FrameKeys, KeyFacts, TagFacts
-from keyvault.schemes.dissector import Dissection, dissect, notation_of
+from keyvault.schemes.dissector import Dissection, dissect, dissect_signed, notation_of
 from keyvault.schemes.hop_tag import Tagged, parse_tagged, wears_tag
 from meters.models import Meter
+
+FOR_CONCENTRATOR = "for_concentrator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +24,21 @@ class FrameReport:
     """A frame with everything that can be told of it.
 
     ``octets`` are as given, ``judged`` is of the frame without its hop tag. ``refused`` is the reason of whoever would
-    refuse it, None where nobody would. ``payload`` is the plaintext and its CBOR diagnostic notation; both only of
-    bench keys. ``notes`` are sentences.
+    refuse it, None where nobody would; ``good_verdict`` holds then. ``payload`` is the plaintext and its CBOR
+    diagnostic notation, ``signed`` what a signed meter's payload says, layer by layer; all only of bench keys.
+    ``notes`` are sentences.
     """
 
     octets: bytes
     judged: Judged
     dissection: Dissection
     refused: FailureKind | None
+    good_verdict: str
     detail: str
     key: KeyFacts | None
     tag: TagFacts | None
     payload: tuple[bytes, str | None] | None
+    signed: Dissection | None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -42,8 +47,8 @@ class FrameReport:
 
     @property
     def verdict(self) -> str:
-        """What becomes of it: accepted, duplicate, or why it is refused."""
-        return self.judged.verdict if self.refused is None else self.refused.value
+        """What becomes of it: accepted, duplicate, for its concentrator, or why it is refused."""
+        return self.good_verdict if self.refused is None else self.refused.value
 
     @property
     def explanation(self) -> Explanation | None:
@@ -68,7 +73,8 @@ def report(frames: Sequence[bytes], received_at: datetime, system_title: bytes |
     kids |= {tag.kid for tag in tags if tag is not None}
     named = {kid[:SYSTEM_TITLE_OCTETS] for kid in kids}
     laboratory = Meter.objects.filter(system_title__in=named, is_laboratory=True).values_list("system_title", flat=True)
-    keys = FrameKeys(kids, set(map(bytes, laboratory)))
+    enrolling = {one.kid: one.enrolling for one in judged if one.kid is not None and one.enrolling is not None}
+    keys = FrameKeys(kids, set(map(bytes, laboratory)), enrolling)
     titles = _concentrators_of(named, received_at)
     return [
         _report(octets, one, tag, keys, titles, system_title)
@@ -105,7 +111,7 @@ def _report(
     key = None if kid is None else keys.of_frame(one.octets, kid)
     is_told = key is not None and key.why_bench is not None
     refused, detail = one.failure, one.detail if is_told else without_values(one.detail)
-    notes = []
+    notes, hop, plaintext = [], None, one.plaintext
     tag_facts = None if tag is None else keys.of_tag(tag, concentrator)
     if tag_facts is not None:
         notes.append("It wears a hop tag, which the concentrator checks and strips; below is the frame inside.")
@@ -113,12 +119,19 @@ def _report(
             refused, detail = FailureKind.TAG_INVALID, "the hop tag does not fit: the concentrator drops the frame"
         elif tag_facts.fits is None:
             notes.append("The tag was not checked: no key of its epoch, or no concentrator with a system title.")
-    elif kid is not None and concentrator is not None and keys.opens_at_concentrator(one.octets, kid, concentrator):
-        notes.append(f"It opens at concentrator {concentrator.hex()}, for which it is: the head-end never sees it.")
+    elif kid is not None and concentrator is not None and refused is FailureKind.TAG_INVALID:
+        hop = keys.opened_at_concentrator(one.octets, kid, concentrator)
+        if hop is not None:
+            notes.append(f"It opens at concentrator {concentrator.hex()}, for which it is: the head-end never sees it.")
+            refused, detail, plaintext = None, "", hop.plaintext
+            key = key and key._replace(values=hop.values)
     if wanted_title is not None and title is not None and title != wanted_title:
         refused = FailureKind.IDENTITY_MISMATCH
         detail = f"the frame names {title.hex()}, not {wanted_title.hex()}"
-    payload = None
-    if is_told and one.plaintext is not None:
-        payload = one.plaintext, notation_of(one.plaintext)
-    return FrameReport(octets, one, dissect(one.octets), refused, detail, key, tag_facts, payload, notes)
+    payload, signed = None, None
+    if is_told and plaintext is not None:
+        signed = dissect_signed(plaintext)
+        payload = plaintext, notation_of(plaintext) if signed is None else signed.notation
+    verdict = FOR_CONCENTRATOR if hop is not None else one.verdict
+    dissection = dissect(one.octets)
+    return FrameReport(octets, one, dissection, refused, verdict, detail, key, tag_facts, payload, signed, notes)

@@ -1,5 +1,6 @@
 """The page of one integrity failure: its evidence octet by octet, its meaning, and what to do about it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import messages
@@ -31,7 +32,8 @@ from concentrators.models import IntegrityFailure
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.coupons import inventory as coupons
-from keyvault.schemes.dissector import dissect
+from keyvault.coupons.inventory import ProofOfDoubleUse
+from keyvault.schemes.dissector import dissect, dissect_signed
 from meters.registry import access_record
 
 VERIFY_AGAIN = "concentrators.verify_again_uplink"
@@ -77,7 +79,7 @@ class FailurePage(ConsolePage):
             "failure": failure,
             "severity": Severity(failure.severity).name.lower(),
             "explanation": explain(kind),
-            "proofs": _proofs(failure) if kind is FailureKind.COUPON_REUSED else None,
+            **(self._proofs() if kind is FailureKind.COUPON_REUSED else {}),
             "detail": self._detail(),
             "octets": bytes(failure.frame),
             "annotation": dissect(bytes(failure.frame)),
@@ -98,6 +100,24 @@ class FailurePage(ConsolePage):
             return known
         access_record.note(self.request, meters=[self.failure.meter_id] if self.failure.meter_id else None)
         return self.failure.detail
+
+    def _proofs(self) -> dict[str, Any]:
+        """Return what the uplink proves that the meter signed or announced twice, and that layer by layer.
+
+        Signed readings are shown to users who may see readings, and that access is recorded.
+        """
+        if self.failure.kid is None:
+            return {}
+        rows = coupons.proofs(bytes(self.failure.kid)[:SYSTEM_TITLE_OCTETS], self.failure.uplink_id)
+        if not self.request.user.has_perm(READ_READINGS):
+            shown = [one for one in rows if one.is_list]
+        else:
+            shown = rows
+            access_record.note(self.request, meters=[self.failure.meter_id] if self.failure.meter_id else None)
+        return {
+            "proofs": _proofs(rows),
+            "layers": [(f"coupon {one.number}", dissect_signed(bytes(one.octets))) for one in shown],
+        }
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Acknowledge this failure, or verify the waiting frames of its uplink again."""
@@ -130,11 +150,7 @@ class FailurePage(ConsolePage):
         return HttpResponseRedirect(request.path if still else reverse("admin:failures"))
 
 
-def _proofs(failure: IntegrityFailure) -> HtmlTable | None:
-    """Return what the uplink proves that the meter signed or announced twice; readings stay in the export."""
-    if failure.kid is None:
-        return None
-    rows = coupons.proofs(bytes(failure.kid)[:SYSTEM_TITLE_OCTETS], failure.uplink_id)
+def _proofs(rows: Sequence[ProofOfDoubleUse]) -> HtmlTable:
     return table(
         columns_of("#coupon", "#epoch", "twice", "SHA-256 of the first", "SHA-256 of the second"),
         [[one.number, one.epoch, _WHAT[one.is_list], one.first.hex(), one.second.hex()] for one in rows],

@@ -16,6 +16,7 @@ from concentrators.ingest.gather import gather, look_up
 from concentrators.ingest.meter_cache import KeptMeters
 from concentrators.ingest.transaction_retry import attempt
 from keyvault.ciphers import KeptCiphers
+from keyvault.enrolment.opening import Enrolling
 from keyvault.replay_window_store import Care
 from meters.readings.store import Registers
 
@@ -27,7 +28,8 @@ class Judged(NamedTuple):
     """What verification would say of a frame.
 
     ``failure`` is None for a frame that would be accepted, and for a duplicate. ``kid`` is what the frame claims: 10
-    octets, or 22 with a kid context, or 8 where a title alone is known. ``plaintext`` is that of a frame that opened.
+    octets, or 22 with a kid context, or 8 where a title alone is known. ``plaintext`` is that of a frame that opened,
+    ``enrolling`` the key that it would enrol, if any.
     """
 
     octets: bytes
@@ -37,6 +39,7 @@ class Judged(NamedTuple):
     kid: bytes | None
     counter: int | None
     plaintext: bytes | None
+    enrolling: Enrolling | None
 
     @property
     def is_good(self) -> bool:
@@ -57,7 +60,7 @@ def _judge(frames: Sequence[bytes], received_at: datetime) -> list[Judged]:
         execute("SET TRANSACTION READ ONLY")
         delivery = Delivery(_NOBODY, _NOBODY, received_at, timezone.now())
         posted = [(delivery, list(enumerate(frames)))]
-        batch, facts, opening, _ = gather(posted, Care.READ, KeptCiphers(), KeptMeters(), Registers())
+        batch, facts, opening, enrolling = gather(posted, Care.READ, KeptCiphers(), KeptMeters(), Registers())
         examined = examine(batch, facts)
         decided = decide(examined, look_up(examined))
         failures = {failure.frame_index: failure for failure in decided.uplinks[0].failures}
@@ -70,10 +73,12 @@ def _judge(frames: Sequence[bytes], received_at: datetime) -> list[Judged]:
         plaintext = None if frame is None else frame.plaintext
         if failure is not None:
             kind, kid, counter = failure.kind, failure.kid, failure.counter
-            found.append(Judged(octets, str(kind), kind, failure.detail, kid, counter, plaintext))
+            enrols = None if kid is None or plaintext is None else enrolling.get(kid)
+            found.append(Judged(octets, str(kind), kind, failure.detail, kid, counter, plaintext, enrols))
         elif frame is not None:
             verdict = DUPLICATE if index in again else ACCEPTED
-            found.append(Judged(octets, verdict, None, "", frame.kid, frame.invocation_counter, plaintext))
+            kid, counter = frame.kid, frame.invocation_counter
+            found.append(Judged(octets, verdict, None, "", kid, counter, plaintext, enrolling.get(kid)))
         else:
             raise AssertionError(f"frame {index} has no verdict")
     return found

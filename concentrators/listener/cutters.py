@@ -6,9 +6,9 @@ MAX_OCTETS of what has begun, for each pair of addresses. ``server`` limits conn
 
 from typing import NamedTuple, Protocol
 
-from keyvault.cose.structures import MalformedError
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError
 from keyvault.schemes.dlms.envelope import MAX_OCTETS
-from keyvault.schemes.dlms.framing import BLOCK, LLC, blocks, hdlc_frames, mbus_frames, wrapper_end
+from keyvault.schemes.dlms.framing import BLOCK, LLC, blocks, hdlc_frames, mbus_frames, read_length, wrapper_end
 
 _PAIRS_MAX = 64  # of addresses whose notifications have begun, on one connection
 _FLAG = 0x7E
@@ -165,11 +165,51 @@ class MBusCutter(_Joiner):
         return None
 
 
+_LINKS: dict[bytes, type[WrapperCutter | HdlcCutter | MBusCutter]] = {
+    b"\x00": WrapperCutter,
+    bytes((_FLAG,)): HdlcCutter,
+    bytes((_MBUS_LONG,)): MBusCutter,
+}
 CUTTERS: dict[str, type[WrapperCutter | HdlcCutter | MBusCutter]] = {
     "wrapper": WrapperCutter,
     "hdlc": HdlcCutter,
     "mbus": MBusCutter,
 }
+
+
+def split(octets: bytes) -> list[bytes]:
+    """Return the notifications in some octets, one after another: in links of one kind, or bare ciphered APDUs.
+
+    Octets that are not whole notifications throughout are returned as one.
+    """
+    if octets[:1] == b"\xdb":
+        found = _bare(octets)
+    elif octets[:1] in _LINKS:
+        cutter = _LINKS[octets[:1]]()
+        try:
+            found = cutter.feed(octets)
+        except MalformedError:
+            return [octets]
+    else:
+        return [octets]
+    # A flag between two HDLC frames may belong to both of them.
+    flag = bytes((_FLAG,))
+    is_whole = b"".join(found).replace(flag, b"") == octets.replace(flag, b"")
+    return found if is_whole else [octets]
+
+
+def _bare(octets: bytes) -> list[bytes]:
+    """Return ciphered APDUs by the lengths that they say, as far as they go."""
+    found = []
+    at = 0
+    while octets[at : at + 2] == b"\xdb\x08":
+        try:
+            start, length = read_length(octets, at + 2 + SYSTEM_TITLE_OCTETS)
+        except MalformedError:
+            break
+        found.append(octets[at : start + length])
+        at = start + length
+    return found
 
 
 def _ends(apdu: bytes) -> tuple[bool, bool]:

@@ -90,6 +90,11 @@ def uplink_infos(system_title: bytes, epoch: int, alg: int) -> tuple[bytes, byte
     return _infos(alg, (_title(system_title), _epoch(epoch)), (HEAD_END, None))
 
 
+def hop_infos(system_title: bytes, epoch: int, alg: int, concentrator_title: bytes) -> tuple[bytes, bytes]:
+    """The same that ``hop_key`` derives by."""
+    return _infos(alg, (_title(system_title), _epoch(epoch)), (_title(concentrator_title), None))
+
+
 def uplink_secret_info(system_title: bytes, epoch: int, alg: int) -> bytes:
     """The info string of HKDF that ``uplink_secret`` derives by. No secret."""
     return kdf_context(alg, 8 * _SECRET_OCTETS, (_title(system_title), _epoch(epoch)), (HEAD_END, None))

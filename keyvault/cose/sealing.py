@@ -57,9 +57,9 @@ class DirectionCipher:
         """Return the ciphertext of a frame that is bound to octets outside it; else like ``seal_under``."""
         return self._aead.encrypt(self._nonce(counter), plaintext, enc_structure(protected, external_aad))
 
-    def inputs(self, frame: Frame) -> tuple[bytes, bytes]:
+    def inputs(self, frame: Frame, external_aad: bytes = b"") -> tuple[bytes, bytes]:
         """Nonce and AAD of a frame, for whoever looks for what a meter does otherwise."""
-        return self._nonce(frame.counter), enc_structure(frame.protected)
+        return self._nonce(frame.counter), enc_structure(frame.protected, external_aad)
 
     def _nonce(self, counter: int) -> bytes:
         """Return Base IV XOR the left-padded Partial IV, 13 octets (RFC 9052 section 3.1)."""

@@ -57,19 +57,24 @@ def meters_by_coupons_left() -> dict[str, int]:
 
 
 class ProofOfDoubleUse(NamedTuple):
-    """What a meter signed, or announced, twice: the coupon, and the digests (SHA-256) of both COSE_Sign1s."""
+    """What a meter signed, or announced, twice: the coupon, and the digests (SHA-256) of both COSE_Sign1s.
+
+    ``octets`` are the second one.
+    """
 
     epoch: int
     number: int
     is_list: bool
     first: bytes
     second: bytes
+    octets: bytes
 
 
 def proofs(system_title: bytes, uplink_id: int) -> list[ProofOfDoubleUse]:
     """The proofs of double use that an uplink brought of a meter; one query."""
     rows = fetch_rows(
-        """SELECT c.epoch, c.number, d.is_list, CASE WHEN d.is_list THEN l.digest ELSE c.spent_on END, sha256(d.second)
+        """SELECT c.epoch, c.number, d.is_list, CASE WHEN d.is_list THEN l.digest ELSE c.spent_on END, sha256(d.second),
+                  d.second
            FROM keyvault_coupondispute d JOIN keyvault_coupon c ON c.id = d.coupon_id
            JOIN keyvault_couponlist l ON l.id = c.announced_id
            WHERE c.system_title = %s AND d.uplink_id = %s ORDER BY c.epoch, c.number""",

@@ -1,18 +1,10 @@
-"""The parts of a certificate and their names, to explain evidence. Pure.
-
-A place is a path of array indices and map labels from the certificate on, through the CBOR in its byte strings, too.
-"""
+"""The parts of a certificate of an enrolment frame and their names, to explain evidence. Pure."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
-Place = tuple[int | str, ...]
+from keyvault.cose.sign1_anatomy import TAGS, Place, Sign1Anatomy
 
 KCWT = 13  # the label of the unprotected header that brings a certificate (RFC 9528 section 3.5.3)
-TAGS = {18: "COSE_Sign1 (RFC 9052 section 4.2)", 61: "CWT (RFC 8392)"}
-EMBEDDED = frozenset[Place]({(0,), (2,)})  # byte strings with CBOR inside
-_LATEST_S = 253_402_300_799  # the end of the year 9999
-_TIMES = frozenset[Place]({(2, 4), (2, 5), (2, 6)})
 _PLACES: Mapping[Place, str] = {
     (): "certificate",
     (0,): "protected header of the certificate, under its signature",
@@ -36,17 +28,10 @@ _PLACES: Mapping[Place, str] = {
     (3,): "signature of the authority",
 }
 
-
-def label(place: Place, value: int) -> str:
-    """What a label of the map at a place says."""
-    return _PLACES.get((*place, value), "not one that a certificate has")
-
-
-def meaning(place: Place, otherwise: str, value: int | None = None) -> str:
-    """What the item at a place is; ``otherwise`` is its form, ``value`` its number where it is one."""
-    name = _PLACES.get(place)
-    if name is None:
-        return otherwise
-    if value is not None and place in _TIMES and 0 <= value <= _LATEST_S:
-        return f"{name}: {datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    return f"{name}: {otherwise}"
+CERTIFICATE = Sign1Anatomy(
+    "a certificate",
+    _PLACES,
+    root=(1, KCWT),
+    times=frozenset[Place]({(2, 4), (2, 5), (2, 6)}),
+    tags=TAGS | {61: "CWT (RFC 8392)"},
+)

@@ -53,9 +53,13 @@ def agree(private: X25519PrivateKey, public: bytes) -> bytes:
 
 def agreed_device_key(z: bytes, system_title: bytes, epoch: int, meter: bytes, head_end: bytes) -> bytes:
     """Derive the device key (32 octets) of an epoch (0: transfer key) from Z and both public keys (HKDF, RFC 5869)."""
+    return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, agreed_info(system_title, epoch, meter, head_end)).derive(z)
+
+
+def agreed_info(system_title: bytes, epoch: int, meter: bytes, head_end: bytes) -> bytes:
+    """The info string of the device key of an epoch, with both public keys."""
     kid = make_kid(system_title, epoch)
-    info = cbor2.dumps(["ami-headend agreed key", kid[:8], kid[8:], meter, head_end])
-    return HKDF(SHA256(), DEVICE_KEY_OCTETS, None, info).derive(z)
+    return cbor2.dumps(["ami-headend agreed key", kid[:8], kid[8:], meter, head_end])
 
 
 def _device_key(inputs: KeyInputs) -> bytes:

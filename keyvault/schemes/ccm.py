@@ -9,8 +9,19 @@ from keyvault.schemes.lines import Derived, Envelope, OpenedKey
 
 def derived(cipher: DirectionCipher, key: OpenedKey, frame: Frame) -> list[Derived]:
     """What a frame of AES-CCM is computed from: the info strings of its keys, its nonce and its AAD."""
-    key_info, iv_info = uplink_infos(key.system_title, key.epoch, key.algorithm)
-    nonce, aad = cipher.inputs(frame)
+    return inputs(cipher, key.system_title, key.epoch, frame)
+
+
+def inputs(
+    cipher: DirectionCipher, system_title: bytes, epoch: int, frame: Frame, external_aad: bytes = b""
+) -> list[Derived]:
+    """The same of the key of an epoch of a system title (8 octets), for a frame that is bound to octets beside it."""
+    return told(uplink_infos(system_title, epoch, cipher.alg), cipher.inputs(frame, external_aad))
+
+
+def told(infos: tuple[bytes, bytes], inputs: tuple[bytes, bytes]) -> list[Derived]:
+    """The info strings of key and Base IV, and nonce and AAD, by their names."""
+    (key_info, iv_info), (nonce, aad) = infos, inputs
     return [
         Derived("info of the key", key_info),
         Derived("info of the Base IV", iv_info),

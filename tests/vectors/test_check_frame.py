@@ -1,6 +1,7 @@
 """manage.py check_frame: the verdict of each vector and of each state of the database; nothing is written or leaks."""
 
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -14,16 +15,20 @@ from django.db import connection
 from concentrators.frame_check_reports import report
 from concentrators.models import Concentrator
 from concentrators.vectors import material
-from keyvault.cose.kdf import uplink_infos, uplink_key, uplink_secret
+from keyvault.cose.kdf import hop_infos, uplink_infos, uplink_key, uplink_secret
 from keyvault.cose.structures import encode_sequence
-from keyvault.device_keys import key_rows, provisioning
+from keyvault.device_keys import agreement_keys, key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
+from keyvault.enrolment import authorities
+from keyvault.enrolment.frames import parse_enrolment
 from keyvault.models import DeviceKey, KeyState
+from keyvault.schemes.agreed import agreed_info
 from keyvault.schemes.hop import hop_cipher
 from keyvault.schemes.hop_tag import HopTagKey
 from meters.models import MeterStatus
+from tests.concentrators import enrolling
 from tests.concentrators.dlms_devices import dlms_meter, profile
-from tests.concentrators.fleet import NOW, Device, commission, judged, usual
+from tests.concentrators.fleet import NOW, START, Device, commission, judged, usual
 from tests.concentrators.masked_devices import of_masked_ccm
 from tests.concentrators.scheme_devices import meter_at, of_mac, of_sealed, of_session, of_signed
 from tests.concentrators.statements import Statements, counting
@@ -66,7 +71,7 @@ def checked(frame: bytes, *words: str, at: datetime = NOW) -> dict[str, Any]:
     told = json.loads(text)
     assert status == (0 if told["accepted"] else 1)
     (one,) = told["frames"]
-    assert told["accepted"] == (one["verdict"] in ("accepted", "duplicate"))
+    assert told["accepted"] == (one["verdict"] in ("accepted", "duplicate", "for_concentrator"))
     return dict(one)
 
 
@@ -235,9 +240,64 @@ def test_a_frame_for_the_concentrator_says_so(concentrator: Concentrator) -> Non
     device = Device(meter_at(concentrator), bytes(range(32)))
     provisioning.provision_stored([NewKey(device.title, 1, device.key, 10, "hop")])
     cipher = hop_cipher(device.key, device.title, 1, 10, material.CONCENTRATOR)
-    told = checked(cipher.seal(device.kid, 0, usual(0)))
-    assert told["verdict"] == "tag_invalid"
+    sealed = cipher.seal(device.kid, 0, usual(0))
+    told = checked(sealed)
+    assert (told["verdict"], told["waits"], told["reason"]) == ("for_concentrator", False, "")
     assert material.CONCENTRATOR.hex() in told["notes"][0]
+    assert told["payload"]["octets"] == usual(0).hex()
+    assert told["derived"]["info of the key"] == hop_infos(device.title, 1, 10, material.CONCENTRATOR)[0].hex()
+    assert checked(sealed[:-1] + bytes((sealed[-1] ^ 1,)))["verdict"] == "tag_invalid"
+    secret = Device(meter_at(concentrator), secrets.token_bytes(32))
+    provisioning.provision_stored([NewKey(secret.title, 1, secret.key, 10, "hop")])
+    cipher = hop_cipher(secret.key, secret.title, 1, 10, material.CONCENTRATOR)
+    told = checked(cipher.seal(secret.kid, 0, usual(0)))
+    assert (told["verdict"], told["payload"], told["derived"]) == ("for_concentrator", None, {})
+
+
+def test_what_a_signed_meter_sends_is_shown_layer_by_layer(concentrator: Concentrator) -> None:
+    device = of_signed(concentrator)
+    device.meter.is_laboratory = True
+    device.meter.save()
+    reading, coupons = device.frame(0), device.seal_unsigned(device.list_of(11))
+    named = {part["meaning"] for part in checked(reading)["signed"]["parts"]}
+    assert "r, a scalar: the signature: a byte string of 32 octets" in named
+    assert f"bt: base time: {START:%Y-%m-%d %H:%M:%S} UTC" in named
+    assert {"label: v: value", "key epoch 1", "system title (EUI-64)"} <= named
+    told = checked(coupons)["signed"]
+    meanings = [part["meaning"] for part in told["parts"]]
+    assert (told["wrong"], sum(one.startswith("K: point") for one in meanings)) == (None, 11)
+    assert any(one.startswith("signature of the meter's identity") for one in meanings)
+    _, text = check(coupons.hex(), "--frame", "--at", NOW.isoformat())
+    assert "The payload, layer by layer:" in text
+    wrong = device.seal_unsigned(device.sign(usual(0))[:-1])
+    assert checked(wrong)["signed"]["wrong"]
+
+
+def test_the_derived_values_of_enrolment_frames(concentrator: Concentrator) -> None:
+    enrolling.pin()
+    version = agreement_keys.init("hes-1", enrolling.OFFICER)
+    meter = meter_at(concentrator)
+    newcomer = enrolling.Newcomer(meter, version)
+    authorities.allow([newcomer.title], enrolling.OFFICER, NOW)
+    frame = newcomer.frame(newcomer.certificate())
+    told = checked(frame)
+    assert (told["verdict"], told["derived"]) == ("accepted", {})
+    meter.is_laboratory = True
+    meter.save()
+    told = checked(frame)
+    assert (told["verdict"], told["key"]["state"]) == ("accepted", "enrolled by this")
+    info = agreed_info(newcomer.title, 1, newcomer.public, bytes(version.public))
+    assert told["derived"]["info of the device key"] == info.hex()
+    certificate = parse_enrolment(frame)
+    assert certificate is not None
+    assert certificate.certificate.hex() in told["derived"]["AAD"]
+    before = told["derived"]
+    assert judged(concentrator, [frame]) == {"accepted": 1}
+    again = checked(frame)
+    assert again["verdict"] == "duplicate"
+    del before["info of the device key"]
+    assert again["derived"] == before
+    assert newcomer.key(1).hex()[:16] not in json.dumps([told, again])
 
 
 class TestKeys:
@@ -283,6 +343,16 @@ def _secrets_of(one: dict[str, Any]) -> list[bytes]:
 
 
 class TestInput:
+    def test_several_notifications_in_one_file(self, concentrator: Concentrator) -> None:
+        apdus = [bytes.fromhex(step["apdu"]) for step in STREAM["frames"] if "apdu" in step][:3]
+        status, text = check(b"".join(apdus).hex(), "--json")
+        told = json.loads(text)
+        assert (status, told["kind"]) == (1, "frames")
+        assert [one["octets"] for one in told["frames"]] == [one.hex() for one in apdus]
+        damaged = b"".join(apdus) + b"?"
+        assert len(json.loads(check(damaged.hex(), "--json")[1])["frames"]) == 1
+        assert len(json.loads(check(b"".join(apdus).hex(), "--json", "--frame")[1])["frames"]) == 1
+
     def test_an_uplink_is_judged_as_a_whole(self, concentrator: Concentrator) -> None:
         (device,) = commission(1, concentrator)
         frames = [device.frame(0), device.frame(1), b"noise"]

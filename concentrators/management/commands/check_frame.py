@@ -2,6 +2,7 @@
 
 import string
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from concentrators.frame_check_reports import FrameReport, report
 from concentrators.ingest import reception
 from concentrators.ingest.reception import UplinkError
 from concentrators.ingest.transaction_retry import TransientError
+from concentrators.listener.cutters import split
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
+from keyvault.schemes.dissector import Dissection
 from keyvault.schemes.lines import Derived
 
 _USAGE = 2
@@ -31,7 +34,8 @@ class Command(DomainCommand):
         "Check a frame, or the body of an uplink (a CBOR sequence of byte strings), as the head-end would check it "
         "now, and store nothing. Shows the frame octet by octet, the verdict, and the reason in words; where its key "
         "is a bench key (of a laboratory meter, or a test key such as that of docs/frame.md) also the info strings, "
-        "nonce, AAD and payload. Never prints a key. A hop tag is checked as the meter's concentrator would."
+        "nonce, AAD and payload. Never prints a key. A hop tag is checked as the meter's concentrator would. "
+        "Several DLMS notifications in one file, bare or in links of one kind, are checked one by one."
     )
     examples = (
         "examples:\n"
@@ -40,7 +44,8 @@ class Command(DomainCommand):
         "  manage.py check_frame uplink.cbor --json                    for programs\n"
         "  manage.py check_frame - < frame.hex                         from standard input\n\n"
         "A file holds the octets themselves, or their hexadecimal digits.\n\n"
-        "exit status: 0 the head-end would accept every frame (or has it already); 1 it would refuse one; "
+        "exit status: 0 the head-end would accept every frame (or has it already), or its concentrator opens it "
+        "(scheme hop); 1 one would be refused; "
         "2 nothing was checked."
     )
 
@@ -48,7 +53,7 @@ class Command(DomainCommand):
         parser.add_argument("what", metavar="HEX|FILE", help="hexadecimal digits, a file, or - for standard input")
         parser.add_argument("--meter", metavar="TITLE", help="the system title that every frame must name")
         parser.add_argument("--at", metavar="TIME", help="time of reception, such as 2026-03-01T09:00Z (now)")
-        parser.add_argument("--frame", action="store_true", help="a single frame, even if it begins like an uplink")
+        parser.add_argument("--frame", action="store_true", help="a single frame, even if it looks like several")
         parser.add_argument("--json", action="store_true", help="for programs")
 
     def handle(
@@ -62,7 +67,7 @@ class Command(DomainCommand):
             raise CommandError(f"{error}. Nothing was checked.", returncode=_USAGE) from None
         is_uplink = not frame and octets[0] in _BSTR_FIRST
         try:
-            frames = reception.frames_of(octets) if is_uplink else [octets]
+            frames = reception.frames_of(octets) if is_uplink else [octets] if frame else split(octets)
         except UplinkError as error:
             self._refuse_uplink(str(error), json=json)
         try:
@@ -70,7 +75,8 @@ class Command(DomainCommand):
         except TransientError as error:
             raise CommandError(f"{error}. Nothing was checked.", returncode=_USAGE) from None
         if json:
-            self.write_json(_told(found, received_at, is_uplink=is_uplink))
+            kind = "uplink" if is_uplink else "frame" if len(found) == 1 else "frames"
+            self.write_json(_told(found, received_at, kind))
         else:
             for number, one in enumerate(found, 1):
                 self._write(number, len(found), one)
@@ -89,10 +95,8 @@ class Command(DomainCommand):
         write(f"Frame {number} of {of}, {len(one.octets):,} octets")
         for note in one.notes:
             write(f"  {note}")
-        for part in one.dissection.parts:
-            shown = part.octets[:_SHOWN_OCTETS].hex() + "..." * (len(part.octets) > _SHOWN_OCTETS)
-            wrong = "breaks here: " if part.is_wrong else ""
-            write(f"  {part.offset:5}  {'  ' * part.depth}{shown}  {wrong}{part.meaning}")
+        for line in _part_lines(one.dissection):
+            write(f"  {line}")
         if one.dissection.notation is not None:
             write(f"  {one.dissection.notation}")
         for line in (*_key_lines(one), *_derived_lines(one), *_verdict_lines(one)):
@@ -141,6 +145,13 @@ def _is_hex(text: str) -> bool:
     return set(text) <= set(string.hexdigits + string.whitespace)
 
 
+def _part_lines(found: Dissection) -> Iterator[str]:
+    for part in found.parts:
+        shown = part.octets[:_SHOWN_OCTETS].hex() + "..." * (len(part.octets) > _SHOWN_OCTETS)
+        wrong = "breaks here: " if part.is_wrong else ""
+        yield f"{part.offset:5}  {'  ' * part.depth}{shown}  {wrong}{part.meaning}"
+
+
 def _key_lines(one: FrameReport) -> list[str]:
     kid, key = one.judged.kid, one.key
     if kid is None:
@@ -164,6 +175,9 @@ def _derived_lines(one: FrameReport) -> list[str]:
     if one.payload is not None:
         octets, notation = one.payload
         lines += [f"  payload: {octets.hex()}", *([] if notation is None else [f"  {notation}"])]
+    if one.signed is not None:
+        lines += ["The payload, layer by layer:", *(f"  {line}" for line in _part_lines(one.signed))]
+        lines += [f"  {one.signed.wrong}"] * (one.signed.wrong is not None)
     return lines
 
 
@@ -182,9 +196,9 @@ def _verdict_lines(one: FrameReport) -> list[str]:
     ]
 
 
-def _told(found: list[FrameReport], received_at: datetime, *, is_uplink: bool) -> dict[str, Any]:
+def _told(found: list[FrameReport], received_at: datetime, kind: str) -> dict[str, Any]:
     return {
-        "kind": "uplink" if is_uplink else "frame",
+        "kind": kind,
         "received_at": received_at,
         "accepted": all(one.is_good for one in found),
         "frames": [_told_of_frame(one) for one in found],
@@ -212,12 +226,17 @@ def _told_of_frame(one: FrameReport) -> dict[str, Any]:
         "derived": _by_name(key.values) if key else {},
         "payload": one.payload and {"octets": one.payload[0].hex(), "notation": one.payload[1]},
         "malformed_at": None if wrong is None else one.dissection.wrong_at,
-        "parts": [
-            {"offset": part.offset, "octets": part.octets.hex(), "depth": part.depth, "meaning": part.meaning}
-            for part in one.dissection.parts
-        ],
+        "parts": _told_parts(one.dissection),
+        "signed": one.signed and {"wrong": one.signed.wrong, "parts": _told_parts(one.signed)},
         "notation": one.dissection.notation,
     }
+
+
+def _told_parts(found: Dissection) -> list[dict[str, Any]]:
+    return [
+        {"offset": part.offset, "octets": part.octets.hex(), "depth": part.depth, "meaning": part.meaning}
+        for part in found.parts
+    ]
 
 
 def _by_name(values: list[Derived]) -> dict[str, str]:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyvault.schemes.dissector import Part, dissect
+from keyvault.schemes.cbor_walk import Part
+from keyvault.schemes.dissector import dissect
 from keyvault.schemes.hop_tag import HopTagKey
 from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TIME_S, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
 from tests.factories import MeterFactory
