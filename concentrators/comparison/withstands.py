@@ -43,7 +43,14 @@ THREATS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "the same, later re-keyed",
             "had its keys, and turns to what comes after it and its meters were given new ones",
         ),
-        "database": ("leaked database", "has a copy of the database, without the master key"),
+        "database_stored": (
+            "leaked database, stored",
+            "has a copy of the database, without the master key: what was accepted stands in it",
+        ),
+        "database_frames": (
+            "leaked database, frames",
+            "has the same copy, and hears and may change everything on the way from then on",
+        ),
         "master_key": ("master key", "has the master key and the database"),
         "fleet_key": ("fleet key", "has the fleet key that the device keys are derived from"),
         "agreement_key": ("agreement key", "has the head-end's agreement key alone"),
@@ -59,14 +66,15 @@ _CCM = {
     "other_meters": _NO,
     "concentrator": _NO,
     "rekeyed": _NO,
-    "database": _NO,
+    "database_stored": _R,
+    "database_frames": _NO,
     "master_key": _RF,
     "fleet_key": _RF,
     "agreement_key": _NO,
     "eavesdropper": _NO,
     "replay": _NO,
 }
-_IN_CLEAR = {name: power | _R for name, power in _CCM.items() if name not in ("database", "replay", "other_meters")}
+_IN_CLEAR = {name: power | _R for name, power in _CCM.items() if name not in ("replay", "other_meters")}
 _ENVELOPES: dict[str, dict[str, Power]] = {
     "ccm": _CCM,
     "session": _CCM,
@@ -78,7 +86,8 @@ _ENVELOPES: dict[str, dict[str, Power]] = {
     "dlms in clear": _CCM | _IN_CLEAR | {"other_meters": _R, "fleet_key": _R},
     # A stream cipher without a tag: who flips a bit of the ciphertext flips that of the reading.
     "dlms without tag": _CCM
-    | {"fleet_key": _F, "agreement_key": _F, "concentrator": _F, "rekeyed": _F, "eavesdropper": _F, "other_meters": _F},
+    | dict.fromkeys(("fleet_key", "agreement_key", "concentrator", "rekeyed", "eavesdropper", "other_meters"), _F)
+    | {"database_frames": _F},
 }
 _SIGNED, _MASKED = ("signed", "Ed25519"), "masked"
 # Whoever has the meter itself signs with it, and takes off its masks.

@@ -143,7 +143,7 @@ class TestWithstands:
     def test_who_has_no_key(self, subject: Subject) -> None:
         says = self.says(subject)
         assert Attacker(subject, None).can() == says["eavesdropper"]
-        for threat in ("concentrator", "rekeyed", "other_meters", "agreement_key"):
+        for threat in ("concentrator", "rekeyed", "other_meters", "agreement_key", "database_frames"):
             if (subject.name, threat) not in {("hop", "concentrator"), (SHARED, "other_meters")}:
                 assert says[threat] == says["eavesdropper"], threat
 
