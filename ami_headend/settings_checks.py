@@ -9,11 +9,14 @@ from urllib.parse import parse_qs, urlsplit
 from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Tags, register
+from django.db import DatabaseError
+from django.utils import timezone
 from limits import parse
 
 from ami_headend.core.client_ip import is_loopback
 from ami_headend.core.commands import SETTINGS
+from concentrators.fleet import laboratory
 from keyvault import master_key
 
 COUNTER_GAP_RUNS_MIN = 1024  # the number of gaps that a meter is promised
@@ -74,6 +77,23 @@ _STEP_UP_LEAST_S = 60
 _SILENCE_LEAST_S = 5
 _MONTH_DAYS = 31  # readings are dropped by the month
 _KEY_FRAMES_MAX = 2**23
+
+
+@register(Tags.database)
+def check_laboratory(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn of laboratory meters in production, where a database is looked at (``check --database default``)."""
+    if not databases:
+        return []
+    try:
+        found = laboratory.silenced_in_production(timezone.now())
+    except DatabaseError:  # the table is made by the migration that asks, or doctor says what is wrong
+        return []
+    if not found:
+        return []
+    message = f"{len(found)} laboratory meters in production: {found[0][0]} at {found[0][1]} ... raise no alerts."
+    return [checks.Warning(message, hint="Run manage.py bench_meter TITLE --end for each.", id="ami_headend.W050")]
 
 
 @register(SETTINGS)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ from wsgiref.simple_server import make_server
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
+from ami_headend import settings_checks
 from ami_headend.alerts.models import Rule
 from ami_headend.health import doctor
 from ami_headend.local import embedded
@@ -28,6 +30,7 @@ from keyvault.device_keys.provisioning import provision_devices
 from keyvault.masking import pinned
 from keyvault.masking.pinned import MaskAuthorityToPin
 from mask_authority.service import application
+from tests.factories import MeterFactory
 from tests.flows.stack import Stack, free_port, wait_for
 
 TITLE = bytes.fromhex("0024befffe804ff1")
@@ -229,6 +232,24 @@ def test_migrations_clock_and_disk_are_looked_at(monkeypatch: pytest.MonkeyPatch
     with connection.cursor() as cursor:
         cursor.execute("DELETE FROM django_migrations WHERE app = 'concentrators'")
     assert "manage.py migrate" in findings()["migrations"].to_do
+
+
+def test_laboratory_meters_in_production_are_named(quick: None, settings: Settings) -> None:
+    """As of a database that was a laboratory's: the mark keeps alerts silent."""
+    meter = MeterFactory.create(is_laboratory=True)
+    settings.IS_PRODUCTION = False
+    assert findings()["laboratory meters"].well
+    assert settings_checks.check_laboratory(None, databases=["default"]) == []
+    settings.IS_PRODUCTION = True
+    found = findings()["laboratory meters"]
+    assert (found.well, str(meter) in found.found, "--end" in found.to_do) == (False, True, True)
+    (warning,) = settings_checks.check_laboratory(None, databases=["default"])
+    assert str(meter) in warning.msg
+    assert settings_checks.check_laboratory(None, databases=None) == []
+    call_command("bench_meter", bytes(meter.system_title).hex(), "--end", stdout=StringIO())
+    assert findings()["laboratory meters"].well
+    with pytest.raises(CommandError, match="is no laboratory meter"):
+        call_command("bench_meter", bytes(meter.system_title).hex(), "--end")
 
 
 class TestMaskAuthorities:

@@ -381,5 +381,7 @@ _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "backlog": _backlog,
     "alerts": _alerts,
     "client addresses": lambda: CheckResult("client addresses", *neighbours.client_addresses()),
+    "laboratory meters": lambda: CheckResult("laboratory meters", *neighbours.laboratory_meters()),
+    "meter identities": lambda: CheckResult("meter identities", *neighbours.identities()),
     "mask authorities": lambda: CheckResult("mask authorities", *neighbours.mask_authorities()),
 }

@@ -1,15 +1,19 @@
-"""Checks of what others run and this head-end depends on: proxies before it, mask authorities beside it.
+"""Checks of what others run, and of devices: proxies before the head-end, mask authorities beside it, odd meters.
 
 Each gives whether all is well, what was found, and what to do if not.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 
+from django.utils import timezone
+
 from ami_headend.signin import unknown_clients
+from concentrators.fleet import laboratory
 from concentrators.totals import mask_client
 from concentrators.totals.mask_client import NoAnswerError
 from keyvault.masking import pinned
 from keyvault.masking.pinned import PinnedMaskAuthority
+from keyvault.models import MeterIdentity
 
 ANSWER_S = 3.0
 _AT_ONCE = 8
@@ -26,6 +30,26 @@ def client_addresses() -> tuple[bool, str, str]:
         "Let it append the client's address to X-Forwarded-For, and set PROXY_COUNT to the number of proxies in front."
     )
     return False, f"{peer} wrote {text} where a client's address belongs", to_do
+
+
+def laboratory_meters() -> tuple[bool, str, str]:
+    """Check that no meter of a production deployment is marked as a laboratory's, which would keep alerts silent."""
+    found = laboratory.silenced_in_production(timezone.now())
+    if not found:
+        return True, "none in production", ""
+    named = ", ".join(f"{meter} at {concentrator}" for meter, concentrator in found[:_NAMED])
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    to_do = "Their failures raise no alerts. Make each an ordinary meter: manage.py bench_meter TITLE --end."
+    return False, f"in production: {named}{more}", to_do
+
+
+def identities() -> tuple[bool, str, str]:
+    """Check that the identities of signing meters count, those of earlier releases, too."""
+    without = MeterIdentity.objects.filter(mac=b"").count()
+    if not without:
+        return True, "each was registered by an act", ""
+    to_do = "After the upgrade from a release before rows had a MAC, run manage.py meter_identity confirm once."
+    return False, f"{without} count for nothing: nobody's act registered them", to_do
 
 
 def mask_authorities() -> tuple[bool, str, str]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import OuterRef, Subquery
 
 from concentrators.fleet.assignments import NewAssignment, assign, holding
 from concentrators.models import Concentrator, IntegrityFailure, Uplink
@@ -78,6 +79,11 @@ def check_allowed() -> None:
         raise LaboratoryError("keys need a second person's approval here (REQUIRE_APPROVAL): a bench meter's are shown")
 
 
+def is_allowed() -> bool:
+    """Whether ``check_allowed`` passes."""
+    return not (settings.IS_PRODUCTION or settings.REQUIRE_APPROVAL)
+
+
 def make(bench: BenchMeter, actor: Actor, now: datetime) -> BenchKeys:
     """Make a bench meter with random keys of epochs 1 and 0, assigned to its concentrator; audited, without the keys.
 
@@ -113,6 +119,29 @@ def make(bench: BenchMeter, actor: Actor, now: datetime) -> BenchKeys:
     number = device.agreement_key
     head_end = b"" if number is None else bytes(AgreementKey.objects.get(pk=number).public)
     return BenchKeys(device.key or b"", alg, transfer.key or b"", transfer_alg, head_end)
+
+
+def end(meter: Meter, actor: Actor) -> None:
+    """Make a laboratory meter an ordinary one, whose failures raise alerts; audited. Its keys stay: people know them.
+
+    LaboratoryError if it is none. Allowed in production, too.
+    """
+    with transaction.atomic():
+        if not Meter.objects.filter(pk=meter.pk, is_laboratory=True).update(is_laboratory=False):
+            raise LaboratoryError(f"{meter} is no laboratory meter")
+        chain.record(actor, "laboratory.end", {"device": bytes(meter.system_title).hex()})
+
+
+def silenced_in_production(now: datetime) -> list[tuple[str, str]]:
+    """Return the laboratory meters in production, each with its concentrator's name: their failures raise no alerts.
+
+    None elsewhere. One query.
+    """
+    if not settings.IS_PRODUCTION:
+        return []
+    names = holding(now).filter(meter=OuterRef("pk")).values("concentrator__name")[:1]
+    rows = Meter.objects.filter(is_laboratory=True).annotate(at=Subquery(names)).order_by("serial_number")
+    return [(row.serial_number, row.at or "no concentrator") for row in rows]
 
 
 def reasons(uplink: Uplink, now: datetime) -> list[Reason]:
