@@ -132,6 +132,16 @@ def use(act: str, subject: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     raise ApprovalError(_missing(act, subject, now))
 
 
+def is_required() -> bool:
+    """Whether the acts named here need a second person's approval."""
+    return bool(settings.REQUIRE_APPROVAL)
+
+
+def approved(act: str, now: datetime) -> list[Approval]:
+    """Return the approvals of an act that can be used now, whatever their subject, in order of their numbers."""
+    return _whose_people_still_may(_open(now).filter(act=act), act)
+
+
 def waiting(now: datetime) -> QuerySet[Approval]:
     """Return the requests that nobody has decided, and that have not expired."""
     return _open(now).filter(approved_at=None)
@@ -183,9 +193,11 @@ def _open(now: datetime) -> QuerySet[Approval]:
 
 def _good(act: str, subject: Mapping[str, Any], now: datetime) -> list[Approval]:
     """Return approvals of exactly this act whose two accounts still have the right and are not blocked."""
-    rows = (
-        _open(now).filter(act=act, subject=subject, approved_at__isnull=False).select_related("requester", "approver")
-    )
+    return _whose_people_still_may(_open(now).filter(act=act, subject=subject), act)
+
+
+def _whose_people_still_may(rows: QuerySet[Approval], act: str) -> list[Approval]:
+    rows = rows.filter(approved_at__isnull=False).select_related("requester", "approver")
     return [
         row
         for row in rows.order_by("pk")

@@ -39,7 +39,7 @@ from meters.admin_forms import (
 )
 from meters.models import EarlierLength, Installation, Meter, MeterStatus, Place, Register
 from meters.readings import queries
-from meters.registry import access_record, lifecycle, search
+from meters.registry import access_record, lifecycle, mask_groups, search
 from meters.registry.lookup import RegistryError
 from meters.registry.place_rights import may_see_places
 
@@ -71,7 +71,10 @@ class MeterAdmin(LargeTableAdmin):
     ordering = ["serial_number"]
     readonly_fields = ["title", "length", "scheme_shown", "status", "retired_at", "created_at", "heard_at", "place"]
     fieldsets = [
-        (None, {"fields": ["title", "serial_number", "name", "length", "scheme_shown", "commissioned_at"]}),
+        (
+            None,
+            {"fields": ["title", "serial_number", "name", "length", "scheme_shown", "mask_group", "commissioned_at"]},
+        ),
         ("State", {"fields": ["status", "place", "heard_at", "retired_at", "created_at"]}),
     ]
     actions_detail = ["suspend", "resume", "install", "exchange", "retire"]
@@ -92,7 +95,7 @@ class MeterAdmin(LargeTableAdmin):
             if may_see_places(request.user):
                 return sets
             return [(title, {"fields": [name for name in one["fields"] if name != "place"]}) for title, one in sets]
-        fields = ["system_title_hex", "serial_number", "name", "interval_minutes", "commissioned_at"]
+        fields = ["system_title_hex", "serial_number", "name", "interval_minutes", "mask_group", "commissioned_at"]
         return [(None, {"fields": [*fields, *(["first_keys", "scheme"] if request.user.has_perm(PROVISION) else [])]})]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Meter]:
@@ -137,6 +140,8 @@ class MeterAdmin(LargeTableAdmin):
 
     def save_model(self, request: HttpRequest, obj: Meter, form: forms.ModelForm[Meter], change: bool) -> None:
         super().save_model(request, obj, form, change)
+        if "mask_group" in form.changed_data:
+            mask_groups.assign([bytes(obj.system_title)], form.cleaned_data["mask_group"], web_actor(request))
         first_keys = form.cleaned_data.get("first_keys", LATER_KEYS)
         if first_keys != LATER_KEYS:
             step_up.require(request)

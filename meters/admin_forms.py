@@ -10,6 +10,7 @@ from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
     UnfoldAdminSplitDateTimeWidget,
+    UnfoldAdminTextInputWidget,
 )
 
 from ami_headend.core.clock import WITHIN_TIMES
@@ -19,6 +20,8 @@ from keyvault.models import FleetKey
 from keyvault.schemes.table import USUAL, new_scheme_choices
 from meters.models import Installation, Meter, Place, Register
 from meters.readings.obis import ObisError, parse_obis
+from meters.registry import mask_groups
+from meters.registry.mask_groups import MaskGroupError
 
 RANDOM_KEYS, LATER_KEYS = "random", "later"
 SYSTEM_TITLE_OCTETS = 8
@@ -26,6 +29,26 @@ SYSTEM_TITLE_OCTETS = 8
 
 class MeterForm(forms.ModelForm[Meter]):
     """A meter that stands: its system title, status and interval length do not change here."""
+
+    mask_group = forms.CharField(
+        required=False,
+        max_length=60,
+        label="Mask group",
+        help_text="of the mask authorities that it was made with; only of meters that mask their values",
+        widget=UnfoldAdminTextInputWidget(),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["mask_group"] = self.instance.mask_group
+
+    def clean_mask_group(self) -> str:
+        group: str = self.cleaned_data["mask_group"]
+        try:
+            mask_groups.check(group)
+        except MaskGroupError as error:
+            raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        return group
 
     class Meta:
         model = Meter

@@ -1,11 +1,13 @@
 from django.urls import path
 
-from meters.api import enrolment, keys, meters, places, push_profiles
+from meters.api import enrolment, keys, mask_groups, meters, places, push_profiles, signatures
 
 # The list of meters is served by concentrators.api.meters, which knows where each belongs.
 urlpatterns = [
     path("meters/<str:system_title>", meters.MeterDetail.as_view(), name="meter"),
     path("meters/<str:system_title>/gaps", meters.MeterGaps.as_view(), name="meter-gaps"),
+    path("meters/<str:system_title>/signatures", signatures.MeterSignatures.as_view(), name="meter-signatures"),
+    path("mask-groups", mask_groups.MaskGroups.as_view(), name="mask-groups"),
     path("readings", meters.ReadingList.as_view(), name="readings"),
     path("places", places.PlaceList.as_view(), name="places"),
     path("keys", keys.KeyList.as_view(), name="keys"),

@@ -117,6 +117,7 @@ PAGES = [
     Door("admin:masked_totals", {OPERATOR, AUDITOR}),
     Door("admin:failure_tallies", ALL),
     Door("admin:readings", {OPERATOR}),
+    Door("admin:signatures", {OPERATOR}),
     Door("admin:meters_meter_assign", {OPERATOR}),
     Door("admin:meters_meter_assign", {OPERATOR}, "post"),
     Door("admin:meters_meter_assign_one", {OPERATOR}, of="meters.meter"),
@@ -149,6 +150,11 @@ PAGES = [
     *(
         Door("admin:authority-unpin", {OFFICER}, "post", (enrolling.KID.hex(),), {"act": act})
         for act in ("ask", "unpin")
+    ),
+    Door("admin:mask-authorities", {OPERATOR, OFFICER, AUDITOR}),
+    *(
+        Door("admin:mask-authorities", {OFFICER}, "post", (), {"act": act})
+        for act in ("ask", "pin", "pin-approved", "withdraw")
     ),
     Door("admin:master-key", {OFFICER, AUDITOR}),
     *(Door("admin:master-key", {OFFICER}, "post", (), {"act": act}) for act in ("stop", "resume", "rotate")),
@@ -195,6 +201,8 @@ REST = [
     Door("meters", ALL),
     Door("meter", ALL, of="title"),
     Door("meter-gaps", {OPERATOR}, of="title"),
+    Door("meter-signatures", {OPERATOR}, of="title"),
+    Door("mask-groups", {OPERATOR}, "post"),
     Door("places", {OPERATOR}),
     Door("places", {OPERATOR}, "post", body={"name": "House 2"}),
     Door("place", {OPERATOR}, of="meters.place"),

@@ -14,6 +14,7 @@ from ami_headend.console.keys.approvals import ApprovalsPage
 from ami_headend.console.keys.audit import AuditPage
 from ami_headend.console.keys.enrolment import EnrolmentPage
 from ami_headend.console.keys.keys import KeysPage
+from ami_headend.console.keys.mask_authorities import MaskAuthoritiesPage
 from ami_headend.console.keys.master_key import MasterKeyPage
 from ami_headend.console.keys.waves import WavesPage
 from ami_headend.console.masked_totals import MaskedTotalsPage
@@ -24,6 +25,7 @@ from ami_headend.console.places import PlacesPage
 from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.console.schemes import SchemesPage
+from ami_headend.console.signatures import SignaturesPage
 
 
 class _Page(NamedTuple):
@@ -61,6 +63,7 @@ GROUPS = [
         [
             _console_page(MetersPage),
             _console_page(ReadingsPage),
+            _console_page(SignaturesPage),
             _model_page("Events", "notifications", "meters.meterevent"),
             _console_page(PlacesPage, "admin:meters_place_changelist"),
             _model_page("Installations", "build", "meters.installation"),
@@ -82,6 +85,7 @@ GROUPS = [
         [
             _console_page(KeysPage),
             _console_page(EnrolmentPage),
+            _console_page(MaskAuthoritiesPage),
             _console_page(MasterKeyPage, "admin:keyvault_masterkeyrotation_changelist"),
             _console_page(WavesPage, "admin:concentrators_rotationwave_changelist"),
             _console_page(ApprovalsPage),

@@ -22,6 +22,7 @@ from ami_headend.console.keys.audit import AuditExport, AuditPage
 from ami_headend.console.keys.compromise import CompromisePage
 from ami_headend.console.keys.enrolment import AllowEnrolmentPage, EnrolmentPage
 from ami_headend.console.keys.keys import KeysPage
+from ami_headend.console.keys.mask_authorities import MaskAuthoritiesPage
 from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
 from ami_headend.console.keys.new_key import NewKeyPage
 from ami_headend.console.keys.unpinning import UnpinPage
@@ -39,6 +40,7 @@ from ami_headend.console.push_profile import NewPushProfilePage
 from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.console.schemes import SchemesPage
+from ami_headend.console.signatures import SignaturesPage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import OwnPasswordView, SignInView
 
@@ -60,6 +62,7 @@ PAGES: list[type[ConsolePage]] = [
     PushProfilesPage,
     NewPushProfilePage,
     ReadingsPage,
+    SignaturesPage,
     TotalsPage,
     MaskedTotalsPage,
     TalliesPage,
@@ -74,6 +77,7 @@ PAGES: list[type[ConsolePage]] = [
     EnrolmentPage,
     AllowEnrolmentPage,
     UnpinPage,
+    MaskAuthoritiesPage,
     NewKeyPage,
     MasterKeyPage,
     DestroyPage,

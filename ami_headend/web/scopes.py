@@ -61,6 +61,7 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
     {
         ("readings", "GET"): Scope.READINGS,
         ("meter-gaps", "GET"): Scope.READINGS,
+        ("meter-signatures", "GET"): Scope.READINGS,
         ("events", "GET"): Scope.EVENTS,
         ("alerts", "GET"): Scope.EVENTS,
         ("totals", "GET"): Scope.TOTALS,
@@ -69,6 +70,7 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("meters", "GET"): Scope.REGISTRY,
         ("meter", "GET"): Scope.REGISTRY,
         ("places", "GET"): Scope.REGISTRY,
+        ("mask-groups", "POST"): Closed.PEOPLE,
         ("places", "POST"): Closed.PEOPLE,
         ("place", "GET"): Scope.REGISTRY,
         ("place", "PATCH"): Closed.PEOPLE,

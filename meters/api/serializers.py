@@ -232,6 +232,7 @@ class MeterSerializer(serializers.ModelSerializer[Meter]):
             "status",
             "interval_minutes",
             "scheme",
+            "mask_group",
             "commissioned_at",
             "retired_at",
         )

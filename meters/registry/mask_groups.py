@@ -16,13 +16,18 @@ class MaskGroupError(ValueError):
     """A group, or meters, that cannot be so; the caller's mistake, named."""
 
 
+def check(group: str) -> None:
+    """MaskGroupError where a group cannot have that name."""
+    if len(group) > _NAME_MAX or not group.isprintable():
+        raise MaskGroupError(f"the name of a mask group has up to {_NAME_MAX} printable characters")
+
+
 def assign(system_titles: Sequence[bytes], group: str, actor: Actor) -> int:
     """Say that meters (system title, 8 octets) were made with the authorities of a group; how many are of it newly.
 
     MaskGroupError where a title is no meter's. Audited.
     """
-    if len(group) > _NAME_MAX or not group.isprintable():
-        raise MaskGroupError(f"the name of a mask group has up to {_NAME_MAX} printable characters")
+    check(group)
     titles = sorted(set(system_titles))
     with transaction.atomic():
         rows = Meter.objects.filter(system_title__in=titles)

@@ -41,6 +41,7 @@ OTHERS = {
     "admin:masked_totals": ("from", "to", "after"),
     "admin:failure_tallies": ("concentrator", "kind", "from", "to", "after"),
     "admin:readings": ("meter", "register", "from", "to", "after"),
+    "admin:signatures": ("meter", "register", "from", "to", "after"),
     "admin:wave-new": ("name", "meters", "concentrator", "older_than_days"),
 }
 AT = ("_0", "_1", "")
