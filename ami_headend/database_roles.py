@@ -23,6 +23,8 @@ _UNUSUAL = {
     "keyvault_auditrecord": "SELECT, INSERT",
     "keyvault_backup": "SELECT",
     "keyvault_journal_replayed": "SELECT",
+    "concentrators_feedera": "SELECT, INSERT",
+    "concentrators_feedhead": "SELECT, UPDATE",
     "keyvault_auditkey": "SELECT, INSERT, UPDATE",
     "keyvault_agreementkey": "SELECT, INSERT, UPDATE",
     "keyvault_approval": "SELECT, INSERT, UPDATE",

@@ -13,6 +13,7 @@ def _every(seconds: float, task: str) -> dict[str, Any]:
 SCHEDULE: dict[str, dict[str, Any]] = {
     "evaluate-alerts": _every(30, "ami_headend.alerts.tasks.evaluate_alerts"),
     "sweep-uplinks": _every(5, "concentrators.tasks.sweep_uplinks"),
+    "number-lots": _every(5, "concentrators.tasks.number_lots"),
     "sweep-deliveries": _every(15, "ami_headend.alerts.tasks.sweep_deliveries"),
     "sweep-master-key-rotation": _every(15, "keyvault.tasks.sweep_master_key_rotation"),
     "renew-kept-answers": _every(30, "ami_headend.tasks.renew_kept_answers"),

@@ -9,6 +9,7 @@ from django.db import connection
 
 from ami_headend.core.sql import execute, fetch_rows
 from concentrators.commands import concentrator_titles
+from concentrators.feed import eras
 from concentrators.models import CommandKind, Concentrator, ConcentratorToken, RotationWave, WaveState
 from keyvault.journal.replay import Apply
 from keyvault.journal.replay_keys import move_past
@@ -29,6 +30,7 @@ class AccessReplayer:
             "token_issued": lambda record: _token_issued(*record.body),
             "token_revoked": lambda record: _token_revoked(*record.body),
             "commands": lambda record: _commands(*record.body),
+            eras.RECORD: lambda record: eras.replay(*record.body),
         }
 
     def conclude(self, now: datetime) -> list[str]:

@@ -2,6 +2,7 @@
 
 The row of an uplink is kept longer than the readings that it brought, because they name it. If the counter of a
 rejected frame was taken, its digest is kept when the evidence is deleted, for as long as readings.
+Lots of the feed lose their rows first; what remains of them goes with the readings.
 The sessions of retired and compromised keys are deleted, too, but for the newest of each key.
 """
 
@@ -12,6 +13,7 @@ from django.db import connection, transaction
 
 from concentrators.failures.kinds import BEFORE_COUNTER
 from concentrators.failures.record import DIGEST_OCTETS
+from concentrators.feed import lots
 from concentrators.models import FailureTally, HopFailure, RefusedFrame, ReportedSum, Uplink
 from concentrators.totals import masked_sets
 from keyvault import sessions_store
@@ -34,6 +36,8 @@ def delete_old(now: datetime) -> dict[str, int]:
         ),
         "uplinks": _uplinks(now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)),
         "sessions": sessions_store.prune(),
+        "positions of the feed": lots.empty(max(retention_start(now), now - timedelta(days=settings.FEED_KEEP_DAYS))),
+        "lots": lots.delete_old(retention_start(now)),
     }
 
 

@@ -12,6 +12,7 @@ from ami_headend.core.tasklimits import LONG
 from concentrators import retention
 from concentrators.commands import capture_period, downlink, gap_recovery, queue, rollouts
 from concentrators.failures import acknowledgement
+from concentrators.feed import sequencer
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
 from concentrators.ingest.transaction_retry import TransientError
 from concentrators.totals import mask_collector, reported_sums
@@ -117,6 +118,12 @@ def step_rotation_waves() -> None:
 def compare_reported_sums() -> None:
     """Hold what concentrators add up against what is here."""
     reported_sums.compare(timezone.now())
+
+
+@shared_task
+def number_lots() -> None:
+    """Give settled lots of the feed their positions."""
+    sequencer.number_settled()
 
 
 @shared_task(**LONG)

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from rest_framework import serializers
 
-from concentrators.models import Command, MaskedSet, RotationWave
+from concentrators.models import Command, FeedSubscription, MaskedSet, RotationWave
 from keyvault.models import FleetKey, MaskAuthority
 from meters.models import Meter, Place
 from tests.concentrators.fleet import START
@@ -48,12 +48,16 @@ def as_json_schema(node: Any) -> Any:
 def answers(description: Any) -> Iterator[tuple[str, str, Any]]:
     """Every address that gives JSON to a person, and the schema of its answer."""
     title = bytes(Meter.objects.order_by("pk")[0].system_title).hex()
-    ids = {"/api/v1/places/{id}": Place.objects.order_by("pk")[0].pk}
+    ids: dict[str, Any] = {"/api/v1/places/{id}": Place.objects.order_by("pk")[0].pk}
     if not MaskedSet.objects.exists():
         authority = MaskAuthority(name="council", url="http://x", public=bytes(32), pinned_at=START, mac=b"")
         authority.save()
         a_set([authority], 1, total=5, closed_at=START)
     ids["/api/v1/masked-totals/{set_id}/answers"] = MaskedSet.objects.order_by("pk")[0].pk
+    ids["/api/v1/feed/subscriptions/{name}"] = "billing"
+    FeedSubscription.objects.get_or_create(
+        name="billing", defaults={"resource": "events", "era": "x", "position": 1, "row": 0, "moved_at": START}
+    )
     wave = RotationWave.objects.order_by("pk")[0].pk
     for path, operations in description["paths"].items():
         content = operations.get("get", {}).get("responses", {}).get("200", {}).get("content", {})

@@ -55,6 +55,7 @@ ELSEWHERE = {
             *("keyvault_authority", "keyvault_backup", "keyvault_devicepublickey", "keyvault_enrolment"),
             "keyvault_maskauthority",
             *("keyvault_revokedcertificate", "keyvault_meteridentity", "keyvault_couponlist", "keyvault_coupon"),
+            *("concentrators_feedera", "concentrators_feedhead"),
             *("keyvault_coupondispute", "meters_pushprofile", "meters_signature"),
             *("meters_householdaccess", "meters_maskedreading", "meters_reading"),
         },
@@ -65,6 +66,10 @@ ELSEWHERE = {
     "concentrators/commands/downlink.py": (
         "commands are offered under the locks of one statement, by whom a meter was heard through",
         {"keyvault_devicekey", "meters_meter"},
+    ),
+    "concentrators/feed/names.py": (
+        _NAMES,
+        {"meters_installation", "meters_meter", "meters_place", "meters_register"},
     ),
     "concentrators/failures/statistics.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),

@@ -124,6 +124,16 @@ _ADVICE = {
             "Where totals are out of range, compare the signed answers with each authority's log.",
         ),
     ),
+    Condition.FEED_LAG: Advice(
+        "A program that follows the feed, such as billing, has not taken rows for a while, or positions are not given:"
+        " nothing is lost, and it goes on from where it was.",
+        (
+            "The page of subscriptions says who is behind, and by how much. Look whether that program runs.",
+            "Where its cursor is gone, the feed tells it where to go on (docs/integration.md).",
+            "Delete the subscription of a program that is no longer used.",
+            "No positions: see that a worker for background runs, and end transactions that have run for hours.",
+        ),
+    ),
     Condition.COUPONS_OUT: Advice(
         "A meter that signs its readings has no coupon left, so it keeps them and waits, or they wait here as "
         "coupon_unknown.",

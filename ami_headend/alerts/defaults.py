@@ -33,6 +33,7 @@ RULES = [
     ("Replaced agreement key in use", _C.AGREEMENT_KEY_IN_USE, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
     ("Mask authority does not answer", _C.MASK_AUTHORITY, "", None, 2 * _HOUR, Severity.WARNING, _DAY),
     ("Masked totals are refused", _C.MASKED_REFUSED, "", None, _DAY, Severity.WARNING, _DAY),
+    ("Consumer of the feed lags", _C.FEED_LAG, "", None, 6 * _HOUR, Severity.WARNING, _DAY),
     ("Coupon used twice", _C.KIND_SEEN, _K.COUPON_REUSED, 1, _DAY, Severity.CRITICAL, _DAY),
     ("Meter has no coupons", _C.COUPONS_OUT, "", None, 2 * _DAY, Severity.WARNING, _WEEK),
     ("Authority is about to expire", _C.AUTHORITY_EXPIRES, "", None, 30 * _DAY, Severity.WARNING, _WEEK),

@@ -25,6 +25,7 @@ class Condition(models.TextChoices):
     AUTHORITY_EXPIRES = "authority_expires", "authority about to expire"
     MASK_AUTHORITY = "mask_authority", "mask authority that does not answer"
     MASKED_REFUSED = "masked_refused", "masked totals that are refused"
+    FEED_LAG = "feed_lag", "consumer of the feed that lags"
     COUPONS_OUT = "coupons_out", "meter without coupons"
     AUDIT_BROKEN = "audit_broken", "broken audit chain"
     MASTER_KEY_DOWN = "master_key_down", "unusable master key"

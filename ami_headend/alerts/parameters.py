@@ -35,6 +35,7 @@ PARAMETERS = {
     Condition.AUTHORITY_EXPIRES: Parameters(period="expires within, minutes"),
     Condition.MASK_AUTHORITY: Parameters(period="no answer for, minutes"),
     Condition.MASKED_REFUSED: Parameters(period="refused within, minutes"),
+    Condition.FEED_LAG: Parameters(period="behind for, minutes"),
     Condition.COUPONS_OUT: Parameters(period="none left for, minutes"),
     Condition.AUDIT_BROKEN: Parameters(),
     Condition.MASTER_KEY_DOWN: Parameters(),

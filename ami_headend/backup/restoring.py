@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 
 from ami_headend.api_tokens.journal_replay import TokenReplayer
 from ami_headend.backup import databases, identifiers, manifest, programs
@@ -22,6 +22,7 @@ from ami_headend.backup.programs import Program
 from ami_headend.core import upgrades
 from ami_headend.database_roles import grant_rights
 from ami_headend.signin.models import Session
+from concentrators.feed import eras
 from concentrators.ingest import uplinks_across_restore
 from concentrators.journal_replay import AccessReplayer
 from keyvault import master_key
@@ -150,7 +151,8 @@ def replay_journal(
     *,
     incomplete: bool = False,
 ) -> ReplayReport:
-    """Replay the journal into the database of this process, settle the rest and open the vault.
+    """Replay the journal into the database of this process, settle the rest, open the vault, and begin an era of the
+    feed.
 
     BackupError (a damaged or foreign journal), ReplayError, MasterKeyError or AuditError: nothing is changed.
     """
@@ -159,7 +161,10 @@ def replay_journal(
     check_journal(found, None if backup is None else backup.name, incomplete=incomplete)
     subject = {"backup": None if backup is None else backup.name, "faults": len(found.faults)}
     progress = step("replaying the key journal", len(found))
-    outcome = replay.bring_up(found, replayers(found), actor, now, subject, progress)
+    with transaction.atomic():
+        outcome = replay.bring_up(found, replayers(found), actor, now, subject, progress)
+        era = eras.begin(now)
+    outcome.notes.append(f"The feed begins era {era.name}: consumers are told where to go on when they come")
     databases.drop_aside()  # if this process is killed before, the next restore or replay does it
     return outcome
 

@@ -26,6 +26,7 @@ from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.console.schemes import SchemesPage
 from ami_headend.console.signatures import SignaturesPage
+from ami_headend.console.subscriptions import SubscriptionsPage
 
 
 class _Page(NamedTuple):
@@ -56,6 +57,7 @@ GROUPS = [
             _console_page(TalliesPage),
             _console_page(TotalsPage),
             _console_page(MaskedTotalsPage),
+            _console_page(SubscriptionsPage),
         ],
     ),
     (

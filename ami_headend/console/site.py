@@ -41,6 +41,7 @@ from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.console.schemes import SchemesPage
 from ami_headend.console.signatures import SignaturesPage
+from ami_headend.console.subscriptions import SubscriptionsPage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import OwnPasswordView, SignInView
 
@@ -60,6 +61,7 @@ PAGES: list[type[ConsolePage]] = [
     PlacesPage,
     PlacePage,
     PushProfilesPage,
+    SubscriptionsPage,
     NewPushProfilePage,
     ReadingsPage,
     SignaturesPage,

@@ -18,6 +18,7 @@ from ami_headend.core.database_errors import Trouble, close_spoilt_connections, 
 from ami_headend.metrics import counting, snapshots
 from ami_headend.metrics.models import Counted
 from concentrators.failures.kinds import FailureKind, Severity
+from concentrators.feed import sequencer, subscriptions
 from concentrators.ingest import backlog
 from concentrators.totals import masked_queries
 from keyvault import master_key
@@ -49,7 +50,7 @@ class DatabaseCollector(Collector):
         yield from _components()
         now = timezone.now()
         answers = True
-        for look in (_counters, _queue, _rotation, _alerts, _masked, _snapshots):
+        for look in (_counters, _queue, _rotation, _alerts, _masked, _feed, _snapshots):
             try:
                 found = list(look(now))
             except Exception as error:
@@ -158,6 +159,22 @@ def _masked(now: datetime) -> Iterator[Metric]:
     for name, number in questions.items():
         open_.add_metric([name], number)
     yield open_
+
+
+def _feed(now: datetime) -> Iterator[Metric]:
+    head, waiting = sequencer.head(), sequencer.unnumbered()
+    yield CounterMetricFamily(f"{PREFIX}feed_positions", "Positions of the feed that were given", value=head.position)
+    lag_s = clock.age_s(waiting.oldest_at, now) if waiting.oldest_at else 0.0
+    yield GaugeMetricFamily(f"{PREFIX}feed_unnumbered_lots", "Transactions without a position yet", value=waiting.lots)
+    yield GaugeMetricFamily(f"{PREFIX}feed_unnumbered_seconds", "Age of the oldest of them", value=lag_s)
+    rows = GaugeMetricFamily(f"{PREFIX}feed_rows_behind", "Rows after a subscription", labels=["subscription"])
+    lag = GaugeMetricFamily(f"{PREFIX}feed_lag_seconds", "Age of the oldest of them", labels=["subscription"])
+    gone = GaugeMetricFamily(f"{PREFIX}feed_cursor_gone", "1: it cannot be followed", labels=["subscription"])
+    for one in subscriptions.standings(now):
+        rows.add_metric([one.name], one.rows)
+        lag.add_metric([one.name], one.lag.total_seconds())
+        gone.add_metric([one.name], one.is_gone)
+    yield from (rows, lag, gone)
 
 
 def _snapshots(now: datetime) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ SIGN_IN_MAX_OCTETS = 16 * 1024
 PEOPLE_MAX_OCTETS = 2_621_440  # Django's limit for bodies that are not files; a cookie may be invented
 FILE_MAX_OCTETS = 10 * 1024 * 1024  # for the one page that accepts files
 _FILES = ("csv", "parquet")
+_FEED = ("/api/v1/feed/readings", "/api/v1/feed/events")
 _CONCENTRATORS = ("/api/v1/uplinks", "/api/v1/commands")
 _TAKES_FILES = "/admin/meters/import/"
 _SIGN_IN = ("/admin/login/", "/sign-in/")
@@ -59,7 +60,11 @@ def _is_export(path: str, query: str, headers: Mapping[str, str]) -> bool:
     """Whether the request is for a file of any length."""
     formats = parse_qs(query).get("format", [])
     accepted = headers.get("ACCEPT", "")
-    return path.endswith(("/export", "/export/")) or any(
-        name in formats or f"/{name}" in accepted or f".{name}" in accepted or path.endswith(f".{name}")
-        for name in _FILES
+    return (
+        path in _FEED
+        or path.endswith(("/export", "/export/"))
+        or any(
+            name in formats or f"/{name}" in accepted or f".{name}" in accepted or path.endswith(f".{name}")
+            for name in _FILES
+        )
     )

@@ -106,6 +106,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "places", "description": "Places where meters hang."},
         {"name": "keys", "description": "The status of device keys; never their octets."},
         {"name": "failures", "description": "Frames that were rejected."},
+        {"name": "feed", "description": "What was verified or corrected, in the order of commits, for billing."},
         {"name": "alerts", "description": "Problems that were found, and their history."},
         {"name": "resends", "description": "Gap recovery: missing intervals ordered again from many meters."},
         {"name": "clock-corrections", "description": "Spans in which the head-end's own clock was off."},

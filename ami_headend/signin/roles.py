@@ -43,7 +43,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("meters", "pushprofile")
     | {"meters.add_pushprofile", "meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
-    | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"},
+    | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
+    | {f"concentrators.{act}_feedsubscription" for act in ("view", "change", "delete")},
     # Looks after the keys. Sees no reading.
     KEY_OFFICER: _ROTATION
     | _COMPONENTS
@@ -63,7 +64,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("alerts", "channel", "delivery")
     | {_HANDLE_ALERTS, "alerts.add_rule", "alerts.change_rule", "alerts.delete_rule"}
     | {"alerts.add_channel", "alerts.change_channel", "alerts.delete_channel", "alerts.rotate_channel_secret"}
-    | _views("concentrators", "concentratortoken", "assignment")
+    | _views("concentrators", "concentratortoken", "assignment", "feedsubscription")
     | _views("meters", "meter", "register", "pushprofile")
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
@@ -79,7 +80,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("alerts", "channel", "delivery")
     | _ROTATION
     | _KEYS
-    | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
+    | _views("concentrators", "concentratortoken", "assignment", "intervaltotal", "feedsubscription")
     | _views("meters", "meter", "register", "pushprofile")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")

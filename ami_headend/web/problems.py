@@ -125,8 +125,9 @@ def problem(
     detail: str,
     errors: list[dict[str, str]] | None = None,
     headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
 ) -> JsonResponse:
-    """Return the answer for one problem."""
+    """Return the answer for one problem; ``members`` are of this kind of problem alone (RFC 9457, section 3.2)."""
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -136,6 +137,7 @@ def problem(
     }
     if errors:
         body["errors"] = errors
+    body |= members or {}
     # Not DRF's Response, which would use the view's renderer, perhaps CSV.
     return JsonResponse(body, status=status, headers=headers, content_type=CONTENT_TYPE)
 

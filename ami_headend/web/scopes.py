@@ -53,7 +53,10 @@ _RIGHTS: Mapping[Scope, frozenset[str]] = {
     Scope.TOTALS: frozenset({"concentrators.view_intervaltotal"}),
     Scope.REGISTRY: frozenset({"meters.view_meter", "meters.view_place"}),
     Scope.COMMANDS: frozenset(f"concentrators.{act}_command" for act in ("view", "add", "delete")),
-    Scope.FEED: frozenset({"meters.view_reading", "meters.view_meterevent"}),
+    Scope.FEED: frozenset(
+        {"meters.view_reading", "meters.view_meterevent", "meters.view_place"}  # rows name the place of their meter
+        | {f"concentrators.{act}_feedsubscription" for act in ("view", "change", "delete")}
+    ),
 }
 
 # By name of the address and method. HEAD is as GET; OPTIONS names methods alone, and needs any scope of its address.
@@ -64,6 +67,12 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("meter-signatures", "GET"): Scope.READINGS,
         ("events", "GET"): Scope.EVENTS,
         ("alerts", "GET"): Scope.EVENTS,
+        ("feed-readings", "GET"): Scope.FEED,
+        ("feed-events", "GET"): Scope.FEED,
+        ("feed-subscriptions", "GET"): Scope.FEED,
+        ("feed-subscription", "GET"): Scope.FEED,
+        ("feed-subscription", "PUT"): Scope.FEED,
+        ("feed-subscription", "DELETE"): Scope.FEED,
         ("totals", "GET"): Scope.TOTALS,
         ("masked-totals", "GET"): Scope.TOTALS,
         ("masked-total-answers", "GET"): Scope.TOTALS,

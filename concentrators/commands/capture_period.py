@@ -16,6 +16,7 @@ from django.db.models import Max
 
 from concentrators.commands import queue
 from concentrators.commands.queue import OPEN, CommandRequest
+from concentrators.feed import lots
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.totals import totals
 from meters.models import EarlierLength, Meter
@@ -183,12 +184,13 @@ def _relabel(changes: Sequence[LengthChange], start: datetime) -> None:
     """Give the new length to intervals of the old one that start where an interval of the new length starts."""
     with connection.cursor() as cursor:
         cursor.execute(
-            """UPDATE meters_reading r SET interval_minutes = n.minutes
-               FROM unnest(%(meters)s::int[], %(minutes)s::int[], %(starts)s::timestamptz[])
-                    AS n(meter_id, minutes, start)
-               WHERE r.meter_id = n.meter_id AND r.captured_at >= %(start)s AND r.captured_at >= n.start
-                 AND r.interval_minutes > 0 AND r.interval_minutes <> n.minutes
-                 AND extract(epoch FROM r.captured_at)::bigint %% (n.minutes * 60) = 0""",
+            f"""UPDATE meters_reading r SET interval_minutes = n.minutes
+                FROM meters_reading o, unnest(%(meters)s::int[], %(minutes)s::int[], %(starts)s::timestamptz[])
+                     AS n(meter_id, minutes, start)
+                WHERE r.meter_id = n.meter_id AND r.captured_at >= %(start)s AND r.captured_at >= n.start
+                  AND r.interval_minutes > 0 AND r.interval_minutes <> n.minutes
+                  AND extract(epoch FROM r.captured_at)::bigint %% (n.minutes * 60) = 0 AND {lots.SAME_ROW}
+                {lots.RETURNING_RELABELLED}""",
             {
                 "meters": [one.meter_id for one in changes],
                 "minutes": [one.interval_minutes for one in changes],
@@ -196,6 +198,7 @@ def _relabel(changes: Sequence[LengthChange], start: datetime) -> None:
                 "start": start,
             },
         )
+        lots.add_relabelled(cursor.fetchall())
 
 
 def _last_ends(meter_ids: Sequence[int]) -> dict[int, datetime]:

@@ -11,6 +11,13 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 
+class Resource(StrEnum):
+    """What a feed is of."""
+
+    READINGS = "readings"
+    EVENTS = "events"
+
+
 class Change(StrEnum):
     """Why a row is told."""
 

@@ -13,10 +13,11 @@ from django.conf import settings
 from django.db import transaction
 
 from ami_headend.core import clock
-from ami_headend.core.sql import execute, fetch_rows
+from ami_headend.core.sql import fetch_rows
 from ami_headend.core.text import NOTE_LENGTH, is_note
 from concentrators.commands.capture_period import IntervalError, check_boundary, checked_length
 from concentrators.commands.queue import OPEN
+from concentrators.feed import lots
 from concentrators.models import Command, CommandKind
 from concentrators.totals import totals
 from keyvault.audit import chain
@@ -74,10 +75,11 @@ def correct(meter: Meter, wish: LengthRequest, actor: Actor, now: datetime) -> L
         found = look(meter, wish, now)
         first = wish.start or retention_start(now)
         totals.shift([meter.pk], first, -1, wish.end)
-        execute(
-            """UPDATE meters_reading SET interval_minutes = %s
-               WHERE captured_at >= %s AND (%s::timestamptz IS NULL OR captured_at < %s) AND meter_id = %s
-                     AND interval_minutes > 0 AND interval_minutes <> %s""",
+        relabelled = fetch_rows(
+            f"""UPDATE meters_reading r SET interval_minutes = %s FROM meters_reading o
+                WHERE r.captured_at >= %s AND (%s::timestamptz IS NULL OR r.captured_at < %s) AND r.meter_id = %s
+                      AND r.interval_minutes > 0 AND r.interval_minutes <> %s AND {lots.SAME_ROW}
+                {lots.RETURNING_RELABELLED}""",
             wish.interval_minutes,
             first,
             wish.end,
@@ -85,6 +87,7 @@ def correct(meter: Meter, wish: LengthRequest, actor: Actor, now: datetime) -> L
             meter.pk,
             wish.interval_minutes,
         )
+        lots.add_relabelled(relabelled)
         masked_store.relabel(meter.pk, first, wish.end, wish.interval_minutes)
         _store(meter, found.spans)
         totals.shift([meter.pk], first, +1, wish.end)

@@ -6,6 +6,8 @@ from types import MappingProxyType
 from concentrators.commands import queue
 from concentrators.commands.queue import AnswerKind, CommandAnswer
 from concentrators.failures import record
+from concentrators.feed import lots
+from concentrators.feed.rows import Change
 from concentrators.ingest.decisions import Decisions
 from concentrators.totals import reported_sums, totals
 from concentrators.totals.totals import TotalKey
@@ -15,7 +17,7 @@ from keyvault.device_keys import epochs, hop_meter_epochs, tag_failures
 from keyvault.enrolment import storing as enrolment
 from keyvault.enrolment.opening import Enrolling
 from keyvault.opening import Opening, save_counters
-from meters.readings import masked_store
+from meters.readings import copy_format, masked_store
 from meters.readings import store as reading_store
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED
 
@@ -32,7 +34,7 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
     2. Commands: the answers of meters, and commands whose key has arrived.
     3. Bad tags, by key.
     4. Readings, events, signatures, masked values: their primary keys reveal a value that another transaction has
-       stored since.
+       stored since. And the lot of the feed that has those readings and events.
     5. Totals, in the order of their keys; then the sums that concentrators report.
     6. Failures of each uplink: tallies, evidence, and groups, which are locked last of all rows that batches share.
     7. Epochs that have begun. This writes to the key journal, which a rollback does not undo: so it comes last, with
@@ -68,12 +70,13 @@ def store(decisions: Decisions, opening: Opening, enrolling: Mapping[bytes, Enro
 
 
 def _store_values(decisions: Decisions) -> None:
-    """Store what meters report, and its totals."""
-    if decisions.readings:
-        reading_store.copy_readings(decisions.readings)
+    """Store what meters report, the lot that tells consumers of it, and its totals."""
+    readings = reading_store.copy_readings(decisions.readings) if decisions.readings else []
     if decisions.events:
         received_at = {delivery.uplink_id: delivery.came_at for delivery, _, _ in decisions.uplinks}
         reading_store.insert_events(decisions.events, received_at)
+    if decisions.readings or decisions.events:
+        lots.add(Change.NEW, readings, copy_format.rows_of(decisions.events))
     if decisions.signatures:
         reading_store.insert_signatures(decisions.signatures)
     if decisions.masked:

@@ -9,6 +9,7 @@ from concentrators.models.conformance import (
     StepVerdict,
 )
 from concentrators.models.failures import Acknowledgement, FailureGroup, FailureTally, IntegrityFailure, RefusedFrame
+from concentrators.models.feed import FeedEra, FeedHead, FeedLot, FeedSubscription
 from concentrators.models.fleet import (
     Assignment,
     Concentrator,
@@ -35,6 +36,10 @@ __all__ = [
     "ExpectedStep",
     "FailureGroup",
     "FailureTally",
+    "FeedEra",
+    "FeedHead",
+    "FeedLot",
+    "FeedSubscription",
     "HopFailure",
     "HopKeySet",
     "IntegrityFailure",

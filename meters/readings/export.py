@@ -81,8 +81,13 @@ def stream_csv(schema: pa.Schema, batches: Iterable[list[Any]]) -> Iterator[byte
 
     A text that a spreadsheet would take for a formula gets a leading quote (OWASP: CSV injection); numbers do not.
     """
+    yield from write_csv(schema, _record_batches(schema, batches))
+
+
+def write_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:
+    """Do the same with record batches of the schema."""
     texts = pa.schema([(field.name, pa.string() if field.type == _TIME else field.type) for field in schema])
-    yield from _stream(schema, batches, lambda outbox: pa_csv.CSVWriter(outbox, texts), _for_a_spreadsheet)
+    yield from _stream(batches, lambda outbox: pa_csv.CSVWriter(outbox, texts), _for_a_spreadsheet)
 
 
 def csv_answer(name: str, schema: pa.Schema, batches: Iterable[list[Any]]) -> StreamingHttpResponse:
@@ -98,23 +103,31 @@ def csv_answer(name: str, schema: pa.Schema, batches: Iterable[list[Any]]) -> St
 
 def stream_parquet(schema: pa.Schema, batches: Iterable[list[Any]]) -> Iterator[bytes]:
     """Stream batches of rows as Parquet, one row group each."""
-    yield from _stream(schema, batches, lambda outbox: pq.ParquetWriter(outbox, schema), lambda batch: batch)
+    yield from write_parquet(schema, _record_batches(schema, batches))
+
+
+def write_parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:
+    """Do the same with record batches of the schema."""
+    yield from _stream(batches, lambda outbox: pq.ParquetWriter(outbox, schema), lambda batch: batch)
+
+
+def _record_batches(schema: pa.Schema, batches: Iterable[list[Any]]) -> Iterator[pa.RecordBatch]:
+    for rows in batches:
+        if rows:  # an empty batch has no columns
+            columns = zip(*rows, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            yield pa.record_batch(arrays, schema=schema)
 
 
 def _stream(
-    schema: pa.Schema,
-    batches: Iterable[list[Any]],
+    batches: Iterable[pa.RecordBatch],
     open_writer: Callable[[_Outbox], Any],
     convert: Callable[[pa.RecordBatch], pa.RecordBatch],
 ) -> Iterator[bytes]:
     outbox = _Outbox()
     with open_writer(outbox) as writer:
-        for rows in batches:
-            if not rows:
-                continue  # an empty batch has no columns
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-            writer.write_batch(convert(pa.record_batch(arrays, schema=schema)))
+        for batch in batches:
+            writer.write_batch(convert(batch))
             if octets := outbox.take():
                 yield octets
     yield outbox.take()

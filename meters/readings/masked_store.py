@@ -11,7 +11,7 @@ from datetime import datetime
 from django.db import connection
 
 from ami_headend.core.sql import cursor, execute, fetch_rows, int_array
-from meters.readings.store import COPY_HEAD, COPY_TAIL, PG_EPOCH_S
+from meters.readings.copy_format import COPY_HEAD, COPY_TAIL, PG_EPOCH_S
 from meters.values import MASKED, NewValue, Spot, Standing
 
 _HALF, _WHOLE = 2**63, 2**64

@@ -165,7 +165,7 @@ def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], Eve
 def _shown(row: tuple[Any, ...]) -> ReadingRow:
     title, obis, at, minutes, value, scaler, unit, uplink, _, _, number, *_ = row
     scheme = scheme_numbered(number)
-    quantity = _quantity(value, scaler)
+    quantity = exact_text(value, scaler)
     return ReadingRow(title.hex(), obis, at, minutes, value, scaler, unit, quantity, uplink, scheme.name, scheme.caveat)
 
 
@@ -236,7 +236,7 @@ def _last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValu
         [meter_id, start, end],
     )
     return [
-        LastValue(obis, name, at, minutes, _quantity(value, scaler), unit)
+        LastValue(obis, name, at, minutes, exact_text(value, scaler), unit)
         for obis, name, at, minutes, value, scaler, unit in rows
     ]
 
@@ -276,7 +276,7 @@ def _condition(selection: ReadingSelection, key: Sequence[str]) -> tuple[str, li
     return " AND ".join(conditions), params
 
 
-def _quantity(value: int, scaler: int) -> str:
+def exact_text(value: int, scaler: int) -> str:
     """Write an exact decimal: 2345 with scaler -1 gives 234.5."""
     return str(value) if scaler == 0 else format(Decimal(value).scaleb(scaler), "f")
 

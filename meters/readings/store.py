@@ -1,6 +1,5 @@
 """Readings and events in the database: the catalogue for reading payloads, and values stored by COPY."""
 
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -10,18 +9,11 @@ from django.db import connection
 from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
 from meters.contents.lines import Catalogue, RegisterRow
 from meters.contents.table import Readers
-from meters.readings import push_profiles
+from meters.readings import copy_format, push_profiles
+from meters.readings.copy_format import COPY_HEAD, COPY_TAIL
 from meters.readings.obis import RegisterKind
 from meters.values import NewSignature, NewValue, Spot, Standing
 
-PG_EPOCH_S = 946_684_800  # PostgreSQL counts microseconds from 2000-01-01
-COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-COPY_TAIL = b"\xff\xff"
-# Seven fields, each with its length: the primary key first, so that rows sort like the index by their octets. The last
-# is the scheme, which the usual one leaves NULL.
-_COPY_USUAL = struct.Struct("!hiqiiihiqiqihi")
-_COPY_OF_SCHEME = struct.Struct("!hiqiiihiqiqihih")
-_NULL = -1
 _COPY_READINGS = """COPY meters_reading
     (captured_at, meter_id, register_id, value, uplink_id, interval_minutes, scheme) FROM STDIN (FORMAT BINARY)"""
 
@@ -69,25 +61,16 @@ class Registers:
         )
 
 
-def copy_readings(rows: Sequence[NewValue]) -> None:
-    """Store readings by one binary COPY in the current transaction.
+def copy_readings(rows: Sequence[NewValue]) -> list[bytes]:
+    """Store readings by one binary COPY in the current transaction; return the rows as they were copied.
 
     IntegrityError if one is stored already; every time must lie in a partition. Rows go in the order of the primary
     key, so that two transactions that meet in the index wait for each other, but never in a circle.
     """
-    usual, of_scheme = _COPY_USUAL.pack, _COPY_OF_SCHEME.pack
-    zero = PG_EPOCH_S
-    # fmt: off
-    body = [
-        usual(7, 8, (at_s - zero) * 1_000_000, 4, meter, 2, register, 8, steps, 8, uplink, 2, minutes, _NULL)
-        if scheme is None else
-        of_scheme(7, 8, (at_s - zero) * 1_000_000, 4, meter, 2, register, 8, steps, 8, uplink, 2, minutes, 2, scheme)
-        for meter, (at_s, register, steps, minutes, _, _), uplink, scheme in rows
-    ]
-    # fmt: on
-    body.sort()
+    body = copy_format.rows_of(rows)
     with connection.wrap_database_errors, cursor() as batch, batch.copy(_COPY_READINGS) as copy:
         copy.write(COPY_HEAD + b"".join(body) + COPY_TAIL)
+    return body
 
 
 def insert_signatures(rows: Sequence[NewSignature]) -> None:

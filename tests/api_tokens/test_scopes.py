@@ -53,7 +53,7 @@ def bearer_of(*given: Scope) -> dict[str, str]:
 def test_every_operation_stands_in_the_table() -> None:
     assert operations() == set(NEEDED)
     assert len(NEEDED) > 40
-    assert {needed for needed in NEEDED.values() if isinstance(needed, Scope)} | {Scope.FEED} == set(Scope)
+    assert {needed for needed in NEEDED.values() if isinstance(needed, Scope)} == set(Scope)
 
 
 def test_what_stands_in_no_table_is_refused() -> None:

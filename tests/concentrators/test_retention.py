@@ -35,6 +35,8 @@ def test_old_rows_go_and_young_ones_stay(concentrator: Concentrator) -> None:
         "digests": 0,
         "uplinks": 1,
         "sessions": 0,
+        "positions of the feed": 0,
+        "lots": 0,
     }
     assert Uplink.objects.get() == young
     assert set(IntegrityFailure.objects.values_list("uplink", flat=True)) == {young.pk}
@@ -68,6 +70,8 @@ def test_more_than_a_batch(concentrator: Concentrator, monkeypatch: pytest.Monke
         "digests": 0,
         "uplinks": 5,
         "sessions": 0,
+        "positions of the feed": 0,
+        "lots": 0,
     }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from keyvault.models import AuditRecord, Backup, DeviceKey, KeyState
 from tests.concentrators.fleet import Device
 from tests.concentrators.obedient import Receiver
 from tests.flows import site as sites
+from tests.flows.feed_consumer import Consumer
 from tests.flows.site import Site, assert_one_verdict_each, frames_of, wait_verified
 from tests.flows.stack import TRUSTED, Stack, running, wait_for
 
@@ -148,9 +150,12 @@ def test_nothing_is_forgotten_over_a_restore(stack: Stack, tmp_path: Path, setti
     receivers = [Receiver.of(device) for device in devices]
     stolen = tokens.issue(site.concentrator, "stolen")
     wait_verified([site.posted(frames_of(devices, [0]))])
+    billing = Consumer(stack, tmp_path / "billing", random.Random(7))
+    billing.catch_up()
     backup = backed_up(stack)
     since = go_on(site, receivers, stolen)
     renewed = since.renewed
+    billing.catch_up()  # it has more than the backup
 
     lose_database(stack)
     ahead = write_ahead(tmp_path / "ahead", settings)
@@ -167,6 +172,9 @@ def test_nothing_is_forgotten_over_a_restore(stack: Stack, tmp_path: Path, setti
 
     assert_frames_and_tokens(site, since)
     assert_nothing_is_used_again(site, since, receivers)
+    billing.catch_up()
+    billing.kill()
+    assert "discard the rows that you took at positions after" in billing.said()
     # The chain of acts goes on, with what was done after the backup in it.
     done = stack.manage("audit", "verify", "--head", since.head)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ami_headend.alerts.conditions import keys, masked, signed, site, traffic
+from ami_headend.alerts.conditions import feed, keys, masked, signed, site, traffic
 from ami_headend.alerts.conditions.finding import Findings
 from ami_headend.alerts.models import Condition, Rule
 
@@ -35,6 +35,7 @@ SEARCHES = {
     Condition.AUTHORITY_EXPIRES: Search(keys.authority_expires, _HOUR_S),
     Condition.MASK_AUTHORITY: Search(masked.mask_authority),
     Condition.MASKED_REFUSED: Search(masked.masked_refused),
+    Condition.FEED_LAG: Search(feed.feed_lag),
     Condition.COUPONS_OUT: Search(signed.coupons_out, _HOUR_S),
     Condition.AUDIT_BROKEN: Search(keys.audit_broken, 10 * _MINUTE_S),
     Condition.MASTER_KEY_DOWN: Search(keys.master_key_down),

@@ -7,6 +7,7 @@ import pytest
 from concentrators.commands import queue
 from concentrators.failures import record
 from concentrators.failures.kinds import FailureKind
+from concentrators.feed import lots
 from concentrators.ingest import store
 from concentrators.ingest.decisions import DecidedUplink, Decisions, Failure, Heard, MeterAnswer, Verdicts
 from concentrators.ingest.facts import Delivery
@@ -26,6 +27,7 @@ STEPS = [
     (tag_failures, "count"),
     (reading_store, "copy_readings"),
     (reading_store, "insert_events"),
+    (lots, "add"),
     (totals, "add"),
     (record, "record"),
     (epochs, "activate"),

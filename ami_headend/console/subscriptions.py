@@ -1,0 +1,80 @@
+"""Subscriptions of the feed: which consumers there are, and how far each is behind."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, ago, clipped, duration, label, thousands
+from ami_headend.console.page import ConsolePage
+from ami_headend.web.tables import HtmlTable, columns_of, table
+from concentrators.feed import sequencer, subscriptions
+from concentrators.feed.subscriptions import Standing
+
+SEE_SUBSCRIPTIONS = "concentrators.view_feedsubscription"
+
+
+class SubscriptionsPage(ConsolePage):
+    """The head of the feed, and its consumers by name."""
+
+    route = "subscriptions/"
+    name = "subscriptions"
+    title = "Subscriptions"
+    icon = "rss_feed"
+    permission_required = (SEE_SUBSCRIPTIONS,)
+    template_name = "console/subscriptions/page.html"
+    live_template_name = "console/subscriptions/live.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        now = context["now"]
+        found = subscriptions.standings(now)
+        behind = [one for one in found if one.rows or one.is_gone]
+        head, unnumbered = sequencer.head(), sequencer.unnumbered()
+        note = f"{thousands(unnumbered.lots)} more wait for one" if unnumbered.lots else "every transaction has one"
+        return {
+            **context,
+            "figures": [
+                Figure("Last position", thousands(head.position), note, "tag"),
+                Figure("Readings told", thousands(head.readings), f"and {thousands(head.events)} events", "rss_feed"),
+                Figure(
+                    "Consumers behind",
+                    thousands(len(behind)),
+                    f"of {thousands(len(found))}",
+                    "hourglass_top",
+                    "",
+                    "unsure" if behind else "good" if found else "",
+                ),
+            ],
+            "era": head.era_id,
+            "since": unnumbered.oldest_at,
+            "subscriptions": _subscriptions(found, now),
+        }
+
+
+def _subscriptions(rows: Sequence[Standing], now: datetime) -> HtmlTable:
+    columns = columns_of(
+        "name", "-of", "state", "#rows behind", "#oldest of them", "-#positions", "last moved", "-account"
+    )
+    return table(
+        columns,
+        [
+            [
+                clipped(one.name),
+                one.resource.value,
+                _state(one),
+                NOTHING if one.is_gone else thousands(one.rows),
+                duration(one.lag.total_seconds()) if one.rows and not one.is_gone else NOTHING,
+                NOTHING if one.is_gone else thousands(one.positions),
+                ago(one.moved_at, now),
+                clipped(one.account),
+            ]
+            for one in rows
+        ],
+    )
+
+
+def _state(one: Standing) -> str:
+    if one.is_gone:
+        return label("cursor gone", "danger", "its consumer is told where to go on when it asks for rows")
+    return label("behind", "warning") if one.rows else label("up to date", "success")

@@ -1,0 +1,213 @@
+"""REST: the feed of readings and events, and how far its consumers have come."""
+
+import itertools
+from typing import Any, ClassVar
+
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import generics, serializers, status
+from rest_framework.exceptions import NotFound
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ami_headend.web.problems import problem
+from concentrators.feed import pages, subscriptions
+from concentrators.feed.cursor import Cursor, CursorError
+from concentrators.feed.pages import GoneError
+from concentrators.feed.rows import Resource
+from concentrators.feed.subscriptions import Standing, SubscriptionError
+from concentrators.feed.writers import WRITERS
+from concentrators.models import FeedSubscription
+from keyvault.audit.chain import web_actor
+from meters.api.meters import CSVRenderer, ParameterView, ParquetRenderer
+from meters.api.serializers import QuerySerializer
+from meters.models import MeterEvent, Reading
+from meters.registry import access_record
+from meters.registry.place_rights import may_see_places
+
+LIMIT_DEFAULT, LIMIT_MAX = 10_000, 1_000_000
+ASK_AGAIN_S = 10  # an empty page: nothing new is likely to have a position before
+
+
+class NDJSONRenderer(BaseRenderer):
+    """Supplies the format for negotiation; the view itself streams."""
+
+    media_type = "application/x-ndjson"
+    format = "ndjson"
+    charset = None
+
+
+class FeedQuery(QuerySerializer):
+    cursor = serializers.CharField(
+        required=False, max_length=200, help_text="Feed-Cursor of the previous page; without it, from the beginning"
+    )
+    limit = serializers.IntegerField(default=LIMIT_DEFAULT, min_value=1, max_value=LIMIT_MAX, help_text="rows")
+
+
+def gone(request: Request, resource: Resource, error: GoneError) -> HttpResponse:
+    """Answer 410: where to go on, what to discard, and what to read again elsewhere."""
+    found = error.gone
+    resume = str(Cursor(resource, error.state.era, found.resume))
+    told: dict[str, Any] = {"era": error.state.era, "resume": resume, "discard_after": found.discard_after}
+    texts = []
+    if found.discard_after is not None:
+        texts.append(
+            "the head-end was restored from a backup: discard the rows that you took at positions after "
+            f"{found.discard_after}, then go on with the cursor in `resume`"
+        )
+    elif found.missed is None:
+        texts.append("the head-end was restored from a backup: all that you took stands; go on with `resume`")
+    if found.missed is not None:
+        first, last = error.span or (None, None)
+        told["read_again"] = {"from": first, "to": last}
+        span = f"from {first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}" if first and last else "of any time"
+        texts.append(
+            f"rows of positions {found.missed[0]} to {found.missed[1] - 1} are no longer kept in the feed: read what "
+            f"was captured {span} at /api/v1/{resource}, then go on with the cursor in `resume`"
+        )
+    return problem(request, 410, "; and ".join(texts) + ".", members=told)
+
+
+class FeedView(ParameterView):
+    """Rows in the order in which they were committed, from a cursor on.
+
+    At least once: store `Feed-Cursor` together with the rows of its page. An empty page has the same cursor again.
+    """
+
+    query_class = FeedQuery
+    renderer_classes = (NDJSONRenderer, CSVRenderer, ParquetRenderer)
+    resource: ClassVar[Resource]
+
+    def get(self, request: Request) -> HttpResponseBase:
+        asked = self.parameters(request)
+        try:
+            planned = pages.plan(self.resource, asked.get("cursor"), asked["limit"])
+        except CursorError as error:
+            raise serializers.ValidationError({"cursor": [str(error)]}) from None
+        except GoneError as error:
+            return gone(request, self.resource, error)
+        access_record.note(request)
+        found = pages.batches(planned, shows_places=may_see_places(request.user))
+        first = list(itertools.islice(found, 1))  # an immediate error comes before status 200 is sent
+        chosen = request.accepted_renderer
+        headers = {
+            "Feed-Era": planned.cursor.era,
+            "Feed-Cursor": str(planned.cursor),
+            "Feed-Rows": str(planned.rows),
+            "Feed-At-End": str(planned.at_end).lower(),
+        }
+        if planned.at_end:
+            headers["Retry-After"] = str(ASK_AGAIN_S)
+        if chosen.format != NDJSONRenderer.format:
+            headers["Content-Disposition"] = f'attachment; filename="{self.resource}.{chosen.format}"'
+        return StreamingHttpResponse(
+            WRITERS[chosen.format](self.resource, itertools.chain(first, found)),
+            content_type=chosen.media_type,
+            headers=headers,
+        )
+
+
+_ROWS = {
+    (200, NDJSONRenderer.media_type): OpenApiTypes.STR,
+    (200, CSVRenderer.media_type): OpenApiTypes.STR,
+    (200, ParquetRenderer.media_type): OpenApiTypes.BINARY,
+    410: OpenApiResponse(
+        description="The head-end was restored from a backup, or rows are no longer kept: `resume` says where to "
+        "go on, `discard_after` which positions to discard, `read_again` which times to read elsewhere"
+    ),
+}
+
+
+class FeedReadings(FeedView):
+    """Readings as they were verified, and corrections of their interval lengths."""
+
+    queryset = Reading.objects.none()
+    resource = Resource.READINGS
+
+    @extend_schema(operation_id="feed_readings", parameters=[FeedQuery], responses=_ROWS)
+    def get(self, request: Request) -> HttpResponseBase:
+        return super().get(request)
+
+
+class FeedEvents(FeedView):
+    """Events that meters reported of themselves, as they were verified."""
+
+    queryset = MeterEvent.objects.none()
+    resource = Resource.EVENTS
+
+    @extend_schema(operation_id="feed_events", parameters=[FeedQuery], responses=_ROWS)
+    def get(self, request: Request) -> HttpResponseBase:
+        return super().get(request)
+
+
+class SubscriptionSerializer(serializers.Serializer[Standing]):
+    """How far a consumer has come, and what it has not taken yet."""
+
+    name = serializers.CharField()
+    resource = serializers.ChoiceField([one.value for one in Resource])
+    cursor = serializers.CharField(help_text="after the last row that it has taken")
+    account = serializers.CharField(help_text="who moved it last")
+    created_at = serializers.DateTimeField()
+    moved_at = serializers.DateTimeField()
+    is_gone = serializers.BooleanField(help_text="its cursor cannot be followed: the feed answers 410 to it")
+    positions = serializers.IntegerField(help_text="positions after it")
+    rows = serializers.IntegerField(help_text="rows after it")
+    lag_s = serializers.IntegerField(help_text="age of the oldest of them, in seconds")
+
+
+class SubscriptionCursorSerializer(serializers.Serializer[Any]):
+    cursor = serializers.CharField(max_length=200, help_text="`Feed-Cursor` of the last page that was taken whole")
+
+
+class SubscriptionList(generics.GenericAPIView[Any]):
+    """All subscriptions by name."""
+
+    queryset = FeedSubscription.objects.none()
+
+    @extend_schema(operation_id="feed_subscriptions", responses=SubscriptionSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        found: Any = subscriptions.standings(timezone.now())
+        return Response(SubscriptionSerializer(found, many=True).data)
+
+
+class SubscriptionDetail(generics.GenericAPIView[Any]):
+    """How far one consumer has come."""
+
+    queryset = FeedSubscription.objects.none()
+    refusals = (SubscriptionError,)
+
+    @extend_schema(operation_id="feed_subscription", responses=SubscriptionSerializer)
+    def get(self, request: Request, name: str) -> Response:
+        return self._shown(name)
+
+    @extend_schema(
+        operation_id="feed_subscription_update",
+        request=SubscriptionCursorSerializer,
+        responses={200: SubscriptionSerializer},
+    )
+    def put(self, request: Request, name: str) -> Response:
+        """Store how far a consumer has come; the first time, this makes the subscription (audited)."""
+        body = SubscriptionCursorSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        try:
+            subscriptions.keep(name, body.validated_data["cursor"], web_actor(request), timezone.now())
+        except CursorError as error:
+            raise serializers.ValidationError({"cursor": [str(error)]}) from None
+        return self._shown(name)
+
+    @extend_schema(operation_id="feed_subscription_delete", responses={204: None})
+    def delete(self, request: Request, name: str) -> Response:
+        """Delete a subscription: nothing is alerted any more when its consumer lags. Audited."""
+        if not subscriptions.delete(name, web_actor(request)):
+            raise NotFound(f"there is no subscription {name!r}")
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+    @staticmethod
+    def _shown(name: str) -> Response:
+        found = subscriptions.standings(timezone.now(), name)
+        if not found:
+            raise NotFound(f"there is no subscription {name!r}")
+        return Response(SubscriptionSerializer(found[0]).data)

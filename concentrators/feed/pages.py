@@ -1,0 +1,163 @@
+"""Pages of the feed: which rows follow a cursor, and those rows.
+
+A page is planned by counting alone, so its end is known before its first row is read; rows are read lot by lot, and
+memory holds one batch of them.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from ami_headend.core.sql import fetch_rows, int_array
+from concentrators.feed import cursor as cursors
+from concentrators.feed import eras
+from concentrators.feed.cursor import FIRST, Cursor, Gone, Place, State
+from concentrators.feed.packed import unpack
+from concentrators.feed.rows import EventRow, Page, ReadingRow, Resource
+from concentrators.feed.tables import Piece, Tables, as_objects
+
+BATCH = 50_000  # rows of a record batch, or one lot's where it has more
+_LOTS = 10_000  # of one page
+_COUNTS = {Resource.READINGS: "readings", Resource.EVENTS: "events"}
+_PACKS = {Resource.READINGS: "reading_rows", Resource.EVENTS: "event_rows"}
+
+
+class GoneError(Exception):
+    """A cursor cannot be followed: ``gone`` says where to go on, ``span`` which readings of the time [from, to] were
+    missed, if any were; ``state`` is that of the feed.
+    """
+
+    def __init__(self, gone: Gone, span: tuple[datetime, datetime] | None, state: State) -> None:
+        super().__init__(f"rows can be followed from position {gone.resume.position} on")
+        self.gone, self.span, self.state = gone, span, state
+
+
+class Slice(NamedTuple):
+    """The rows [start, stop) of a position, which has ``rows``."""
+
+    position: int
+    rows: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a page has: slices of positions, the cursor after them, and whether nothing followed yet."""
+
+    resource: Resource
+    slices: Sequence[Slice]
+    cursor: Cursor
+    at_end: bool
+
+    @property
+    def rows(self) -> int:
+        return sum(one.stop - one.start for one in self.slices)
+
+
+def plan(resource: Resource, text: str | None, limit: int) -> Plan:
+    """Plan the page of at most ``limit`` rows after a cursor; without one, from the first position that is kept.
+
+    CursorError; GoneError if the cursor is of another era, or of rows that are no longer kept. Three queries.
+    """
+    state = eras.state()
+    if text is None:
+        place: Place | Gone = max(FIRST, Place(state.first_kept, 0))
+    else:
+        place = cursors.follow(cursors.parse(text, resource), state)
+    if isinstance(place, Gone):
+        raise GoneError(place, _span(place.missed), state)
+    rows = fetch_rows(
+        f"""SELECT position, {_COUNTS[resource]} FROM concentrators_feedlot
+            WHERE position >= %s AND position <= %s AND {_COUNTS[resource]} > 0 ORDER BY position LIMIT %s""",
+        place.position,
+        state.last,
+        _LOTS,
+    )
+    slices: list[Slice] = []
+    following, left = Place(state.last + 1, 0), limit
+    if len(rows) == _LOTS:
+        following = Place(rows[-1][0] + 1, 0)
+    for position, count in rows:
+        start = place.row if position == place.position else 0
+        stop = min(count, start + left)
+        if start < stop:
+            slices.append(Slice(position, count, start, stop))
+            left -= stop - start
+        if stop < count:
+            following = Place(position, stop)
+            break
+    return Plan(resource, slices, Cursor(resource, state.era, following), following == (state.last + 1, 0))
+
+
+def batches(planned: Plan, *, shows_places: bool, meter_ids: Collection[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a planned page in batches; ``meter_ids`` restricts them to those meters.
+
+    GoneError if they are no longer kept.
+    """
+    tables = Tables(planned.resource, shows_places=shows_places, meter_ids=meter_ids)
+    for part in _parts(planned.slices):
+        yield tables.batch(_pieces(planned, part))
+
+
+def page(
+    resource: Resource, text: str | None, limit: int, *, meter_ids: Collection[int] | None = None
+) -> Page[ReadingRow | EventRow]:
+    """Return a page of rows as objects. CursorError, GoneError."""
+    planned = plan(resource, text, limit)
+    rows = [
+        row for batch in batches(planned, shows_places=True, meter_ids=meter_ids) for row in as_objects(resource, batch)
+    ]
+    return Page(planned.cursor.era, tuple(rows), str(planned.cursor), planned.at_end)
+
+
+def first_cursor(resource: Resource) -> Cursor:
+    """Return the cursor of the first position that is kept."""
+    state = eras.state()
+    return Cursor(resource, state.era, Place(state.first_kept, 0))
+
+
+def _parts(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
+    """Divide slices into parts of about BATCH rows."""
+    part: list[Slice] = []
+    rows = 0
+    for one in slices:
+        part.append(one)
+        rows += one.stop - one.start
+        if rows >= BATCH:
+            yield part
+            part, rows = [], 0
+    if part:
+        yield part
+
+
+def _pieces(planned: Plan, part: Sequence[Slice]) -> list[Piece]:
+    found = fetch_rows(
+        f"""SELECT position, change, stored_at, {_PACKS[planned.resource]} FROM concentrators_feedlot
+            WHERE position = ANY(%s::bigint[]) ORDER BY position""",
+        int_array(one.position for one in part),
+    )
+    pieces = []
+    for one, (position, change, stored_at, pack) in zip(part, found, strict=True):
+        if pack is None:
+            state = eras.state()
+            missed = one.position, state.first_kept
+            raise GoneError(Gone(Place(state.first_kept, 0), None, missed), _span(missed), state)
+        columns = unpack(bytes(pack), one.rows).part(one.start, one.stop)
+        pieces.append(Piece(position, one.start, change, stored_at, columns))
+    return pieces
+
+
+def _span(missed: tuple[int, int] | None) -> tuple[datetime, datetime] | None:
+    """Return the times [from, to] that the rows of positions [from, to) are of; None if that is not known any more."""
+    if missed is None:
+        return None
+    first, last, lots = fetch_rows(
+        """SELECT min(captured_from), max(captured_to), count(*) FROM concentrators_feedlot
+           WHERE position >= %s AND position < %s""",
+        *missed,
+    )[0]
+    return (first, last) if lots == missed[1] - missed[0] else None

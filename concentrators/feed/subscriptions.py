@@ -1,0 +1,124 @@
+"""Subscriptions: how far each consumer says that it has come, and how far it is behind."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.db import transaction
+
+from ami_headend.core.sql import select
+from concentrators.feed import cursor as cursors
+from concentrators.feed import eras
+from concentrators.feed.cursor import Cursor, CursorError, Gone, Place, State
+from concentrators.feed.rows import Resource
+from concentrators.models import FeedSubscription
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+
+MOST = 1_000  # of one head-end
+
+
+class SubscriptionError(ValueError):
+    """A subscription that cannot be made: the caller's mistake, named in the message."""
+
+
+class Standing(NamedTuple):
+    """A subscription, and what its consumer has not taken yet.
+
+    ``is_gone``: its cursor cannot be followed any more, and its consumer has to be told where to go on. ``lag`` is the
+    age of the oldest row that it has not taken; zero if it has all.
+    """
+
+    name: str
+    resource: Resource
+    cursor: Cursor
+    account: str
+    created_at: datetime
+    moved_at: datetime
+    is_gone: bool
+    positions: int
+    rows: int
+    lag: timedelta
+
+    @property
+    def lag_s(self) -> int:
+        return int(self.lag.total_seconds())
+
+
+def keep(name: str, text: str, actor: Actor, now: datetime) -> None:
+    """Store how far a consumer has come; its first one makes the subscription, which is audited.
+
+    CursorError; SubscriptionError if there are too many, or it follows another resource. The cursor may be one that
+    cannot be followed: its consumer is told when it asks for rows.
+    """
+    cursor = cursors.parse(text)
+    values = {
+        "era": cursor.era,
+        "position": cursor.place.position,
+        "row": cursor.place.row,
+        "account": actor.name,
+        "moved_at": now,
+    }
+    with transaction.atomic():
+        cursors.follow(cursor, eras.state())
+        known = FeedSubscription.objects.select_for_update().filter(name=name).first()
+        if known is None:
+            if FeedSubscription.objects.count() >= MOST:
+                raise SubscriptionError(f"there are {MOST:,} subscriptions already: delete those that nobody needs")
+            FeedSubscription.objects.create(name=name, resource=cursor.resource, **values)
+            chain.record(actor, "feed.subscribe", {"subscription": name, "resource": str(cursor.resource)})
+        elif known.resource != cursor.resource:
+            raise SubscriptionError(
+                f"subscription {name} follows {known.resource}, and this is a cursor of {cursor.resource}"
+            )
+        else:
+            FeedSubscription.objects.filter(pk=known.pk).update(**values)
+
+
+def _is_gone(cursor: Cursor, state: State) -> bool:
+    try:
+        return isinstance(cursors.follow(cursor, state), Gone)
+    except CursorError:  # the database is behind it
+        return True
+
+
+def delete(name: str, actor: Actor) -> bool:
+    """Delete a subscription; audited. Return whether there was one."""
+    with transaction.atomic():
+        deleted, _ = FeedSubscription.objects.filter(name=name).delete()
+        if deleted:
+            chain.record(actor, "feed.unsubscribe", {"subscription": name})
+    return bool(deleted)
+
+
+def standings(now: datetime, name: str | None = None) -> list[Standing]:
+    """Return all subscriptions, or the one of a name, in order of names. Three queries."""
+    state = eras.state()
+    rows = select(
+        """SELECT s.name, s.resource, s.era, s.position, s.row, s.account, s.created_at, s.moved_at, l.stored_at,
+                  greatest(0, CASE s.resource
+                      WHEN 'readings' THEN h.readings - coalesce(here.readings_before, h.readings)
+                      ELSE h.events - coalesce(here.events_before, h.events) END - s.row)
+           FROM concentrators_feedsubscription s CROSS JOIN concentrators_feedhead h
+           LEFT JOIN concentrators_feedlot here ON here.position = s.position
+           LEFT JOIN LATERAL (
+               SELECT stored_at FROM concentrators_feedlot l
+               WHERE l.position >= s.position AND CASE s.resource WHEN 'readings' THEN l.readings ELSE l.events END
+                     > CASE l.position WHEN s.position THEN s.row ELSE 0 END
+               ORDER BY l.position LIMIT 1
+           ) l ON true
+           WHERE %s::text IS NULL OR s.name = %s ORDER BY s.name""",
+        [name, name],
+    )
+    found = []
+    for title, resource, era, position, row, account, created_at, moved_at, stored_at, behind in rows:
+        cursor = Cursor(Resource(resource), era, Place(position, row))
+        is_gone = _is_gone(cursor, state)
+        lag = max(timedelta(0), now - stored_at) if stored_at is not None and not is_gone else timedelta(0)
+        positions = 0 if is_gone else max(0, state.last + 1 - position)
+        rows_behind = 0 if is_gone else int(behind)
+        found.append(
+            Standing(
+                title, cursor.resource, cursor, account, created_at, moved_at, is_gone, positions, rows_behind, lag
+            )
+        )
+    return found
