@@ -52,13 +52,13 @@ def system(
     count = sum(map(len, frames))
     last_uplink = Uplink.objects.aggregate(last=Max("pk"))["last"] or 0
     pids = {name: process.pid for name, process in stack.processes.items()} | service_pids()
-    cpu_before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    cpu_before = cpu_seconds(pids)
     began = time.perf_counter()
     posted = _post(stack, "/api/v1/uplinks", "application/cbor-seq", bodies, per_second)
     _wait_verified(stack)
     seconds = time.perf_counter() - began
-    cpu = {name: cpu_seconds(pid) - cpu_before[name] for name, pid in pids.items()}
-    memory = {name: memory_octets(pid) for name, pid in pids.items()}
+    cpu = {name: after - cpu_before[name] for name, after in cpu_seconds(pids).items()}
+    memory = memory_octets(pids)
     site.check(count, last_uplink, with_totals=last_uplink == 0)
     return SystemRun(count, seconds, _latencies(posted), cpu, memory)
 

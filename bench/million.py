@@ -15,7 +15,7 @@ from psycopg import sql
 
 from ami_headend.database_roles import grant_rights
 from ami_headend.local import embedded
-from bench.site import create_database, use_database
+from bench.site import TEMPLATE, create_database, use_database
 from keyvault.device_keys import provisioning
 
 HIGHEST = 19_200  # the present counter of every meter
@@ -26,7 +26,7 @@ _SQL = Path(__file__).with_suffix(".sql")
 
 
 def ready(meters: int, say: Callable[[str], None]) -> str:
-    """Return the name of the database with this many meters; make it if needed, and apply migrations."""
+    """Return the name of the database with this many meters; make it if needed, or apply migrations to a kept one."""
     name = f"million_{meters}"
     with connection.cursor() as cursor:
         cursor.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [name])
@@ -36,11 +36,12 @@ def ready(meters: int, say: Callable[[str], None]) -> str:
             found = None
     if found is None:
         say(f"making the database of {meters:,} meters")
-        create_database(name, "template0")
+        create_database(name, TEMPLATE)
     use_database(name)
-    call_command("migrate", verbosity=0)
-    grant_rights(embedded.WORKING_ROLE)
-    if found is None:
+    if found is not None:
+        call_command("migrate", verbosity=0)
+        grant_rights(embedded.WORKING_ROLE)
+    else:
         _fill(meters, say)
         with connection.cursor() as cursor:
             cursor.execute(

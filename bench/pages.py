@@ -168,12 +168,12 @@ def _exports() -> list[tuple[str, str]]:
 
 
 def _export(stack: Stack, session: Session, name: str, path: str) -> Export:
-    pid = stack.processes["web"].pid
-    before, peak, is_done = memory_octets(pid), [0], threading.Event()
+    web = {"web": stack.processes["web"].pid}
+    before, peak, is_done = memory_octets(web)["web"], [0], threading.Event()
 
     def watch() -> None:
         while not is_done.wait(_SAMPLE_S):
-            peak[0] = max(peak[0], memory_octets(pid))
+            peak[0] = max(peak[0], memory_octets(web)["web"])
 
     watcher = threading.Thread(target=watch)
     watcher.start()

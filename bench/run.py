@@ -28,11 +28,11 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
         bench = Bench(folder, dict(os.environ), executor, say)
         use_database("postgres")
         try:
+            say("migrating")
+            make_template()
             if "pages" in args.parts:
                 parts.pages(bench, args.page_meters, Asked(args.warm_requests, args.requests, args.users))
             if set(args.parts) - {"pages"}:
-                say("migrating")
-                make_template()
                 sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames, args.warm_rounds)
                 if set(args.parts) - {"pages", "schemes", "dlms"}:
                     _measure(bench, args, sizes)

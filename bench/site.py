@@ -156,7 +156,10 @@ def settle(*tables: str) -> None:
 
 
 def make_template() -> None:
-    """Make the migrated, empty database that is copied for every site."""
+    """Make the migrated, empty database that is copied for every site; anew, where an earlier run kept one."""
+    use_database("postgres")
+    with connection.cursor() as cursor:
+        cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(TEMPLATE)))
     create_database(TEMPLATE, "template0")
     use_database(TEMPLATE)
     call_command("migrate", verbosity=0)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,25 +95,39 @@ def running(folder: Path, env: Mapping[str, str], *, web_only: bool = False) -> 
         stack.stop()
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process and its descendants, including ended ones."""
-    total = 0.0
-    root = psutil.Process(pid)
-    for process in [root, *root.children(recursive=True)]:
+def _families(pids: Mapping[str, int]) -> dict[str, list[psutil.Process]]:
+    """Return processes with their descendants, by name. The table of processes is read once for all of them."""
+    children = defaultdict(list)
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
+            children[process.ppid()].append(process)
+    found = {}
+    for name, pid in pids.items():
+        found[name] = [psutil.Process(pid)]
+        for process in found[name]:  # it grows meanwhile
+            found[name].extend(children[process.pid])
+    return found
+
+
+def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
+    """Return the CPU time of processes and their descendants, including ended ones, by name."""
+    total = dict.fromkeys(pids, 0.0)
+    for name, family in _families(pids).items():
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total[name] += times.user + times.system + times.children_user + times.children_system
     return total
 
 
-def memory_octets(pid: int) -> int:
-    """Return the memory of a process and its descendants; shared pages count once (PSS)."""
-    total = 0
-    root = psutil.Process(pid)
-    for process in [root, *root.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            memory = process.memory_full_info()
-            total += getattr(memory, "pss", memory.rss)
+def memory_octets(pids: Mapping[str, int]) -> dict[str, int]:
+    """Return the memory of processes and their descendants by name; shared pages count once (PSS)."""
+    total = dict.fromkeys(pids, 0)
+    for name, family in _families(pids).items():
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                memory = process.memory_full_info()
+                total[name] += getattr(memory, "pss", memory.rss)
     return total
 
 
