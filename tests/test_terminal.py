@@ -1,4 +1,4 @@
-"""`make demo` at a terminal: the summary renews itself in place, and Ctrl-C ends all of it without an error."""
+"""`make demo` at a terminal: a summary of meters and attackers renews itself, and Ctrl-C ends all without an error."""
 
 import os
 import pty
@@ -42,13 +42,14 @@ def test_the_demo_at_a_terminal(tmp_path: Path) -> None:
     if process == 0:  # the dependencies are there: -o keeps make from looking
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
         os.chdir(settings.BASE_DIR)
-        words = ["make", "-o", ".venv/.ready", "demo", f"PORT={free_port()}", "ARGS=--every 1"]
+        words = ["make", "-o", ".venv/.ready", "demo", f"PORT={free_port()}", "ARGS=--every 1 --meters 24"]
         environ = {**embedded_environ(tmp_path / "var"), "TERM": "xterm", "COLUMNS": "120"}
         os.execvpe("make", words, environ)  # noqa: S606 - no shell is wanted
     try:
         seen = read_until(terminal, b"", re.compile(_CURSOR_UP.pattern + rb".*" + _CURSOR_UP.pattern, re.DOTALL), 180)
+        seen = read_until(terminal, seen, re.compile(rb"refused: [a-z_]+ [1-9]"), 180)  # attackers
         processes = family(psutil.Process(process))
-        assert len(processes) > 11
+        assert len(processes) >= 13  # those of up, the simulator and the summary
         os.write(terminal, b"\x03")
         seen = read_until(terminal, seen, None, 90)
     finally:
