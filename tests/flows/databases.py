@@ -1,6 +1,7 @@
 """Databases for live stacks: copies of the migrated test database, which other processes may write to."""
 
 import fcntl
+import functools
 import itertools
 import os
 import secrets
@@ -133,17 +134,17 @@ def _journal_of(name: str) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _dump(url: str) -> bytes:
+    """What makes a database like that one, which stays as it is for the whole run."""
+    command = [postgres_program("pg_dump"), "--no-owner", "--no-privileges", "--dbname", url]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
 @contextmanager
 def moved_to(url: str, own_url: str) -> Iterator[None]:
     """The template restored into the empty database at `url`, on another server, as the default of this process."""
-    dump = [
-        postgres_program("pg_dump"),
-        "--no-owner",
-        "--no-privileges",
-        "--dbname",
-        at_database(own_url, f"{connection.settings_dict['NAME']}_template"),
-    ]
-    script = subprocess.run(dump, check=True, capture_output=True).stdout
+    script = _dump(at_database(own_url, f"{connection.settings_dict['NAME']}_template"))
     restore = [postgres_program("psql"), "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", url]
     subprocess.run(restore, check=True, capture_output=True, input=script)
     with default_at(url):

@@ -124,14 +124,14 @@ def assert_destroyed(version: int, stack: Stack) -> None:
 
 
 def test_workers_are_killed_during_a_rotation(stack: Stack) -> None:
-    provision(1_200)
+    provision(450)
     ingest = Ingest(sites.found(stack, 10))
     before = {row.pk: (row.version, bytes(row.fingerprint or b"")) for row in DeviceKey.objects.all()}
     with ingest.going_on():
         begun = stack.manage("master_key", "rotate", "--no-wait", "--batch-size", "1")
         assert begun.returncode == 0, begun.stderr
         for number in range(2):
-            wait_for("some batches are done", moved(300 * (number + 1)))
+            wait_for("some batches are done", moved(200 * (number + 1)))
             stack.kill("worker")
             assert rotation().state == RotationState.RUNNING
             stack.start("worker")
