@@ -25,6 +25,7 @@ DLMS = "dlms"
 MIXED, MIXED_WITH_DLMS = "mixed", "ccm and dlms"
 # Meters of several kinds by turns, so that every uplink has all of them.
 _TURNS = {MIXED: KINDS, MIXED_WITH_DLMS: (USUAL, DLMS)}
+DEFINITION = {"kind": "obis", "clock": {"from": "apdu"}}  # of what DLMS meters push: codes, scalers, units are in it
 _GUEK_AND_GAK_OCTETS = 32
 _SLICE = 20_000
 
@@ -89,9 +90,8 @@ def _pushing(titles: Sequence[bytes]) -> dict[bytes, Meter]:
     _store([NewKey(title, EPOCH, meter.keys, algorithm_for(DLMS), DLMS) for title, meter in meters.items()])
     title = titles[0]
     sample = meters[title].payload(0, 0, 0)
-    definition = {"kind": "obis", "clock": {"from": "apdu"}}
     push_profiles.add(
-        ProfileWish(f"bench {title.hex()}", title[:3], definition, sample, title), Actor("bench", "bench")
+        ProfileWish(f"bench {title.hex()}", title[:3], DEFINITION, sample, title), Actor("bench", "bench")
     )
     return dict(meters)
 

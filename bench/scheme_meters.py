@@ -21,7 +21,7 @@ _SAID = (
     ("0100010700ff", 0, 27), ("0100020700ff", 0, 27), ("0100200700ff", -1, 35), ("0100340700ff", -1, 35),
     ("0100480700ff", -1, 35), ("01001f0700ff", -2, 33),
 )  # fmt: skip
-_SC = 0x30
+SECURITY_CONTROL = 0x30
 _NAME_PREFIX = "urn:dev:mac:"
 
 
@@ -101,7 +101,7 @@ class DlmsMeter:
         return b"\x0f\x00" + struct.pack(">I", at_s)[1:] + b"\x0c" + clock + bytes((2, 3 * len(_SAID))) + body
 
     def sealer(self) -> Callable[[int, bytes], bytes]:
-        cipher = GcmCipher(self.keys, _SC)
+        cipher = GcmCipher(self.keys, SECURITY_CONTROL)
 
         def seal(n: int, payload: bytes) -> bytes:
             said = cipher.seal(self.title, n, payload)

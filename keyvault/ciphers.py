@@ -53,6 +53,7 @@ class KeptCiphers:
     def __init__(self) -> None:
         self._young: dict[bytes, tuple[KeyRow, Cipher]] = {}
         self._old: dict[bytes, tuple[KeyRow, Cipher]] = {}
+        self._usual: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -117,6 +118,17 @@ class KeptCiphers:
                 young[kid] = entry
             found[kid] = entry
         return found
+
+    def usual_kids(self, titles: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return, by title, the kid of the key that opened the last frame which named only the title, where known."""
+        usual = self._usual
+        return {title: usual[title] for title in titles if title in usual}
+
+    def note_usual(self, kid: bytes) -> None:
+        """Note that a key opened a frame that names only its title."""
+        if len(self._usual) >= settings.DEVICE_CIPHER_CACHE_SIZE:
+            self._usual.clear()
+        self._usual[kid[:8]] = kid
 
     def keep(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
         """Cache the cipher of a kid, made from a row as it was read."""

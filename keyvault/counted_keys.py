@@ -3,10 +3,14 @@
 from datetime import datetime
 
 from keyvault.ciphers import KeyRow
+from keyvault.models import KeyState
 from keyvault.replay_window import CounterSet, Take, parse_gaps
 from keyvault.schemes.dlms.security import LAST_COUNTER
 from keyvault.schemes.lines import Cipher
 from keyvault.schemes.session import opened_at
+
+# The states of keys whose frames are opened.
+ACCEPTABLE = frozenset({KeyState.PENDING.value, KeyState.ACTIVE.value, KeyState.RETIRING.value})
 
 
 class ContendedError(Exception):

@@ -14,12 +14,12 @@ from keyvault.cose.kdf import hop_infos, hop_mac_info, uplink_key
 from keyvault.cose.mac import mac_structure
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError
+from keyvault.counted_keys import ACCEPTABLE
 from keyvault.device_keys.unwrapping import DeviceKeyOctets, open_keys
 from keyvault.device_keys.weak_keys import weakness
 from keyvault.enrolment.frames import parse_enrolment
 from keyvault.enrolment.opening import Enrolling
 from keyvault.models import AgreementKey
-from keyvault.opening import ACCEPTABLE
 from keyvault.replay_window_store import Care, read_keys
 from keyvault.schemes import ccm
 from keyvault.schemes.agreed import agreed_info

@@ -1,8 +1,8 @@
 """Opens the frames of whole uplinks together, and takes each invocation counter exactly once."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -10,20 +10,15 @@ from django.conf import settings
 from django.utils.functional import cached_property
 
 from ami_headend.core.sql import fetch_rows, int_array, octets_array
-from keyvault.ciphers import KeptCiphers, KeyRow
+from keyvault.ciphers import KeptCiphers
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, Frame, MalformedError, MismatchError
-from keyvault.counted_keys import ContendedError, CountedKey
-from keyvault.models import KeyState
+from keyvault.counted_keys import ACCEPTABLE, ContendedError, CountedKey
+from keyvault.frames_by_title import KeysOfTitles, Unopened, ended_keys, open_first, read_all, titles_in
 from keyvault.refusals import EnrolmentRefusal, Refusal
-from keyvault.replay_window_store import Care, read_ended, read_keys, save_keys
-from keyvault.schemes.lines import Cipher
+from keyvault.replay_window_store import Care, read_keys, save_keys
 from keyvault.schemes.table import ENVELOPES
-
-_PENDING = KeyState.PENDING.value
-_TRIED_UNDER_ENDED = 100  # frames of a batch: others could make us open keys for garbage
-ACCEPTABLE = frozenset({_PENDING, KeyState.ACTIVE.value, KeyState.RETIRING.value})
 
 
 class Refused(NamedTuple):
@@ -62,6 +57,10 @@ class OpenedFrames(NamedTuple):
     refused: list[Refused]
 
 
+# A frame that names a title alone, and where its result goes.
+_OfTitle = tuple[OpenedFrames, _Parsed]
+
+
 class Opening(NamedTuple):
     """The opened and refused frames of uplinks, in the order of the uplinks, and the keys that they used."""
 
@@ -84,14 +83,19 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
         parsed.append(_parse(frames, refused))
         results.append(OpenedFrames([], refused))
         foreseen.look_at(parsed[-1])
-    names = foreseen.names
-    keys = read_keys(names, {} if care is Care.LOCK else foreseen.highest(), care, ciphers)
+    titles = titles_in(foreseen.names)
+    usual = ciphers.usual_kids(titles) if titles and care is not Care.LOCK else {}
+    foreseen.rename(usual)
+    keys = read_keys(foreseen.names, {} if care is Care.LOCK else foreseen.highest(), care, ciphers)
     made = _add_ciphers(keys, ciphers)
-    unfound = _Unfound(keys, names)
-    unopened: list[_Unopened] = []
-    for frames_parsed, (opened, refused) in zip(parsed, results, strict=True):
-        for index, envelope, frame in frames_parsed:
-            kid, alg, counter, _, _ = frame
+    unfound = _Unfound(keys, foreseen.names)
+    by_title: list[_OfTitle] = []
+    for frames_parsed, result in zip(parsed, results, strict=True):
+        opened, refused = result
+        for one in frames_parsed:
+            index, envelope, frame = one
+            name, alg, counter, _, _ = frame
+            kid = usual.get(name, name)
             key = keys.get(kid)
             if key is not None and key.cipher is not None and key.alg == alg and key.envelope == envelope:
                 try:
@@ -99,24 +103,49 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
                     continue
                 except TagInvalidError:
                     pass  # _why_not gives the reason
-            elif len(kid) == SYSTEM_TITLE_OCTETS:
-                likeliest = unfound.keys_of_title(envelope, frame)
-                found = _open_by_title(index, envelope, frame, likeliest)
-                if found is not None:
-                    opened.append(found)
-                    continue
-                unopened.append(_Unopened(refused, len(refused), envelope, frame))
-                kid, key = likeliest[0] if likeliest else (kid, None)
-            reason, detail = _why_not(envelope, frame, key, unfound)
-            refused.append(Refused(index, reason, detail, kid, counter))
-    if unopened:
-        _tell_ended(unopened[:_TRIED_UNDER_ENDED])
+            if len(name) == SYSTEM_TITLE_OCTETS:
+                by_title.append((result, one))
+            else:
+                refused.append(Refused(index, *_why_not(envelope, frame, key, unfound), name, counter))
+    if by_title:
+        unread = {frame.kid for _, (_, _, frame) in by_title if frame.kid in usual}
+        if unread:
+            _add_ciphers(read_all(unread, keys, care, ciphers), ciphers)
+        _open_by_title(by_title, KeysOfTitles(keys, titles), unfound, ciphers)
     _keep_sessions(made, keys, results, ciphers)
     return Opening(results, keys, care)
 
 
+def _open_by_title(
+    frames: Sequence[_OfTitle], of_titles: KeysOfTitles, unfound: "_Unfound", ciphers: KeptCiphers
+) -> None:
+    """Open frames that name a title alone, each with the likeliest of its keys whose tag verifies, or refuse them."""
+    unopened: list[tuple[list[Refused], int, Unopened]] = []
+    late: list[list[Opened]] = []
+    for (opened, refused), (index, envelope, frame) in frames:
+        likeliest = of_titles.likeliest(envelope, frame)
+        found = open_first(envelope, frame, likeliest)
+        if found is None:
+            kid, key = likeliest[0] if likeliest else (frame.kid, None)
+            unopened.append((refused, len(refused), Unopened(envelope, frame)))
+            refused.append(Refused(index, *_why_not(envelope, frame, key, unfound), kid, frame.counter))
+            continue
+        kid, key, payload = found
+        ciphers.note_usual(kid)
+        if opened and opened[-1].frame_index > index:
+            late.append(opened)
+        opened.append(Opened(index, kid, frame.counter, payload, key))
+    for opened in late:
+        opened.sort(key=itemgetter(0))
+    if unopened:
+        for (refused, place, _), state in zip(unopened, ended_keys([one for _, _, one in unopened]), strict=True):
+            if state is not None:  # whatever was said before
+                detail = f"the key that it is under is {state}"
+                refused[place] = refused[place]._replace(reason=Refusal.KEY_RETIRED, detail=detail)
+
+
 class _Unfound:
-    """Finds keys for names in a batch that are no kid: keys of titles, and which titles are known at all.
+    """Finds which titles have keys at all, for frames in a batch whose key is not found.
 
     The one query runs when it is first needed; if every frame names its key, it never runs.
     (functools.cached_property would hold one lock for all threads meanwhile.)
@@ -126,80 +155,10 @@ class _Unfound:
         self._keys, self._names = keys, names
 
     @cached_property
-    def _of_title(self) -> dict[bytes, list[tuple[bytes, CountedKey]]]:
-        titles = {name for name in self._names if len(name) == SYSTEM_TITLE_OCTETS}
-        of_title: dict[bytes, list[tuple[bytes, CountedKey]]] = {}
-        for kid, key in self._keys.items():
-            # Anybody can name a session of a key set: its counters would be none of the set's.
-            if len(kid) == KID_OCTETS and kid[:8] in titles:
-                of_title.setdefault(kid[:8], []).append((kid, key))
-        return of_title
-
-    @cached_property
     def known_titles(self) -> set[bytes]:
-        """The titles of devices that have keys, but not the key that a frame names."""
-        unfound = (name for name in self._names if name not in self._keys and name not in self._of_title)
-        return _known_titles({name[:8] for name in unfound})
-
-    def keys_of_title(self, envelope: str, frame: Frame) -> list[tuple[bytes, CountedKey]]:
-        """Return the keys, with their kids, that may open a frame which names only a title; the likeliest first.
-
-        The likeliest is for this envelope and alg, and its highest counter is the nearest below the frame's.
-        """
-        counter = frame.counter
-        of_title = self._of_title.get(frame.kid, [])
-        if len(of_title) < 2:
-            return of_title
-        return sorted(
-            of_title,
-            key=lambda one: (
-                not _is_for(one[1], envelope, frame.alg),
-                one[1].highest >= counter,
-                abs(counter - one[1].highest),
-            ),
-        )
-
-
-def _is_for(key: CountedKey, envelope: str, alg: int) -> bool:
-    return key.alg == alg and key.envelope == envelope
-
-
-def _open_by_title(
-    index: int, envelope: str, frame: Frame, likeliest: Sequence[tuple[bytes, CountedKey]]
-) -> Opened | None:
-    """Open a frame that names only a title with the first key whose tag verifies; None if none does."""
-    for kid, key in likeliest:
-        if key.cipher is not None and _is_for(key, envelope, frame.alg):
-            try:
-                return Opened(index, kid, frame.counter, key.cipher.open_(frame), key)
-            except TagInvalidError:
-                continue
-    return None
-
-
-class _Unopened(NamedTuple):
-    """A frame that names a title alone and opens under no key that may be used; its refusal stands at a place."""
-
-    refused: list[Refused]
-    place: int
-    envelope: str
-    frame: Frame
-
-
-def _tell_ended(unopened: Sequence[_Unopened]) -> None:
-    """Refuse frames as of an ended key where they open under one, whatever was said before. Two queries."""
-    rows = read_ended({one.frame.kid for one in unopened})
-    of_title: dict[bytes, list[tuple[KeyRow, Cipher]]] = {}
-    for kid, cipher in KeptCiphers().of(rows).items() if rows else ():
-        of_title.setdefault(kid[:8], []).append((rows[kid], cipher))
-    for refused, place, envelope, frame in unopened:
-        for row, cipher in of_title.get(frame.kid, ()):
-            if (row.envelope, row.algorithm) == (envelope, frame.alg):
-                with suppress(TagInvalidError):
-                    cipher.open_(frame)
-                    detail = f"the key that it is under is {row.state}"
-                    refused[place] = refused[place]._replace(reason=Refusal.KEY_RETIRED, detail=detail)
-                    break
+        """The titles of devices that have keys, among those that frames name."""
+        with_keys = {kid[:8] for kid in self._keys}
+        return with_keys | _known_titles({name[:8] for name in self._names} - with_keys)
 
 
 def _add_ciphers(keys: Mapping[bytes, CountedKey], ciphers: KeptCiphers) -> Collection[bytes]:
@@ -259,6 +218,14 @@ class _Foreseen:
     def names(self) -> Collection[bytes]:
         """What the frames name: kids, or only titles."""
         return self._first.keys()
+
+    def rename(self, usual: Mapping[bytes, bytes]) -> None:
+        """Take the frames of each title as if they had named its usual kid."""
+        first, irregular = self._first, self._irregular
+        for title, kid in usual.items():
+            if title in irregular or kid in first:  # other frames name it
+                irregular.add(kid)
+            first[kid] = first.pop(title)
 
     def highest(self) -> dict[bytes, int]:
         """Return the predicted highest counter by kid: the one before the first counter in the batch.

@@ -33,6 +33,7 @@ from keyvault.schemes.dlms.envelope import DLMS_ENVELOPE
 from keyvault.schemes.lines import Cipher
 
 _TRANSFER_EPOCH = TRANSFER_EPOCH.to_bytes(2, "big")
+_OF_KEY_SETS = DLMS_ENVELOPE.name
 
 
 class Care(Enum):
@@ -97,7 +98,7 @@ def _counted(kid: bytes, runs: int, row: KeyRow, cipher: Cipher | None, counters
     context = kid[KID_OCTETS:]
     if context:
         return CountedSession(runs, row, cipher, context, *counters)
-    if row.envelope == DLMS_ENVELOPE.name:
+    if row.envelope == _OF_KEY_SETS:
         return CountedSet(runs, row, cipher, *counters[:3])
     return CountedKey(runs, row, cipher, *counters[:3])
 
@@ -109,12 +110,13 @@ def _read_kept(
     kept = ciphers.kept(kids)
     runs = settings.COUNTER_GAP_RUNS
     highest = foreseen.get
-    keys: dict[bytes, CountedKey] = {
-        kid: CountedKey(runs, row, cipher, highest(kid, NOT_FORESEEN))
-        if len(kid) == KID_OCTETS
-        else CountedSession(runs, row, cipher, kid[KID_OCTETS:], highest(kid, NOT_FORESEEN))
-        for kid, (row, cipher) in kept.items()
-    }
+    keys: dict[bytes, CountedKey] = {}
+    for kid, (row, cipher) in kept.items():
+        if len(kid) > KID_OCTETS:
+            keys[kid] = CountedSession(runs, row, cipher, kid[KID_OCTETS:], highest(kid, NOT_FORESEEN))
+        else:
+            kind = CountedSet if row.envelope == _OF_KEY_SETS else CountedKey
+            keys[kid] = kind(runs, row, cipher, highest(kid, NOT_FORESEEN))
     looked_at = list(keys)
     if care is Care.TRUST:
         looked_at = [kid for kid in looked_at if kid not in foreseen]

@@ -15,7 +15,7 @@ from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.kdf import uplink_key
 from keyvault.cose.sealing import DirectionCipher, TagInvalidError
 from keyvault.cose.structures import Frame, MalformedError
-from keyvault.counted_keys import ContendedError, CountedKey
+from keyvault.counted_keys import ACCEPTABLE, ContendedError, CountedKey
 from keyvault.device_keys import agreement_keys
 from keyvault.device_keys.provisioning import transfer_algorithm
 from keyvault.device_keys.unwrapping import open_keys
@@ -26,7 +26,7 @@ from keyvault.enrolment.frames import EnrolmentFrame, parse_enrolment
 from keyvault.enrolment.lookups import AgreementVersion, Awaited, Known
 from keyvault.master_key import UnwrapError
 from keyvault.models import KeyState
-from keyvault.opening import ACCEPTABLE, Frames, Opened, Opening, Refused
+from keyvault.opening import Frames, Opened, Opening, Refused
 from keyvault.refusals import EnrolmentRefusal, Refusal
 from keyvault.replay_window import Take
 from keyvault.replay_window_store import Care, know_foreseen, read_keys

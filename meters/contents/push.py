@@ -16,6 +16,7 @@ from meters.values import PayloadError, PayloadRefusal, PayloadTimes, Value, iso
 NO_PROFILE = "no push profile of form {form} for meters of {manufacturer}: {skeleton}"
 _MANUFACTURER_OCTETS = 3  # of a title
 _SHAPES_LOOKED_AT = 1000
+_TITLES_KEPT = 100_000
 
 
 class PushReader:
@@ -23,9 +24,10 @@ class PushReader:
 
     def __init__(self, registers: Catalogue) -> None:
         self._registers = registers
-        # By the octets of a notification, and the longest beginning of the meter's title that any profile is for: the
+        # By the longest beginning of the meter's title that any profile is for, and the octets of a notification: the
         # profile of a form is one for all meters that have the same.
-        self._shapes: dict[tuple[int, bytes], list[Shape]] = {}
+        self._shapes: dict[bytes, dict[int, list[Shape]]] = {}
+        self._of_title: dict[bytes, dict[int, list[Shape]]] = {}
         self._looked_at: set[tuple[int, bytes, str]] = set()
         self._profiles: dict[bytes, list[tuple[bytes, Definition]]] = {}
         for prefix, sha256, definition in registers.profiles:
@@ -45,8 +47,10 @@ class PushReader:
         serial_number: str | None = None,
     ) -> list[Value]:
         """The values of a notification, or PayloadError: see Reader."""
-        place = len(payload), self._prefix(system_title)
-        for shape in self._shapes.get(place, ()):
+        shapes = self._of_title.get(system_title)
+        if shapes is None:
+            shapes = self._shapes_of(system_title)
+        for shape in shapes.get(len(payload), ()):
             found = shape.values(payload, interval_minutes, period, lengths)
             if found is not None:
                 return found
@@ -59,20 +63,25 @@ class PushReader:
         except ContentError as error:
             raise _invalid(str(error)) from None
         values = self._values(said, definition, interval_minutes, period, lengths)
-        self._learn(place, payload, notification.skeleton, definition, system_title)
+        self._learn(payload, notification.skeleton, definition, system_title)
         return values
 
-    def _learn(
-        self, place: tuple[int, bytes], payload: bytes, skeleton: str, definition: Definition, system_title: bytes
-    ) -> None:
+    def _learn(self, payload: bytes, skeleton: str, definition: Definition, system_title: bytes) -> None:
         """Keep the shape of a notification that was read, if it has one: the next one is read by it."""
-        looked_at = (*place, skeleton)
+        looked_at = len(payload), self._prefix(system_title), skeleton
         if looked_at in self._looked_at or len(self._looked_at) >= _SHAPES_LOOKED_AT:
             return
         self._looked_at.add(looked_at)
         shape = learn(payload, definition, system_title, self._registers.get)
         if shape is not None:
-            self._shapes.setdefault(place, []).append(shape)
+            self._shapes_of(system_title).setdefault(len(payload), []).append(shape)
+
+    def _shapes_of(self, system_title: bytes) -> dict[int, list[Shape]]:
+        shapes = self._shapes.setdefault(self._prefix(system_title), {})
+        if len(self._of_title) >= _TITLES_KEPT:
+            self._of_title.clear()
+        self._of_title[system_title] = shapes
+        return shapes
 
     def _prefix(self, system_title: bytes) -> bytes:
         for octets in self._prefix_octets:

@@ -18,6 +18,8 @@ from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.opening import Opening, _known_titles, open_frames, save_counters
 from keyvault.replay_window import Take
 from keyvault.replay_window_store import Care
+from keyvault.schemes.dlms.gcm import GcmCipher
+from keyvault.schemes.dlms.security import algorithm_of
 from tests.builders import seal_frame
 from tests.concentrators.fleet import NOW
 from tests.concentrators.statements import counting
@@ -339,3 +341,74 @@ def test_counters_are_known_alike_in_all_ways(seed: int, settings: Settings) -> 
                 transaction.set_rollback(True)
         assert found[0] == found[1] == found[2]
         taken(frames, Care.LOCK, kept[Care.LOCK])
+
+
+class TestByTitle:
+    """Frames of DLMS name a title alone. The set that opened the last one is tried first, as if they had named it."""
+
+    DLMS = bytes.fromhex("4b464d0000000001")
+    OLD, NEW = secrets.token_bytes(32), secrets.token_bytes(32)
+
+    @pytest.fixture(autouse=True)
+    def key_set(self) -> None:
+        provisioning.provision_stored([self.new_key(1, self.OLD)])
+
+    def new_key(self, epoch: int, octets: bytes) -> NewKey:
+        return NewKey(self.DLMS, epoch, octets, algorithm_of(0x30), "dlms")
+
+    def frame(self, counter: int, octets: bytes = OLD) -> bytes:
+        return b"\xdb\x08" + self.DLMS + b"\x1e" + GcmCipher(octets, 0x30).seal(self.DLMS, counter, bytes(13))
+
+    def opened(self, *frames: bytes, care: Care = Care.TRUST, statements: int) -> Opening:
+        """Open frames, with so many statements; take their counters, and save them."""
+        with counting() as counted:
+            opening = open_frames([list(enumerate(frames))], care, KEPT)
+            assert len(counted.take()) == statements
+        take_all(opening)
+        save_counters(opening)
+        return opening
+
+    @staticmethod
+    def epochs(opening: Opening) -> list[int]:
+        return [one.kid[9] for one in opening.uplinks[0].opened]
+
+    def test_nothing_is_read_of_a_set_that_goes_on(self) -> None:
+        self.opened(self.frame(0), statements=2)  # the keys of the title, and what they wrap
+        for counter in (1, 2):
+            assert self.epochs(self.opened(self.frame(counter), statements=0)) == [1]
+        assert self.epochs(self.opened(self.frame(5), self.frame(4), frame(0), statements=3)) == [1, 1, 1]
+        assert take_all(open_frames([[(0, self.frame(2)), (1, self.frame(3))]], Care.LOOK, KEPT)) == [
+            Take.SEEN, Take.TAKEN,
+        ]  # fmt: skip
+
+    def test_a_set_that_came_meanwhile_is_found_and_frames_stay_in_order(self) -> None:
+        self.opened(self.frame(0), statements=2)
+        provisioning.provision_pending([self.new_key(2, self.NEW)], {})
+        mixed = self.opened(self.frame(0, self.NEW), self.frame(1), self.frame(1, self.NEW), statements=3)
+        assert self.epochs(mixed) == [2, 1, 2]
+        assert [one.frame_index for one in mixed.uplinks[0].opened] == [0, 1, 2]
+        assert self.epochs(self.opened(self.frame(2, self.NEW), self.frame(2), statements=2)) == [2, 1]
+
+    def test_a_forged_frame_costs_its_title_a_look_and_takes_nothing(self) -> None:
+        self.opened(self.frame(0), statements=2)
+        forged = self.frame(7)[:-1] + bytes((self.frame(7)[-1] ^ 1,))
+        opening = self.opened(forged, self.frame(1), statements=3)  # its keys, and those that ended
+        assert [one.reason for one in opening.uplinks[0].refused] == ["tag_invalid"]
+        assert InvocationCounter.objects.get(key__system_title=self.DLMS).highest == 1
+
+    @pytest.mark.parametrize("care", [Care.TRUST, Care.LOOK])
+    def test_a_set_that_was_cut_off_or_made_anew_opens_nothing(self, care: Care) -> None:
+        self.opened(self.frame(0), statements=2)
+        key_rows.set_key_state([DeviceKey.objects.get(system_title=self.DLMS).pk], KeyState.COMPROMISED)
+        if care is Care.TRUST:
+            opening = open_frames([[(0, self.frame(1))]], care, KEPT)
+            take_all(opening)
+            with pytest.raises(ContendedError), transaction.atomic():
+                save_counters(opening)
+        opening = open_frames([[(0, self.frame(1)), (1, self.frame(2, self.NEW))]], Care.LOOK, KEPT)
+        assert [one.reason for one in opening.uplinks[0].refused] == ["key_retired", "unknown_epoch"]
+        DeviceKey.objects.filter(system_title=self.DLMS).delete()
+        provisioning.provision_stored([self.new_key(1, self.NEW)])
+        again = open_frames([[(0, self.frame(1)), (1, self.frame(2, self.NEW))]], Care.LOOK, KEPT)
+        assert [one.reason for one in again.uplinks[0].refused] == ["tag_invalid"]
+        assert self.epochs(again) == [1]

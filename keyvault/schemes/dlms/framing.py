@@ -19,6 +19,7 @@ _MBUS_BEFORE_DATA = 5  # C, A, CI, STSAP, DTSAP
 _MBUS_AROUND = 6  # 68 L L 68 before what L counts; checksum and stop octet after it
 _MBUS_MODULO = 256  # Sagemcom T210-D counts L modulo 256
 _WRAPPER_HEAD = 8
+_from_bytes = int.from_bytes
 
 
 class HdlcFrame(NamedTuple):
@@ -256,7 +257,7 @@ def read_length(octets: bytes, at: int) -> tuple[int, int]:
     first = octets[at]
     if first < 0x80:
         return at + 1, first
-    start = at + 1 + (first & 0x7F)
+    start = at + first - 0x7F
     if not 0x81 <= first <= 0x84 or start > len(octets):
         raise MalformedError(f"a length cannot begin with {first:02x} here", at)
-    return start, int.from_bytes(octets[at + 1 : start], "big")
+    return start, _from_bytes(octets[at + 1 : start], "big")

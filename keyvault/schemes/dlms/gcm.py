@@ -21,13 +21,15 @@ _TAG_END = TAG_OCTETS - _LIBRARY_TAG_OCTETS  # of what the library gives
 class GcmCipher:
     """Opens the frames of one key set (GUEK || GAK, 32 octets, or 64 in suite 2) and one SC. Holds no printable key."""
 
-    __slots__ = ("_aad", "_aead", "_control")
+    __slots__ = ("_aad", "_control", "_encrypt", "_is_authenticated", "_is_encrypted", "_usual_aad")
 
     def __init__(self, key_set: bytes, control: int) -> None:
         half = len(key_set) // 2
-        self._aead = AESGCM(key_set[:half])
+        self._encrypt = AESGCM(key_set[:half]).encrypt
         self._aad = key_set[half:]
         self._control = control
+        self._usual_aad = bytes((control,)) + self._aad
+        self._is_authenticated, self._is_encrypted = is_authenticated(control), is_encrypted(control)
 
     def __reduce__(self) -> str:
         raise TypeError("a cipher holds key octets and is never pickled")
@@ -39,15 +41,15 @@ class GcmCipher:
         """
         title, _, counter, protected, said = frame
         iv = title + counter.to_bytes(4, "big")
-        encrypt = self._aead.encrypt
-        if not is_authenticated(self._control):
+        encrypt = self._encrypt
+        if not self._is_authenticated:
             plaintext = encrypt(iv, said, None)[:-_LIBRARY_TAG_OCTETS]
             if not is_whole(plaintext):
                 raise TagInvalidError
             return plaintext
         tag = said[-TAG_OCTETS:]
-        aad = protected[:1] + self._aad + protected[1:]
-        if is_encrypted(self._control):
+        aad = self._usual_aad if len(protected) == 1 else protected[:1] + self._aad + protected[1:]
+        if self._is_encrypted:
             plaintext = encrypt(iv, said[:-TAG_OCTETS], None)[:-_LIBRARY_TAG_OCTETS]
             right = encrypt(iv, plaintext, aad)[-_LIBRARY_TAG_OCTETS:_TAG_END]
         else:
@@ -61,12 +63,12 @@ class GcmCipher:
         """SC || IC || ciphertext [|| tag] around an APDU; the caller never repeats a ``counter`` (0..2^32-1)."""
         iv = title + counter.to_bytes(4, "big")
         head = bytes((self._control,)) + iv[8:]
-        aad = head[:1] + self._aad + authenticated
-        if not is_authenticated(self._control):
-            return head + self._aead.encrypt(iv, apdu, None)[:-_LIBRARY_TAG_OCTETS]
-        if is_encrypted(self._control):
-            return head + self._aead.encrypt(iv, apdu, aad)[:_TAG_END]
-        return head + apdu + self._aead.encrypt(iv, b"", aad + apdu)[:TAG_OCTETS]
+        aad = self._usual_aad + authenticated
+        if not self._is_authenticated:
+            return head + self._encrypt(iv, apdu, None)[:-_LIBRARY_TAG_OCTETS]
+        if self._is_encrypted:
+            return head + self._encrypt(iv, apdu, aad)[:_TAG_END]
+        return head + apdu + self._encrypt(iv, b"", aad + apdu)[:TAG_OCTETS]
 
 
 def wrap_key(kek: bytes, key: bytes) -> bytes:

@@ -6,7 +6,9 @@ nine tenths of the time of reading (``make bench`` has the part dlms).
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from operator import mul
 from typing import NamedTuple
 
 from keyvault.schemes.dlms.axdr import Leaf, leaves_of
@@ -25,23 +27,29 @@ _INVOKE_ID = (1, 5)
 _KINDS = (Kind.OBIS, Kind.POSITIONAL)
 _CLOCKS_KEPT = 256
 _new_value = tuple.__new__  # a third of the time of Value(...)
+_VALUES, _ZEROS, _FALSES = repeat(Value), repeat(0), repeat(False)
 
 
 class _Column(NamedTuple):
-    """What a number becomes: steps of a register, within its bounds."""
+    """What a number becomes: steps of a register; ``bounds`` are of the number, where its type does not keep them."""
 
     register_id: int
     steps: int  # of one of the number
-    minimum: int
-    maximum: int
+    bounds: tuple[int, int] | None
     is_event: bool
     is_interval: bool
 
 
 class Shape:
-    """The octets of the notifications of one form, and what their numbers are."""
+    """The octets of the notifications of one form, and what their numbers are.
 
-    __slots__ = ("_columns", "_interval_ends", "_mask", "_pattern", "_rules", "_seconds", "_unpack", "octets")
+    Numbers go through ``map`` alone, column by column: that takes half the time of a loop.
+    """
+
+    __slots__ = (
+        "_are_events", "_are_intervals", "_bounds", "_interval_ends", "_mask", "_pattern", "_register_ids", "_rules",
+        "_seconds", "_steps", "_unpack", "octets",
+    )  # fmt: skip
 
     def __init__(
         self, mask: bytes, payload: bytes, form: str, columns: Sequence[_Column], definition: Definition
@@ -50,11 +58,15 @@ class Shape:
         self._mask = int.from_bytes(mask, "big")
         self._pattern = int.from_bytes(payload, "big") & self._mask
         self._unpack = struct.Struct(form).unpack
-        self._columns = columns
+        self._register_ids = [one.register_id for one in columns]
+        steps = [one.steps for one in columns]
+        self._steps = None if set(steps) == {1} else steps  # None: numbers are steps as they are
+        self._are_events = [one.is_event for one in columns]
+        self._are_intervals = [one.is_interval for one in columns]
+        self._bounds = [(place, *one.bounds) for place, one in enumerate(columns) if one.bounds]
         self._rules = definition.clock
         # Whether times of interval registers are their ends; None: none is of intervals.
-        is_of_intervals = any(one.is_interval for one in columns)
-        self._interval_ends = bool(definition.interval_ends) if is_of_intervals else None
+        self._interval_ends = bool(definition.interval_ends) if any(self._are_intervals) else None
         self._seconds: dict[bytes, int] = {}  # of the date-times of late
 
     def values(
@@ -67,31 +79,27 @@ class Shape:
         if int.from_bytes(payload, "big") & self._mask != self._pattern:
             return None
         clock, *numbers = self._unpack(payload)
+        for place, lowest, highest in self._bounds:
+            if not lowest <= numbers[place] <= highest:
+                return None
         at_s = self._seconds.get(clock)
         if at_s is None:
             at_s = self._second(clock)
-        if at_s is None or not period.earliest_s <= at_s <= period.latest_s:
+        earliest_s, latest_s = period
+        if at_s is None or not earliest_s <= at_s <= latest_s:
             return None
-        begins_s, minutes = at_s, 0
+        times: Iterable[int] = repeat(at_s)
+        lengths_of: Iterable[int] = _ZEROS
         if self._interval_ends is not None:
             minutes = interval_minutes if lengths is None else lengths.at(at_s - self._interval_ends)
-            begins_s -= 60 * minutes * self._interval_ends
-            if not minutes or begins_s % (60 * minutes):
+            begins_s = at_s - 60 * minutes * self._interval_ends
+            if not minutes or begins_s % (60 * minutes) or not earliest_s <= begins_s <= latest_s - 60 * minutes:
                 return None
-            if not period.earliest_s <= begins_s <= period.latest_s - 60 * minutes:
-                return None
-        values = []
-        for (register_id, factor, minimum, maximum, is_event, is_interval), number in zip(
-            self._columns, numbers, strict=True
-        ):
-            steps = number * factor
-            if not minimum <= steps <= maximum:
-                return None
-            if is_interval:
-                values.append(_new_value(Value, (begins_s, register_id, steps, minutes, is_event, False)))
-            else:
-                values.append(_new_value(Value, (at_s, register_id, steps, 0, is_event, False)))
-        return values
+            times = [begins_s if is_interval else at_s for is_interval in self._are_intervals]
+            lengths_of = [minutes if is_interval else 0 for is_interval in self._are_intervals]
+        steps = numbers if self._steps is None else map(mul, numbers, self._steps)
+        fields = zip(times, self._register_ids, steps, lengths_of, self._are_events, _FALSES)  # noqa: B905 - repeats have no end
+        return list(map(_new_value, _VALUES, fields))
 
     def _second(self, clock: bytes) -> int | None:
         try:
@@ -119,11 +127,13 @@ def learn(
     if any(leaf.octets == OBIS_OCTETS and leaf.is_string and not leaf.is_constant for leaf in leaves):
         return None  # with other values it would be an OBIS code, and the form another one
     said = read(notification, definition, title)
+    if not said:
+        return None
     clock_at = _clock_at(payload, notification, leaves, definition, title)
     places = _places(payload, said, leaves, definition, title)
     if clock_at is None or places is None or len({one.obis for one in said}) < len(said):
         return None
-    found = [_column(one, definition, register_of(one.obis)) for one in said]
+    found = [_column(one, leaf, definition, register_of(one.obis)) for one, leaf in zip(said, places, strict=True)]
     if any(one is None for one in found):
         return None
     mask = bytearray(b"\xff" * len(payload))
@@ -151,13 +161,17 @@ def _form(fields: Sequence[tuple[int, str, int]], length: int) -> str:
     return "".join(parts) + f"{length - at}x"
 
 
-def _column(one: PushValue, definition: Definition, register: RegisterRow | None) -> _Column | None:
-    """What the numbers of a value become; None where that takes more than a multiplication."""
+def _column(one: PushValue, leaf: Leaf, definition: Definition, register: RegisterRow | None) -> _Column | None:
+    """What the numbers of a leaf become; None where that takes more than a multiplication."""
     if register is None or one.scaler < register.scaler:
         return None
     steps = definition.factor(one.units[0]) * 10 ** (one.scaler - register.scaler)
     minimum, maximum = max(register.minimum, -(2**63)), min(register.maximum, 2**63 - 1)
-    return _Column(register.id, steps, minimum, maximum, register.is_event, register.is_interval)
+    lowest, highest = -(-minimum // steps), maximum // steps
+    bits = 8 * leaf.octets
+    least, most = (0, 2**bits - 1) if _NUMBERS[leaf.tag].isupper() else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    bounds = None if lowest <= least and most <= highest else (lowest, highest)
+    return _Column(register.id, steps, bounds, register.is_event, register.is_interval)
 
 
 def _places(

@@ -14,7 +14,7 @@ from concentrators.ingest.frame_checks import Examined, examine
 from keyvault import opening
 from keyvault.ciphers import KeptCiphers, key_row
 from keyvault.cose.structures import make_kid
-from keyvault.counted_keys import CountedKey, CountedSession
+from keyvault.counted_keys import ACCEPTABLE, CountedKey, CountedSession
 from keyvault.coupons.verifying import Coupons
 from keyvault.replay_window_store import Care
 from keyvault.schemes.lines import OpenedKey
@@ -126,7 +126,7 @@ class Scene:
         cipher = None
         key = OpenedKey(KNOWN_KEY, KNOWN_TITLE, 1, _ALGS[self.scheme], HEAD_END)
         key.kid_context = self.context
-        if self.key_opens and self.key_state in opening.ACCEPTABLE:
+        if self.key_opens and self.key_state in ACCEPTABLE:
             cipher = ENVELOPES[self.scheme].cipher(key)
         row = key_row(1, 1, self.key_state, key.algorithm, self.scheme + self.content_suffix)
         if not self.context:

@@ -11,6 +11,7 @@ from meters.contents.push import PushReader
 from meters.readings.obis import STANDARD_REGISTERS, RegisterKind
 from meters.readings.push.definition import parse_definition
 from meters.readings.push.profiles import parse_notification
+from meters.readings.push.shapes import Shape
 from meters.readings.push.skeleton import digest
 from meters.registry.interval_lengths import Lengths
 from meters.values import PayloadError, PayloadTimes, Value
@@ -55,10 +56,14 @@ def answer(reads: PushReader, payload: bytes, period: PayloadTimes = ALWAYS) -> 
         return error.reason.value, str(error)
 
 
+def shapes_of(reads: PushReader) -> list[Shape]:
+    return [shape for by_octets in reads._shapes.values() for shapes in by_octets.values() for shape in shapes]
+
+
 def learned(name: str) -> PushReader:
     reads = reader(name)
     values = reads.read(SAMPLES[name][1], TITLE, 30, ALWAYS)
-    ((shape,),) = reads._shapes.values()
+    (shape,) = shapes_of(reads)
     assert sorted(shape.values(SAMPLES[name][1], 30, ALWAYS) or []) == sorted(values)
     return reads
 
@@ -93,7 +98,27 @@ def test_each_profile_for_single_meters_has_its_own_shape() -> None:
         ours, near, far = (reads.read(plaintext, title, 30, ALWAYS) for title in titles)
         assert ours[0].value == 2 * near[0].value
         assert near == far
-    assert len(reads._shapes) == 3
+    assert len(shapes_of(reads)) == 3
+
+
+@given(number=st.integers(0, 2**32 - 1), lowest=st.integers(-5, 10**6), highest=st.integers(10**6, 2**40))
+def test_bounds_of_a_register_hold_for_what_a_shape_reads(number: int, lowest: int, highest: int) -> None:
+    """The register counts tenths, so that a number is ten of its steps."""
+    sample = INTERVALS[:18] + bytes.fromhex("0201") + INTERVALS[20:]
+    at = sample.index(bytes.fromhex("0100011d00ff")) + 7
+    definition = parse_definition({"kind": "obis", "clock": {"from": "apdu"}})
+    row = PushProfileRow(TITLE[:3], digest(parse_notification(sample).skeleton), definition)
+    register = RegisterRow(1, "Wh", -1, False, False, lowest, highest)
+    reads = PushReader(Catalogue({"1-0:1.29.0": register}, [row]))
+    good = sample[:at] + (10**5).to_bytes(4, "big") + sample[at + 4 :]
+    assert [one.value for one in reads.read(good, TITLE, 15, ALWAYS)] == [10**6]
+    assert len(shapes_of(reads)) == 1
+    said = sample[:at] + number.to_bytes(4, "big") + sample[at + 4 :]
+    if lowest <= 10 * number <= highest:
+        assert [one.value for one in reads.read(said, TITLE, 15, ALWAYS)] == [10 * number]
+    else:
+        with pytest.raises(PayloadError, match="the register takes"):
+            reads.read(said, TITLE, 15, ALWAYS)
 
 
 INTERVALS = bytes.fromhex(
@@ -118,7 +143,7 @@ def test_intervals_are_read_by_shape_as_the_general_reader_reads_them(
     row = PushProfileRow(TITLE[:3], digest(parse_notification(first).skeleton), definition)
     fast, general = (PushReader(Catalogue(REGISTERS, [row])) for _ in range(2))
     fast.read(first, TITLE, 15, ALWAYS)
-    assert fast._shapes
+    assert shapes_of(fast)
     said = first[:12] + bytes((minute,)) + first[13:]
     at = said.index(bytes.fromhex("0100011d00ff")) + 7
     said = said[:at] + energy.to_bytes(4, "big") + said[at + 4 :]
