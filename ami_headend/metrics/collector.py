@@ -20,6 +20,7 @@ from ami_headend.metrics.models import Counted
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.feed import sequencer, subscriptions
 from concentrators.ingest import backlog
+from concentrators.listener import figures as listener_figures
 from concentrators.totals import masked_queries
 from keyvault import master_key
 from keyvault.master_key import MasterKeyError, rewrap
@@ -50,7 +51,7 @@ class DatabaseCollector(Collector):
         yield from _components()
         now = timezone.now()
         answers = True
-        for look in (_counters, _queue, _rotation, _alerts, _masked, _feed, _snapshots):
+        for look in (_counters, _queue, _rotation, _alerts, _masked, _feed, _listeners, _snapshots):
             try:
                 found = list(look(now))
             except Exception as error:
@@ -175,6 +176,28 @@ def _feed(now: datetime) -> Iterator[Metric]:
         lag.add_metric([one.name], one.lag.total_seconds())
         gone.add_metric([one.name], one.is_gone)
     yield from (rows, lag, gone)
+
+
+def _listeners(now: datetime) -> Iterator[Metric]:
+    """Yield what listeners for DLMS meters count; each tells the database every few seconds."""
+    open_ = GaugeMetricFamily(f"{PREFIX}listener_open_connections", "Connections of DLMS meters", labels=["listener"])
+    ended = CounterMetricFamily(
+        f"{PREFIX}listener_connections",
+        "Connections of DLMS meters: accepted; of all, those that were refused, or cut off amid a notification",
+        labels=["listener", "result"],
+    )
+    notifications = CounterMetricFamily(
+        f"{PREFIX}listener_notifications",
+        "Notifications that came whole; of these, those committed for verification, and those dropped",
+        labels=["listener", "result"],
+    )
+    for name, connections, counts in listener_figures.recent():
+        open_.add_metric([name], connections)
+        for result in ("accepted", "refused", "cut_off"):
+            ended.add_metric([name, result], counts[result])
+        for result, counted in (("whole", "notifications"), ("committed", "committed"), ("dropped", "dropped")):
+            notifications.add_metric([name, result], counts[counted])
+    yield from (open_, ended, notifications)
 
 
 def _snapshots(now: datetime) -> Iterator[Metric]:

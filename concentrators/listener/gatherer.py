@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
@@ -12,6 +14,8 @@ from django.utils import timezone
 
 from concentrators import tasks
 from concentrators.ingest import backlog, fair_shares, reception
+from concentrators.listener.figures import Figures
+from concentrators.listener.untitled import with_titles
 from concentrators.models import Concentrator
 from keyvault.cose.structures import encode_sequence
 
@@ -33,32 +37,40 @@ class NotNowError(Exception):
     """Reception takes nothing of this concentrator at present: too much waits for verification."""
 
 
+class InactiveError(Exception):
+    """The concentrator is not active: its frames are dropped, as its posts would be refused."""
+
+
 Receive = Callable[[int, Sequence[bytes]], None]
+_T = TypeVar("_T")
 
 
-def receive(concentrator_id: int, frames: Sequence[bytes]) -> None:
+def receive(
+    concentrator_id: int, frames: Sequence[bytes], titles_by_port: Mapping[int, bytes] = MappingProxyType({})
+) -> None:
     """Commit frames as one uplink of a concentrator. NotNowError or a database error: nothing was stored, try again.
 
-    Frames of a concentrator that is inactive are dropped, as its posts would be refused.
+    Frames that do not say their sender get its title first (``untitled``). InactiveError or UplinkError: they are
+    refused for good.
     """
     if not Concentrator.objects.filter(pk=concentrator_id, is_active=True).exists():
-        logger.warning("concentrator %s is not active: %s frames were dropped", concentrator_id, len(frames))
-        return
+        raise InactiveError
     now = timezone.now()
     share = fair_shares.look(concentrator_id, now)
     if share.is_queue_spent or share.are_octets_spent or backlog.is_over(settings.UPLINK_QUEUE_MAX):
         raise NotNowError
-    reception.receive(concentrator_id, encode_sequence([*frames]), now, tasks.enqueue, comes_last=share.comes_last)
+    body = encode_sequence(with_titles(concentrator_id, frames, titles_by_port))
+    reception.receive(concentrator_id, body, now, tasks.enqueue, comes_last=share.comes_last)
 
 
 class Gatherer:
     """Takes notifications, and commits them in uplinks, in order. What fails is tried again until it is committed."""
 
-    def __init__(self, receive: Receive = receive) -> None:
+    def __init__(self, figures: Figures, receive: Receive = receive) -> None:
         self._receive = receive
+        self.figures = figures
         self._queue: asyncio.Queue[Taken | None] = asyncio.Queue(QUEUED_MAX)
         self._thread = ThreadPoolExecutor(1, "reception")  # one connection to the database
-        self.committed = 0
 
     async def put(self, taken: Taken) -> None:
         """Take a notification; waits while too many are not committed yet."""
@@ -78,6 +90,10 @@ class Gatherer:
         finally:
             await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
             self._thread.shutdown()
+
+    async def in_database(self, work: Callable[[], _T]) -> _T:
+        """Do some work in the thread that has the connection to the database; not after ``run`` has ended."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def end(self) -> None:
         """Let ``run`` return once everything is committed."""
@@ -104,16 +120,18 @@ class Gatherer:
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._try, concentrator_id, frames)
+                await self.in_database(partial(self._try, concentrator_id, frames))
             except (NotNowError, DatabaseError, InterfaceError) as error:
                 logger.warning("%s frames are kept and tried again: %s", len(frames), type(error).__name__)
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, _WAIT_MAX_S)
-            except reception.UplinkError as error:
-                logger.error("%s frames were refused: %s", len(frames), error)
+            except (reception.UplinkError, InactiveError) as error:
+                why = error if isinstance(error, reception.UplinkError) else "it is not active"
+                logger.error("%s frames of concentrator %s were dropped: %s", len(frames), concentrator_id, why)
+                self.figures.counts["dropped"] += len(frames)
                 return
             else:
-                self.committed += len(frames)
+                self.figures.counts["committed"] += len(frames)
                 return
 
     def _try(self, concentrator_id: int, frames: Sequence[bytes]) -> None:

@@ -7,10 +7,14 @@ import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
+
+from django.db import DatabaseError, InterfaceError, close_old_connections, connections
 
 from ami_headend.core import sd_notify
 from concentrators.listener.cutters import CUTTERS, Cutter
+from concentrators.listener.figures import TOLD_EVERY_S, Figures
 from concentrators.listener.gatherer import Gatherer, Taken
 from keyvault.cose.structures import MalformedError
 
@@ -44,7 +48,7 @@ class Listener:
         self._limits = limits or Limits()
         self._open: Counter[str] = Counter()
         self._connections: set[asyncio.Task[None]] = set()
-        self.figures: Counter[str] = Counter()
+        self.counts = gatherer.figures.counts
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until it ends, breaks its limits, or cannot be followed."""
@@ -59,13 +63,16 @@ class Listener:
                 return
             concentrator_id = await self._whose(writer.get_extra_info("peercert"))
             if concentrator_id is None:
-                self._refuse(address, "its certificate names no active concentrator")
+                self._refuse(address, "no active concentrator is called as was said, or as its certificate says")
                 return
+            self.counts["accepted"] += 1
             await self._read(reader, CUTTERS[self._link](), concentrator_id)
         except MalformedError as error:
             self._refuse(address, str(error))
         except TimeoutError:
             self._refuse(address, f"a notification did not come whole within {self._limits.whole_s:g} s, or silence")
+        except (DatabaseError, InterfaceError):
+            self._refuse(address, "the database does not answer, so that nobody knows whose it is")
         except OSError as error:
             logger.info("a connection from %s broke: %s", address, error.strerror or error)
         finally:
@@ -95,11 +102,11 @@ class Listener:
             left_s = self._limits.idle_s if began_s is None else began_s + self._limits.whole_s - loop.time()
             octets = await asyncio.wait_for(reader.read(_READ_OCTETS), max(left_s, 0.001))
             if not octets:
-                self.figures["cut off"] += cutter.is_amid()
+                self.counts["cut_off"] += cutter.is_amid()
                 return
             whole = cutter.feed(octets)
             for notification in whole:
-                self.figures["notifications"] += 1
+                self.counts["notifications"] += 1
                 await self._gatherer.put(Taken(concentrator_id, notification))
             if not cutter.is_amid():
                 began_s = None
@@ -107,7 +114,7 @@ class Listener:
                 began_s = loop.time()
 
     def _refuse(self, address: str, why: str) -> None:
-        self.figures["connections refused"] += 1
+        self.counts["refused"] += 1
         logger.warning("a connection from %s was closed: %s", address, why)
 
 
@@ -119,25 +126,51 @@ async def serve(listener: Listener, gatherer: Gatherer, host: str, port: int, tl
     handshake_s = None if tls is None else _HANDSHAKE_S
     server = await asyncio.start_server(listener.connected, host, port, ssl=tls, ssl_handshake_timeout=handshake_s)
     gathering = asyncio.create_task(gatherer.run())
+    telling = asyncio.create_task(_keep_told(listener, gatherer))
     logger.info("listening on %s port %s", host, port)
     waiting = asyncio.create_task(stop.wait())
-    told_s = asyncio.get_running_loop().time()
+    logged_s = asyncio.get_running_loop().time()
     while not waiting.done() and not gathering.done():
         sd_notify.show()
         await asyncio.wait({waiting, gathering}, timeout=sd_notify.EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-        if asyncio.get_running_loop().time() - told_s >= _FIGURES_S:
-            told_s += _FIGURES_S
-            _tell(listener, gatherer)
+        if asyncio.get_running_loop().time() - logged_s >= _FIGURES_S:
+            logged_s += _FIGURES_S
+            _log(listener)
     server.close()
     waiting.cancel()
     await listener.end()
+    telling.cancel()
     if not gathering.done():  # else its error follows
         await gatherer.end()
     await gathering
-    _tell(listener, gatherer)
+    _log(listener)
+    await asyncio.to_thread(_tell_last, gatherer.figures)
 
 
-def _tell(listener: Listener, gatherer: Gatherer) -> None:
-    told = ", ".join(f"{number:,} {what}" for what, number in sorted(listener.figures.items()))
-    open_ones = listener.open_connections()
-    logger.info("%s connections; so far %s; %s committed", open_ones, told or "nothing", f"{gatherer.committed:,}")
+async def _keep_told(listener: Listener, gatherer: Gatherer) -> None:
+    """Tell the database the figures again and again; while it is away they are kept."""
+    while True:
+        await asyncio.sleep(TOLD_EVERY_S)
+        try:
+            await gatherer.in_database(partial(_tell, gatherer.figures, listener.open_connections()))
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("the figures cannot be told now: %s", type(error).__name__)
+
+
+def _tell(figures: Figures, connections_open: int) -> None:
+    close_old_connections()  # one that broke is made anew
+    figures.tell(connections_open)
+
+
+def _tell_last(figures: Figures) -> None:
+    try:
+        figures.tell(0)
+    except (DatabaseError, InterfaceError) as error:
+        logger.warning("the last figures could not be told: %s", type(error).__name__)
+    finally:
+        connections.close_all()
+
+
+def _log(listener: Listener) -> None:
+    told = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in listener.counts.items())
+    logger.info("%s connections; so far %s", listener.open_connections(), told)

@@ -18,7 +18,7 @@ from concentrators.models.fleet import (
     HopKeySet,
     RegistryGeneration,
 )
-from concentrators.models.ingest import ClockCorrection, Reverification, Uplink
+from concentrators.models.ingest import ClockCorrection, ListenerFigures, Reverification, Uplink
 from concentrators.models.masked import MaskedMeter, MaskedSet, MaskQuestion
 from concentrators.models.totals import ExpectedStep, IntervalTotal, ReportedSum, StaleSteps, UncomparedSum
 
@@ -45,6 +45,7 @@ __all__ = [
     "IntegrityFailure",
     "IntervalTotal",
     "LaboratoryOffer",
+    "ListenerFigures",
     "MaskQuestion",
     "MaskedMeter",
     "MaskedSet",

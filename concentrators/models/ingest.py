@@ -103,3 +103,23 @@ class Reverification(models.Model):
 
     def __str__(self) -> str:
         return f"{self.cause} after uplink {self.position}"
+
+
+class ListenerFigures(models.Model):
+    """What a listener for DLMS meters has counted, over all its lives under one name; for metrics.
+
+    ``connections`` are those open at ``told_at``, by the database's clock; all other numbers only grow.
+    """
+
+    name = models.CharField(max_length=120, primary_key=True, help_text="host, address, port and link")
+    told_at = models.DateTimeField()
+    connections = models.IntegerField()
+    accepted = models.BigIntegerField(default=0, help_text="connections that were served")
+    refused = models.BigIntegerField(default=0, help_text="connections that were closed for a reason")
+    cut_off = models.BigIntegerField(default=0, help_text="connections that ended amid a notification")
+    notifications = models.BigIntegerField(default=0, help_text="notifications that came whole")
+    committed = models.BigIntegerField(default=0, help_text="of these, those in stored uplinks")
+    dropped = models.BigIntegerField(default=0, help_text="of these, those that reception refused")
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,6 +1,8 @@
 """PostgreSQL or Redis goes away under a running head-end: nothing is lost, and it recovers by itself."""
 
+import secrets
 import signal
+import socket
 import time
 
 import httpx
@@ -10,15 +12,20 @@ from django.db import connections
 
 from ami_headend.core.broker_errors import REST_S
 from ami_headend.local import embedded
+from ami_headend.processes import manage_command
+from concentrators.listener.figures import recent
+from concentrators.models import Uplink
+from tests.concentrators.dlms_devices import dlms_meter
+from tests.concentrators.listener.test_cutters import wrapped
 from tests.flows import site as sites
 from tests.flows.services import Services, services_and_stack
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected, wait_verified
-from tests.flows.stack import TRUSTED, Stack, wait_for
+from tests.flows.stack import TRUSTED, Stack, free_port, wait_for
 
 SECONDS = 8  # "within a few seconds": Redis is asked twice, with a timeout each time
 
 
-services, stack = services_and_stack("web", "worker")
+services, stack = services_and_stack("web", "worker", environ={"METRICS_TOKEN": "scrape"})
 
 
 @pytest.fixture
@@ -95,6 +102,45 @@ def test_connections_cut_inside_an_uplink(site: Site) -> None:
     wait_verified([uplink_id])
     assert assert_one_verdict_each([uplink_id]) == {"accepted": 80}
     assert_readings(site.devices, readings_expected(site.devices, range(20)))
+
+
+def test_what_meters_push_while_postgres_is_away_is_committed_once(site: Site, services: Services) -> None:
+    """They push over TCP before, meanwhile and after. The listener keeps what came whole, and loses nothing."""
+    stack, port = site.stack, free_port()
+    device = dlms_meter(secrets.token_bytes(8), secrets.token_bytes(32), site.concentrator)
+    pushes = [wrapped(device.frame(bytes(11), counter)) for counter in range(30)]
+    listen = [*manage_command("dlms_listen"), "--concentrator", site.concentrator.name, "--port", str(port)]
+    stack.start("dlms", listen)
+    log = stack.log("dlms")
+    wait_for("it listens", lambda: f"port {port}" in log.read_text())
+
+    def counts() -> tuple[int, int]:
+        rows = Uplink.objects.filter(concentrator=site.concentrator).values_list("frames", "rejected")
+        frames, rejected = zip(*rows, strict=True) if rows else ((), ())
+        return sum(frames), sum(rejected)
+
+    with socket.create_connection(("127.0.0.1", port)) as meter:
+        meter.sendall(b"".join(pushes[:10]))
+        wait_for("the first ones are verified", lambda: counts() == (10, 10))
+        services.stop_postgres()
+        try:
+            meter.sendall(b"".join(pushes[10:20]))
+            wait_for("it tried in vain", lambda: "kept and tried again" in log.read_text())
+        finally:
+            services.start_postgres()
+            connections.close_all()
+        meter.sendall(b"".join(pushes[20:25]))
+        with socket.create_connection(("127.0.0.1", port)) as other:  # whose it is takes the database, too
+            other.sendall(b"".join(pushes[25:]))
+        wait_for("all are verified", lambda: counts() == (30, 30))
+    stack.stop("dlms")  # it tells what it counted
+    name = f"{socket.gethostname()} 127.0.0.1:{port} wrapper"
+    (told,) = [one.counts for one in recent() if one.name == name]
+    assert told == {
+        "accepted": 2, "refused": 0, "cut_off": 0, "notifications": 30, "committed": 30, "dropped": 0,
+    }  # fmt: skip
+    shown = httpx.get(f"{stack.base_url}/metrics", headers={"authorization": "Bearer scrape"}, verify=TRUSTED).text
+    assert f'listener_notifications_total{{listener="{name}",result="committed"}} 30.0' in shown
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["killed", "frozen"])

@@ -19,6 +19,7 @@ from ami_headend.metrics import collector, counting, snapshots
 from ami_headend.metrics.models import Counted
 from ami_headend.signin import roles
 from concentrators.ingest import reverification
+from concentrators.listener.figures import Figures
 from concentrators.models import Concentrator, Uplink
 from keyvault.audit import chain
 from keyvault.master_key import rewrap
@@ -197,6 +198,21 @@ class TestGauges:
         assert 300 <= one(found, "alert_evaluation_age_seconds") < 310
         assert one(found, "alert_messages_waiting") == 0
 
+    def test_listeners(self, asked: Client) -> None:
+        figures = Figures("mill 127.0.0.1:4059 wrapper")
+        figures.counts.update(accepted=3, refused=1, notifications=20, committed=18, dropped=2)
+        figures.tell(2)
+        found = samples(asked)
+        of = ("listener", "mill 127.0.0.1:4059 wrapper")
+
+        def counted(name: str, **labels: str) -> float:
+            return found[f"ami_headend_listener_{name}", tuple(sorted((*labels.items(), of)))]
+
+        assert counted("open_connections") == 2
+        assert [counted("connections_total", result=name) for name in ("accepted", "refused", "cut_off")] == [3, 1, 0]
+        told = [counted("notifications_total", result=name) for name in ("whole", "committed", "dropped")]
+        assert told == [20, 18, 2]
+
 
 class TestDoor:
     def test_a_token_or_an_account_that_may_see_uplinks(self, asked: Client, settings: Settings) -> None:
@@ -234,7 +250,7 @@ class TestDoor:
 def collector_labels() -> list[str]:
     """The labels of figures that may have no rows just now."""
     of_snapshots = [label for _, labels in collector._OF_SNAPSHOTS.values() for label in labels]
-    return [*of_snapshots, "authority"]  # no mask authority is pinned here
+    return [*of_snapshots, "authority", "listener", "result"]  # no mask authority is pinned here, and no listener runs
 
 
 def test_the_dashboard_asks_only_for_what_there_is(asked: Client) -> None:

@@ -8,6 +8,7 @@ import pytest
 from django.db import OperationalError
 
 from concentrators.listener import gatherer as gathering
+from concentrators.listener.figures import Figures
 from concentrators.listener.gatherer import Gatherer
 from concentrators.listener.server import Limits, Listener
 from tests.concentrators.listener.test_cutters import APDU, blocks_of, hdlc, wrapped
@@ -44,7 +45,7 @@ def listening(act: Act, received: Callable[..., None], link: str = "wrapper", li
     """Run a listener on a free port while ``act`` does something to it; all that came whole is committed afterwards."""
 
     async def run() -> Listener:
-        gatherer = Gatherer(received)
+        gatherer = Gatherer(Figures("here"), received)
         listener = Listener(gatherer, link, anybody, limits)
         server = await asyncio.start_server(listener.connected, "127.0.0.1", 0)
         task = asyncio.create_task(gatherer.run())
@@ -83,8 +84,9 @@ def test_two_senders_are_gathered_and_nothing_is_answered() -> None:
         )
         assert set(answers) == {b""}
 
-    listening(act, received)
+    counts = listening(act, received).counts
     assert len(received.frames) == 6
+    assert (counts["accepted"], counts["notifications"], counts["committed"], counts["refused"]) == (3, 6, 6, 0)
     assert {concentrator for concentrator, _ in received.uplinks} == {7}
     assert len(received.uplinks) < 6
 
@@ -96,7 +98,7 @@ def test_a_slow_sender_has_its_time_and_no_more() -> None:
     async def act(port: int, listener: Listener) -> None:
         await send(port, frame[:5], frame[5:20], frame[20:] + frame, wait_s=0.05)
         await send(port, *[frame[at : at + 1] for at in range(len(frame))], wait_s=0.05)
-        assert listener.figures["connections refused"] == 1
+        assert listener.counts["refused"] == 1
 
     listening(act, received)
     assert received.frames == [frame, frame]
@@ -111,8 +113,8 @@ def test_garbage_and_what_is_cut_off_cost_their_own_connection_alone() -> None:
             send(port, wrapped(APDU) + wrapped(APDU)[:-1]),
             send(port, wrapped(APDU)),
         )
-        assert listener.figures["cut off"] == 1
-        assert listener.figures["connections refused"] == 1
+        assert listener.counts["cut_off"] == 1
+        assert listener.counts["refused"] == 1
 
     listening(act, received)
     assert received.frames == [wrapped(APDU)] * 2
@@ -131,7 +133,7 @@ def test_an_address_has_so_many_connections_and_no_more() -> None:
         await send(port, wrapped(APDU))
 
     listener = listening(act, received)
-    assert listener.figures["connections refused"] == 1
+    assert listener.counts["refused"] == 1
     assert len(received.frames) == 1
 
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
+from concentrators.listener.figures import Figures
 from concentrators.listener.gatherer import Gatherer
 from concentrators.listener.server import Listener
 from concentrators.management.commands import dlms_listen
@@ -74,7 +75,7 @@ def test_frames_are_of_the_concentrator_that_the_certificate_names(
             return
 
     async def run() -> None:
-        gatherer = Gatherer(received)
+        gatherer = Gatherer(Figures("here"), received)
         listener = Listener(gatherer, "wrapper", dlms_listen._by_certificate, LIMITS)
         server = await asyncio.start_server(listener.connected, "127.0.0.1", 0, ssl=dlms_listen._tls(*ours))
         task = asyncio.create_task(gatherer.run())
