@@ -11,12 +11,18 @@ urlpatterns = [
     path("readings", meters.ReadingList.as_view(), name="readings"),
     path("places", places.PlaceList.as_view(), name="places"),
     path("keys", keys.KeyList.as_view(), name="keys"),
+    path("keys/<int:number>/retirement", keys.KeyRetirement.as_view(), name="key-retirement"),
     path("agreement-keys", keys.AgreementKeyList.as_view(), name="agreement-keys"),
     path("authorities", enrolment.AuthorityList.as_view(), name="authorities"),
     path("certificates", enrolment.CertificateList.as_view(), name="certificates"),
     path("revocations", enrolment.RevocationList.as_view(), name="revocations"),
     path("awaited-enrolments", enrolment.AwaitedList.as_view(), name="awaited-enrolments"),
     path("push-profiles", push_profiles.PushProfileList.as_view(), name="push-profiles"),
+    path(
+        "push-profiles/<int:number>/retirement",
+        push_profiles.PushProfileRetirement.as_view(),
+        name="push-profile-retirement",
+    ),
     path("events", meters.EventList.as_view(), name="events"),
     path("places/<int:pk>", places.PlaceDetail.as_view(), name="place"),
 ]

@@ -122,7 +122,7 @@ class MeterPage(_OfMeter):
             "coupons": _coupons(meter, scheme),
             "masks": _content(scheme) == MASKED,
             "enrolment": enrolment.of_device(bytes(meter.system_title)),
-            "keys": _keys(meter, now) if can("keyvault.view_devicekey") else None,
+            "keys": _keys(meter, now, may_retire=can(rights.ROTATE_DEVICE_KEYS)) if can(rights.SEE_KEYS) else None,
             "events": _events(meter) if can("meters.view_meterevent") else None,
             "events_url": f"{reverse('admin:meters_meterevent_changelist')}?meter__id__exact={meter.pk}",
         }
@@ -308,7 +308,7 @@ def _content(scheme: str | None) -> str | None:
     return line.content if line else None
 
 
-def _keys(meter: Meter, now: datetime) -> HtmlTable:
+def _keys(meter: Meter, now: datetime, *, may_retire: bool) -> HtmlTable:
     counters = InvocationCounter.objects.filter(key=OuterRef("pk"))
     sessions = Session.objects.filter(key=OuterRef("pk")).order_by("-context")[:1]  # by the newest the meter counts
     rows = (
@@ -326,7 +326,7 @@ def _keys(meter: Meter, now: datetime) -> HtmlTable:
         [
             [
                 "transfer key" if row.epoch == 0 else row.epoch,
-                label(row.state, KEY_COLOURS[KeyState(row.state)]),
+                _key_state(row, may_retire=may_retire),
                 NOTHING if row.epoch == 0 else f"{row.scheme}, {algorithm_name(row.algorithm)}",
                 *_counters(row),
                 NOTHING if row.epoch == 0 else ago(row.heard_at, now),
@@ -335,6 +335,13 @@ def _keys(meter: Meter, now: datetime) -> HtmlTable:
             for row in rows
         ],
     )
+
+
+def _key_state(row: DeviceKey, *, may_retire: bool) -> Any:
+    state = label(row.state, KEY_COLOURS[KeyState(row.state)])
+    if not may_retire or row.state != KeyState.RETIRING:
+        return state
+    return format_html("{} {}", state, link(reverse("admin:key-retire", args=[row.pk]), "retire now …"))
 
 
 def _counters(row: Any) -> tuple[str, str, str]:

@@ -7,10 +7,10 @@ from django import forms
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from ami_headend.console.push_profiles import manufacturer
-from meters.readings.push.clocks import OCTETS as DATE_TIME_OCTETS
+from meters.readings.push.clocks import is_date_time
 from meters.readings.push.definition import ROWS, UNITS, Kind
 from meters.readings.push.elements import Element
-from meters.readings.push.profiles import Notification
+from meters.readings.push.profiles import Notification, elements_in
 
 _UNIT_NAMES = sorted({name for names in UNITS.values() for name in names})
 
@@ -102,8 +102,8 @@ def _clocks(sample: Notification, elements: Sequence[Element], kind: Kind) -> li
     found = []
     if carrier is not None and carrier.date_time:
         found.append(("apdu", f"the notification: {shown(carrier.date_time)}"))
-    for one in () if kind in ROWS else elements:
-        if isinstance(one.value, bytes) and len(one.value) == DATE_TIME_OCTETS:
+    for one in elements_in(sample) if kind in ROWS else elements:  # of rows the time stands beside them, or in each
+        if isinstance(one.value, bytes) and is_date_time(one.value):
             place = one.obis if one.obis and kind is not Kind.POSITIONAL else f"body[{one.place}]"
             found.append((place, f"element {one.place}: {shown(one.value)}"))
     return found or [("apdu", "the notification, which says none here")]
@@ -153,6 +153,8 @@ class ColumnForm(forms.Form):
                 self.add_error("register", "Name the register.")
             if (cleaned.get("scaler") is None) != (not cleaned.get("unit")):
                 self.add_error("unit", "Power of ten and unit go together; 0 is a power, too.")
+            elif not cleaned.get("unit") and self.element.unit is None:
+                self.add_error("unit", "The frame says none: enter power and unit, or choose that it is not wanted.")
         return cleaned
 
     def column(self) -> dict[str, Any]:
@@ -183,7 +185,7 @@ class ColumnForm(forms.Form):
         if value is None:
             return "nothing, or a group of values"
         if isinstance(value, bytes):
-            return "date-time" if len(value) == DATE_TIME_OCTETS else f"{len(value)} octets"
+            return "date-time" if is_date_time(value) else f"{len(value)} octets"
         return "number" if isinstance(value, int) else "floating-point number"
 
     @property
@@ -201,7 +203,7 @@ def shown(value: object) -> str:
         return "-"
     if not isinstance(value, bytes):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    if len(value) == DATE_TIME_OCTETS:
+    if is_date_time(value):
         parts = (int.from_bytes(value[:2], "big"), value[2], value[3], value[5], value[6], value[7])
         return "{:04}-{:02}-{:02} {:02}:{:02}:{:02}".format(*parts) + f" ({value.hex()})"
     if value and value.isascii() and value.decode().isprintable():

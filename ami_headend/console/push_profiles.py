@@ -86,7 +86,7 @@ def _profiles(rows: Sequence[PushProfile], waiting: Sequence[WaitingForm], now: 
         columns,
         [
             [
-                clipped(one.name),
+                link(reverse("admin:push-profile", args=[one.pk]), clipped(one.name)),
                 str(one.version),
                 manufacturer(bytes(one.title_prefix)),
                 bytes(one.skeleton_sha256).hex()[:16],

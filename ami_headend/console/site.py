@@ -25,6 +25,7 @@ from ami_headend.console.keys.keys import KeysPage
 from ami_headend.console.keys.mask_authorities import MaskAuthoritiesPage
 from ami_headend.console.keys.master_key import DestroyPage, MasterKeyPage
 from ami_headend.console.keys.new_key import NewKeyPage
+from ami_headend.console.keys.retire import RetireKeyPage
 from ami_headend.console.keys.unpinning import UnpinPage
 from ami_headend.console.keys.wave import WavePage
 from ami_headend.console.keys.waves import NewWavePage, WavesPage
@@ -37,6 +38,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.place import PlacePage
 from ami_headend.console.places import PlacesPage
 from ami_headend.console.push_profile import NewPushProfilePage
+from ami_headend.console.push_profile_detail import PushProfilePage
 from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.console.schemes import SchemesPage
@@ -63,6 +65,7 @@ PAGES: list[type[ConsolePage]] = [
     PushProfilesPage,
     SubscriptionsPage,
     NewPushProfilePage,
+    PushProfilePage,
     ReadingsPage,
     SignaturesPage,
     TotalsPage,
@@ -81,6 +84,7 @@ PAGES: list[type[ConsolePage]] = [
     UnpinPage,
     MaskAuthoritiesPage,
     NewKeyPage,
+    RetireKeyPage,
     MasterKeyPage,
     DestroyPage,
     WavesPage,

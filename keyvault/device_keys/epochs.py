@@ -217,6 +217,17 @@ def retire_due(now: datetime) -> int:
     return retired
 
 
+def retire(key: DeviceKey, actor: Actor) -> None:
+    """Retire a retiring key before its grace time is over, at once for every worker; audited.
+
+    Frames under it are refused from now on, also late ones. EpochError if it is not retiring.
+    """
+    with transaction.atomic():
+        if not key_rows.set_key_state([key.pk], KeyState.RETIRED, before=[KeyState.RETIRING]):
+            raise EpochError("only a key that is retiring can be retired: a newer one has proved itself by then")
+        chain.record(actor, "device_key.retire", _subject([key.pk]))
+
+
 def compromise(key_ids: Sequence[int], actor: Actor) -> int:
     """Cut keys off for good, in every worker at once; return how many were not cut off before. Audited as one act.
 
@@ -226,17 +237,22 @@ def compromise(key_ids: Sequence[int], actor: Actor) -> int:
     with transaction.atomic():
         ids = sorted({*key_ids, *_under_way_with(key_ids)})
         moved = key_rows.set_key_state(ids, KeyState.COMPROMISED)
-        named = DeviceKey.objects.filter(pk__in=ids[:_NAMED_IN_AUDIT]).order_by("pk")
-        keys = [
-            {
-                "device": bytes(key.system_title).hex(),
-                "epoch": key.epoch,
-                "fingerprint": bytes(key.fingerprint or b"").hex(),
-            }
-            for key in named
-        ]
-        chain.record(actor, "device_key.compromise", {"keys": keys, "count": len(ids)}, f"{moved} cut off")
+        chain.record(actor, "device_key.compromise", _subject(ids), f"{moved} cut off")
     return moved
+
+
+def _subject(key_ids: Sequence[int]) -> dict[str, object]:
+    """The keys of an act as the audit names them: the first of them, and how many they are."""
+    named = DeviceKey.objects.filter(pk__in=key_ids[:_NAMED_IN_AUDIT]).order_by("pk")
+    keys = [
+        {
+            "device": bytes(key.system_title).hex(),
+            "epoch": key.epoch,
+            "fingerprint": bytes(key.fingerprint or b"").hex(),
+        }
+        for key in named
+    ]
+    return {"keys": keys, "count": len(key_ids)}
 
 
 def _under_way_with(key_ids: Sequence[int]) -> list[int]:

@@ -2,14 +2,18 @@
 
 from typing import Any
 
+from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from keyvault.device_keys import agreement_keys, inventory
+from keyvault.audit.chain import web_actor
+from keyvault.device_keys import agreement_keys, epochs, inventory
 from keyvault.device_keys.agreement_keys import VersionUse
+from keyvault.device_keys.epochs import EpochError
 from keyvault.models import AgreementState, DeviceKey, KeyState
+from keyvault.rights import ROTATE_DEVICE_KEYS, SEE_KEYS
 from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.api.meters import ParameterView
 from meters.api.serializers import NumberedPageQuery, SystemTitleField, given, page_of
@@ -95,3 +99,21 @@ class KeyList(ParameterView):
         for key in found:
             key.highest_counter, key.heard_at = counters.get(key.pk, (None, None))
         return self.numbered_page(request, found, KeySerializer, asked)
+
+
+class KeyRetirement(generics.GenericAPIView[Any]):
+    """The end of a retiring key."""
+
+    queryset = DeviceKey.objects.defer("wrapped")
+    serializer_class = KeySerializer
+    refusals = (EpochError,)
+    rights = {"POST": [SEE_KEYS, ROTATE_DEVICE_KEYS]}
+
+    @extend_schema(operation_id="keys_retire", tags=["keys"], request=None, responses=KeySerializer)
+    def post(self, request: Request, number: int) -> Response:
+        """Retire a retiring key before its grace time is over; audited. Late frames under it are refused then."""
+        key: Any = get_object_or_404(self.get_queryset(), pk=number, epoch__gt=0)
+        epochs.retire(key, web_actor(request))
+        key.refresh_from_db(fields=["state", "version"])
+        key.highest_counter, key.heard_at = inventory.counters([key.pk]).get(key.pk, (None, None))
+        return Response(KeySerializer(key).data)

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, status
+from rest_framework import generics, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -94,3 +95,21 @@ class PushProfileList(ParameterView):
         wish = ProfileWish(said["name"], prefix, said["definition"], said["sample"], title)
         profile = push_profiles.add(wish, web_actor(request))
         return Response(PushProfileSerializer(profile).data, status=status.HTTP_201_CREATED)
+
+
+class PushProfileRetirement(generics.GenericAPIView[Any]):
+    """The end of a version of a push profile."""
+
+    queryset = PushProfile.objects.none()
+    serializer_class = PushProfileSerializer
+    refusals = (ProfileError,)
+
+    @extend_schema(
+        operation_id="push_profiles_retire", tags=["push profiles"], request=None, responses=PushProfileSerializer
+    )
+    def post(self, request: Request, number: int) -> Response:
+        """Retire a version: no notification is read by it any more; audited. Others of its form read, or wait."""
+        profile = get_object_or_404(PushProfile, pk=number)
+        push_profiles.retire(profile.name, profile.version, web_actor(request))
+        profile.refresh_from_db(fields=["retired_at"])
+        return Response(PushProfileSerializer(profile).data)

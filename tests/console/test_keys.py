@@ -23,10 +23,10 @@ from concentrators.models import Command, CommandState, RotationWave, WaveState
 from keyvault import approvals, master_key, rights
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
-from keyvault.device_keys import epochs, inventory, provisioning
+from keyvault.device_keys import epochs, inventory, key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.master_key import rewrap, versions
-from keyvault.models import Approval, AuditRecord, DeviceKey, InvocationCounter, MasterKeyRotation
+from keyvault.models import Approval, AuditRecord, DeviceKey, InvocationCounter, KeyState, MasterKeyRotation
 from tests.concentrators.fleet import Device, commission
 from tests.concentrators.statements import counting
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -521,3 +521,30 @@ def test_without_a_transfer_key_the_key_is_cut_off_and_what_is_left_to_do_is_sai
     text = signed_in(roles.KEY_OFFICER).post(reverse("admin:compromise"), given, follow=True).content.decode()
     assert "it needs a shipment or a visit" in text
     assert DeviceKey.objects.get().state == "compromised"
+
+
+def test_a_retiring_key_is_retired_on_its_page_or_by_rest_and_no_other() -> None:
+    meters = [MeterFactory.create() for _ in range(2)]
+    titles = [bytes(meter.system_title) for meter in meters]
+    provisioning.provision_stored([NewKey(title, 1, bytes(range(32))) for title in titles])
+    old = list(DeviceKey.objects.filter(epoch=1).order_by("pk"))
+    key_rows.set_key_state([key.pk for key in old], KeyState.RETIRING)
+    provisioning.provision_stored([NewKey(title, 2, bytes(range(1, 33))) for title in titles])
+    client = signed_in(roles.KEY_OFFICER)
+    page = reverse("admin:key-retire", args=[DeviceKey.objects.get(system_title=titles[0], epoch=1).pk])
+    assert page in client.get(reverse("admin:meter", args=[meters[0].pk])).content.decode()
+    assert "Retire it now" in client.get(page).content.decode()
+    assert "is retired" in client.post(page, follow=True).content.decode()
+    assert client.post(f"/api/v1/keys/{old[1].pk}/retirement").json()["state"] == "retired"
+    assert {key.state for key in DeviceKey.objects.filter(epoch=1)} == {KeyState.RETIRED}
+    assert AuditRecord.objects.filter(act="device_key.retire").count() == 2
+    active = DeviceKey.objects.filter(epoch=2)[0]
+    assert (
+        "Nothing was done" in client.post(reverse("admin:key-retire", args=[active.pk]), follow=True).content.decode()
+    )
+    refused = client.post(f"/api/v1/keys/{active.pk}/retirement")
+    assert (refused.status_code, refused["Content-Type"]) == (400, "application/problem+json")
+    assert client.post("/api/v1/keys/0/retirement").status_code == 404
+    active.refresh_from_db()
+    assert active.state == KeyState.ACTIVE
+    assert page not in signed_in(roles.OPERATOR).get(reverse("admin:meter", args=[meters[0].pk])).content.decode()

@@ -13,11 +13,14 @@ from concentrators.models import Concentrator, IntegrityFailure, Uplink
 from keyvault.audit import chain
 from keyvault.models import DeviceKey, KeyState
 from meters.models import HouseholdAccess, PushProfile, Reading
+from meters.readings import push_profiles
+from meters.readings.push.definition import parse_definition
 from tests.concentrators.dlms_devices import dlms_meter
 from tests.concentrators.fleet import judged, outcome
 from tests.concentrators.statements import counting
 from tests.concentrators.test_push_profile_command import PLAIN, TITLE, dated
 from tests.console.people import person
+from tests.dlms_frames import SYNTHETIC
 from tests.factories import ConcentratorFactory
 from tests.meters.push.profiles import BY_NAME
 
@@ -69,8 +72,7 @@ def test_from_a_frame_that_waits_to_readings(concentrator: Concentrator, waiting
     assert "Say what this element is." in client.post(address, filled | {"act": "check"}).content.decode()
     ignored = {key: "ignore" for key, value in filled.items() if key.endswith("-means") and not value}
     filled |= ignored | {"at1-means": "value", "at1-register": "1-0:1.8.0"}
-    refused: Any = client.post(address, filled | {"act": "check"}).context
-    assert "unit" in refused["form"].non_field_errors()[0]
+    assert "The frame says none: enter" in client.post(address, filled | {"act": "check"}).content.decode()
     filled |= {"at1-scaler": "0", "at1-unit": "Wh"}
     checked = client.post(address, filled | {"act": "check"}).content.decode()
     assert "10,331,445 x 10^0" in checked
@@ -86,6 +88,89 @@ def test_from_a_frame_that_waits_to_readings(concentrator: Concentrator, waiting
     assert "No notification waits for a profile" in client.get(reverse(NAME)).content.decode()
     assert chain.verify().number >= 1
     assert client.get(address).status_code == 404
+
+
+def filled_for(shown: Any, definition: dict[str, Any]) -> dict[str, str]:
+    """The form as somebody fills it in who has a definition on paper."""
+    clock = definition["clock"]
+    filled = POSITIONAL | {"clock_from": clock["from"], "zone": clock.get("zone", "")}
+    filled |= {name: str(definition[name]) for name in ("period_s", "interval_time") if name in definition}
+    wanted = parse_definition(definition)
+    for column in shown["columns"]:
+        element = column.element
+        answers = {name: str(value or "") for name, value in column.initial.items()}
+        said = wanted.by_place.get(element.place) or wanted.by_obis.get(element.obis)
+        if said is not None:
+            means = said.role.value
+            answers |= {"means": means, "register": said.obis if means == "value" else "", "unit": said.unit}
+            answers["scaler"] = "" if said.scaler is None else str(said.scaler)
+        filled |= {column.add_prefix(name): value for name, value in answers.items() if name != "scaler" or value}
+    return filled
+
+
+KINDS = [
+    "profile_buffer", "profile_null_times", "compact_array", "compact_array_octets", "delta_array", "p1_telegram",
+    "push_object_list", "push_object_list_6",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_notifications_of_every_kind_are_said_on_the_page(concentrator: Concentrator, name: str) -> None:
+    """Rows, compact arrays, telegrams and pushlists: what is registered reads what the definition on paper reads."""
+    sample, definition = bytes.fromhex(SYNTHETIC[name]["plain"]), BY_NAME[name]
+    device = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+    assert judged(concentrator, [device.frame(sample, 1)]) == {"unknown_profile": 1}
+    client = person(roles.OPERATOR)
+    address = f"{page_of_waiting()}?kind={definition['kind']}"
+    shown: Any = client.get(address).context
+    assert shown["kind"] == definition["kind"]
+    filled = filled_for(shown, definition)
+    checked: Any = client.post(address, filled | {"act": "check"}).context
+    assert checked["form"].errors == {}
+    wanted = push_profiles.check(definition, sample, TITLE).values
+    assert [row[1].content for row in checked["checked"].rows] == [value.obis for value in wanted]
+    done = client.post(address, filled | {"act": "register"}, follow=True)
+    assert b"Registered a list version 1" in done.content
+    profile = PushProfile.objects.get()
+    assert push_profiles.check(profile.definition, sample, TITLE).values == wanted
+    page: Any = client.get(reverse("admin:push-profile", args=[profile.pk]))
+    assert {row[0].content for row in page.context["reads"].rows} == {value.obis for value in wanted}
+
+
+def test_a_serial_number_of_twelve_characters_is_no_time(concentrator: Concentrator) -> None:
+    sample = (
+        bytes.fromhex("0f000000000c07e9070e010a0f0000ff88800202" + "090c") + b"181220000009" + b"\x06\x00\x00\x00\x07"
+    )
+    device = dlms_meter(TITLE, secrets.token_bytes(32), concentrator)
+    assert judged(concentrator, [device.frame(sample, 1)]) == {"unknown_profile": 1}
+    shown: Any = person(roles.OPERATOR).get(page_of_waiting()).context
+    assert [(one.value, one.type) for one in shown["columns"]] == [('"181220000009"', "12 octets"), ("7", "number")]
+    assert [value for value, _ in shown["form"].fields["clock_from"].choices] == ["apdu"]
+
+
+def test_a_profile_is_retired_on_its_page_or_by_rest(concentrator: Concentrator, waiting: list[bytes]) -> None:
+    client = person(roles.OPERATOR)
+    address = page_of_waiting()
+    filled = answers(client, address, act="register", **{"at1-scaler": "0", "at1-unit": "Wh"})
+    filled |= {key: "ignore" for key, value in filled.items() if key.endswith("-means") and not value}
+    filled |= {"at1-means": "value", "at1-register": "1-0:1.8.0"}
+    for name in ("one", "two"):
+        client.post(address, filled | {"name": name})
+    one, two = PushProfile.objects.order_by("pk")
+    page = reverse("admin:push-profile", args=[one.pk])
+    assert page in client.get(reverse(NAME)).content.decode()
+    assert "1-0:1.8.0" in client.get(page).content.decode()
+    assert "Retired one version 1" in client.post(page, follow=True).content.decode()
+    assert "Nothing was done" in client.post(page, follow=True).content.decode()
+    auditor = person(roles.AUDITOR)
+    assert auditor.get(page).status_code == 200
+    assert auditor.post(page).status_code == 403
+    rest = f"/api/v1/push-profiles/{two.pk}/retirement"
+    assert auditor.post(rest).status_code == 403
+    assert client.post(rest).json()["retired_at"] is not None
+    assert client.post(rest).status_code == 400
+    assert client.post("/api/v1/push-profiles/0/retirement").status_code == 404
+    assert not PushProfile.objects.filter(retired_at=None).exists()
 
 
 def test_what_a_definition_lacks_is_said(waiting: list[bytes]) -> None:

@@ -5,14 +5,10 @@ does the skeleton, and the definition reads the same registers at the same time.
 """
 
 from keyvault.schemes.dlms.axdr import Leaf, leaves_of
-from keyvault.schemes.dlms.notification import DATE_TIME_OCTETS
 from meters.readings.push import p1
-from meters.readings.push.clocks import ClockError, ClockRules, unix_second
+from meters.readings.push.clocks import is_date_time
 from meters.readings.push.profiles import Notification
 from meters.readings.push.skeleton import is_pushlist, pushlist_leaves
-
-# Of clocks that say how far they are from UTC, and of others.
-_ANY_CLOCK = (ClockRules(refuses_invalid=False), ClockRules(zone="UTC", refuses_invalid=False))
 
 
 def blanked(payload: bytes, notification: Notification, system_title: bytes) -> bytes:
@@ -40,12 +36,4 @@ def _stays(leaf: Leaf, said: bytes, system_title: bytes) -> bool:
         return False
     if said == system_title or said.lower() == system_title.hex().encode():
         return True
-    return leaf.octets == DATE_TIME_OCTETS and any(_is_time(said, rules) for rules in _ANY_CLOCK)
-
-
-def _is_time(said: bytes, rules: ClockRules) -> bool:
-    try:
-        unix_second(said, rules)
-    except ClockError:
-        return False
-    return True
+    return is_date_time(said)

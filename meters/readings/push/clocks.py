@@ -30,6 +30,10 @@ class ClockRules(NamedTuple):
     refuses_invalid: bool = True
 
 
+# Of clocks that say how far they are from UTC, and of others.
+_ANY_CLOCK = (ClockRules(refuses_invalid=False), ClockRules(zone="UTC", refuses_invalid=False))
+
+
 def zone_of(name: str) -> tzinfo:
     """The zone of an IANA name, or of ``fixed+60``; ClockError where there is none."""
     if name.startswith("fixed"):
@@ -80,6 +84,19 @@ def unix_second(octets: bytes, rules: ClockRules) -> int:
         return int(at.timestamp())
     except OverflowError:
         raise ClockError(f"{octets.hex()} is no time that can be counted") from None
+
+
+def is_date_time(octets: bytes) -> bool:
+    """Whether 12 octets name a time, whatever zone and status say; a serial number of 12 characters does not."""
+    return any(_names_time(octets, rules) for rules in _ANY_CLOCK)
+
+
+def _names_time(octets: bytes, rules: ClockRules) -> bool:
+    try:
+        unix_second(octets, rules)
+    except ClockError:
+        return False
+    return True
 
 
 def _of_zone(local: datetime, rules: ClockRules, *, is_daylight_saving: bool) -> int:

@@ -3,6 +3,7 @@
 ``meters/contents/push.py`` finds the profile of a notification, and the rows of its registers.
 """
 
+import re
 from typing import NamedTuple
 
 from keyvault.cose.structures import MalformedError
@@ -30,6 +31,8 @@ from meters.readings.push.elements import (
     telegram_elements,
 )
 from meters.readings.push.skeleton import children, is_pushlist, skeleton_of
+
+_COMPACT = re.compile(r"<|\bd[iu]\d")  # in a skeleton: a compact array, or deltas
 
 
 class ContentError(ValueError):
@@ -131,7 +134,7 @@ def kinds_of(notification: Notification) -> list[Kind]:
     plain_kinds = [Kind.OBIS, Kind.POSITIONAL] if named else [Kind.POSITIONAL, Kind.OBIS]
     if not any(rows_of(notification.data)):
         return plain_kinds
-    rows = [Kind.COMPACT if "<" in notification.skeleton else Kind.PROFILE_BUFFER]
+    rows = [Kind.COMPACT if _COMPACT.search(notification.skeleton) else Kind.PROFILE_BUFFER]
     return plain_kinds + rows if named else rows + plain_kinds
 
 
