@@ -244,7 +244,7 @@ class TestDoor:
                 return len(statements)
 
         few = cost(1)
-        assert cost(30) == few <= 20
+        assert cost(30) == few <= 24
 
 
 def collector_labels() -> list[str]:
