@@ -137,7 +137,9 @@ class TestExactlyOnce:
 
     def test_under_locks_it_is_the_same(self, concentrator: Concentrator, make: Make) -> None:
         device = make(concentrator)
-        frames = list(enumerate([device.frame(0), device.frame(1)[:-1] + b"\0", device.frame(1)]))
+        changed = bytearray(device.frame(1))
+        changed[-1] ^= 1
+        frames = list(enumerate([device.frame(0), bytes(changed), device.frame(1)]))
         free, locked = (open_frames([frames], care, KeptCiphers()) for care in (Care.LOOK, Care.LOCK))
         assert free.uplinks[0].refused == locked.uplinks[0].refused
         assert [one[:4] for one in free.uplinks[0].opened] == [one[:4] for one in locked.uplinks[0].opened]
