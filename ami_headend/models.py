@@ -1,11 +1,13 @@
-"""Cached answers of the console, and heartbeats of processes."""
+"""Cached answers of the console, heartbeats of processes, and saved views of lists."""
 
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from ami_headend.core import clock
+from ami_headend.core.names import Alike, NameField
 
 
 class KeptAnswer(models.Model):
@@ -37,6 +39,38 @@ class Heartbeat(models.Model):
     started_at = models.DateTimeField()
     beat_at = models.DateTimeField()
     clock_off_s = models.FloatField(help_text="how far the host's clock is ahead of the database's")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SavedView(models.Model):
+    """The filters and the order of a list page, as its address has them, under a name of the owner's.
+
+    An administrator may share one with a role: whoever has the role sees it on the page, too.
+    """
+
+    id = models.AutoField(primary_key=True)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+")
+    page = models.CharField(max_length=60, help_text="name of the page")
+    name = NameField(max_length=60)
+    query = models.CharField(max_length=2_000, blank=True)
+    role = models.ForeignKey(
+        "auth.Group", models.CASCADE, null=True, blank=True, related_name="+", help_text="who else sees it"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                "owner",
+                "page",
+                Alike("name"),
+                name="saved_view_alike",
+                violation_error_message="You have a view of this name, or one that looks like it, here already.",
+            )
+        ]
+        permissions = [("share_savedview", "Can share saved views with a role")]
 
     def __str__(self) -> str:
         return self.name

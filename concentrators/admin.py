@@ -36,6 +36,7 @@ from concentrators.models import Assignment, CommandKind, Concentrator
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
 from meters.admin import MeterAdmin, RegisterAdmin
+from meters.admin_groups import GroupFilter
 from meters.models import Installation, Meter, Place, Register
 from meters.readings.obis import RegisterKind
 from meters.registry.lookup import RegistryError
@@ -89,6 +90,7 @@ class AssignmentAdmin(ReadOnlyAdmin):
     when_empty = "No meter belongs to a concentrator yet. Assign meters, or import them with the concentrator of each."
     list_display = ["meter", "concentrator", "valid_from", "valid_to"]
     list_filter = [
+        GroupFilter,
         ("meter", AutocompleteSelectFilter),
         ("concentrator", AutocompleteSelectFilter),
         ("valid_from", PeriodFilter),

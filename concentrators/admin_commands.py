@@ -11,6 +11,7 @@ from unfold.decorators import display
 from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
+from meters.admin_groups import GroupFilter
 from meters.registry.search import of_meters
 
 
@@ -23,6 +24,7 @@ class CommandAdmin(ReadOnlyAdmin):
     )
     list_display = ["id", "meter", "kind", "state_label", "attempts", "offered_to", "created_at", "ended_at"]
     list_filter = [
+        GroupFilter,
         ("kind", ChoicesDropdownFilter),
         ("state", ChoicesDropdownFilter),
         ("meter", AutocompleteSelectFilter),

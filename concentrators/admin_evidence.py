@@ -11,7 +11,9 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, DropdownFilte
 from unfold.decorators import action, display
 
 from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of
+from concentrators.fleet import groups
 from concentrators.models import Uplink
+from meters.admin_groups import GroupFilter
 
 
 class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]
@@ -41,6 +43,12 @@ class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]
         return queryset
 
 
+class ConcentratorGroupFilter(GroupFilter):
+    """Rows of concentrators in any of the groups."""
+
+    condition = staticmethod(groups.of_concentrators)
+
+
 @admin.register(Uplink)
 class UplinkAdmin(ReadOnlyAdmin):
     """Posted bodies and their verdicts; never their octets."""
@@ -48,6 +56,7 @@ class UplinkAdmin(ReadOnlyAdmin):
     when_empty = "No concentrator has posted yet. It needs a token: see the page Concentrators."
     list_display = ["id", "concentrator", "received_at", "frames", "accepted", "duplicate", "rejected", "verified_at"]
     list_filter = [
+        ConcentratorGroupFilter,
         ("concentrator", AutocompleteSelectFilter),
         UplinkStateFilter,
         ("received_at", PeriodFilter),

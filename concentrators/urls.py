@@ -6,6 +6,7 @@ from concentrators.api import (
     failures,
     feed,
     gap_recovery,
+    groups,
     hop,
     masked_totals,
     meters,
@@ -37,5 +38,8 @@ urlpatterns = [
     path("hop-failures", hop.HopFailuresView.as_view(), name="hop-failures"),
     path("masked-totals", masked_totals.MaskedTotalList.as_view(), name="masked-totals"),
     path("masked-totals/<int:set_id>/answers", masked_totals.MaskedTotalAnswers.as_view(), name="masked-total-answers"),
+    path("groups", groups.GroupList.as_view(), name="groups"),
+    path("groups/<int:number>", groups.GroupDetail.as_view(), name="group"),
+    path("groups/<int:number>/members", groups.GroupMembers.as_view(), name="group-members"),
     path("totals", totals.TotalList.as_view(), name="totals"),
 ]

@@ -10,6 +10,7 @@ from unfold.decorators import display
 
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin
 from keyvault.schemes.table import scheme_numbered
+from meters.admin_groups import GroupFilter
 from meters.models import HouseholdAccess, Installation, MeterEvent, Place
 from meters.registry import access_record, search
 from meters.registry.place_rights import may_see_places
@@ -17,6 +18,8 @@ from meters.registry.place_rights import may_see_places
 
 class HouseholdAdmin(LargeTableAdmin):
     """Rows about households; every view of a row or a list is recorded."""
+
+    is_of_households = True
 
     def changelist_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         access_record.note(request)
@@ -74,6 +77,7 @@ class InstallationAdmin(HouseholdAdmin, ReadOnlyAdmin):
     when_empty = "No meter hangs at a place yet. Install one on the meter's page; without, everything works, too."
     list_display = ["meter", "place", "installed_at", "removed_at"]
     list_filter = [
+        GroupFilter,
         ("meter", AutocompleteSelectFilter),
         ("place", AutocompleteSelectFilter),
         ("installed_at", PeriodFilter),
@@ -95,6 +99,7 @@ class MeterEventAdmin(HouseholdAdmin, ReadOnlyAdmin):
     when_empty = "No meter reported an event: no tamper, no outage."
     list_display = ["captured_at", "meter", "register", "value", "received_at", "protected_by"]
     list_filter = [
+        GroupFilter,
         ("meter", AutocompleteSelectFilter),
         ("register", AutocompleteSelectFilter),
         ("captured_at", PeriodFilter),

@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Func, Q
 
 from ami_headend.core.names import Alike, NameField
+from meters import group_models  # noqa: F401 - tables of this app, too
 from meters.readings.obis import RegisterKind
 
 

@@ -22,6 +22,7 @@ from concentrators.fleet import tokens
 from concentrators.models import Acknowledgement, Concentrator, IntegrityFailure, RotationWave
 from keyvault import master_key
 from keyvault.models import DeviceKey
+from meters.group_models import FleetGroup
 from meters.models import Meter
 from tests.concentrators import enrolling
 from tests.test_admin import fill, first_of
@@ -94,7 +95,6 @@ PAGES = [
     Door("admin:failures", {OPERATOR, OFFICER}, "post"),
     Door("admin:failure-groups", ALL),
     Door("admin:failure-numbers", ALL),
-    Door("admin:failures-export", ALL),
     Door("admin:failures-acknowledge", {OPERATOR, OFFICER}),
     Door("admin:failures-acknowledge", {OPERATOR, OFFICER}, "post"),
     Door("admin:acknowledgement", ALL, of="concentrators.acknowledgement"),
@@ -179,6 +179,13 @@ PAGES = [
     *(Door("admin:api-tokens", {ADMIN}, "post", (), {"act": act}) for act in ("make", "rotate", "revoke")),
     Door("admin:places", {OPERATOR}),
     Door("admin:place", {OPERATOR}, of="meters.place"),
+    Door("admin:places", {OPERATOR}, "post", body={"act": "put-in"}),
+    Door("admin:saved-views", ALL, "post", body={"page": "meters", "act": "save", "name": "mine", "query": ""}),
+    Door("admin:groups", ALL),
+    Door("admin:groups", {OPERATOR}, "post", body={"name": "leaky"}),
+    Door("admin:group", ALL, of="meters.fleetgroup"),
+    Door("admin:group", {OPERATOR}, "post", "meters.fleetgroup", {"act": "rename"}),
+    Door("admin:group", {OPERATOR}, "post", "meters.fleetgroup", {"act": "remove"}),
     Door("admin:push-profiles", TRAFFIC),
     Door("admin:subscriptions", TRAFFIC),
     Door("admin:push-profile", TRAFFIC, of=(0,)),
@@ -188,6 +195,7 @@ PAGES = [
     Door("admin:push-profile-new", {OPERATOR}, of=(1,)),
     Door("admin:push-profile-new", {OPERATOR}, "post", (1,)),
     Door("admin:concentrators", ALL),
+    Door("admin:concentrators", {OPERATOR}, "post", body={"act": "put-in"}),
     Door("admin:concentrator", ALL, of="concentrators.concentrator"),
     *(
         Door("admin:concentrator", {ADMIN}, "post", "concentrators.concentrator", {"act": act})
@@ -212,6 +220,12 @@ REST = [
     Door("places", {OPERATOR}, "post", body={"name": "House 2"}),
     Door("place", {OPERATOR}, of="meters.place"),
     Door("place", {OPERATOR}, "patch", "meters.place", {"address": "Mill Lane 5"}),
+    Door("groups", ALL),
+    Door("groups", {OPERATOR}, "post", body={"kind": "district", "name": "South"}),
+    Door("group", ALL, of="meters.fleetgroup"),
+    Door("group", {OPERATOR}, "patch", "meters.fleetgroup", {"note": "all of it"}),
+    Door("group", {OPERATOR}, "delete", (0,)),
+    Door("group-members", {OPERATOR}, "post", "meters.fleetgroup", {"put": {"meters": []}}),
     Door("readings", {OPERATOR}),
     Door("events", {OPERATOR}),
     Door("feed-readings", {OPERATOR}),
@@ -295,6 +309,7 @@ def rows(settings: Settings, tmp_path: Path) -> None:
     GatheredSubjects.objects.create(alert=alert, kind="meter", ids=[1])
     User.objects.create_user("someone")
     Acknowledgement.objects.create(by="someone", at=now, note="a test")
+    FleetGroup.objects.create(kind="district", name="North")
 
 
 def row_of(label: str) -> Model:
@@ -304,7 +319,7 @@ def row_of(label: str) -> Model:
 
 
 def _models() -> list[type[Model]]:
-    return [*admin.site._registry, Acknowledgement, IntegrityFailure, Alert]
+    return [*admin.site._registry, Acknowledgement, IntegrityFailure, Alert, FleetGroup]
 
 
 def arguments(door: Door) -> list[Any]:
@@ -323,6 +338,7 @@ def doors() -> Iterator[Door]:
         name = f"admin:{label.replace('.', '_')}"
         yield Door(f"{name}_changelist", may.view)
         yield Door(f"{name}_changelist", may.view, "post")
+        yield Door("admin:model-list-export", may.view, of=(label,))
         yield Door(f"{name}_add", may.add)
         yield Door(f"{name}_add", may.add, "post")
         yield Door(f"{name}_change", may.view, of=label)

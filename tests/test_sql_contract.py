@@ -37,6 +37,10 @@ ELSEWHERE = {
     "ami_headend/backup/databases.py": ("the database that is replaced has other tables", {"concentrators_uplink"}),
     "ami_headend/backup/making.py": ("a dump leaves sessions out", {"signin_session"}),
     "ami_headend/console/fleet_queries.py": (_ALL_AT_ONCE, {"concentrators_concentrator", "meters_meter"}),
+    "ami_headend/console/group_queries.py": (
+        _ALL_AT_ONCE,
+        {"concentrators_failuregroup", "keyvault_devicekey", "meters_meter"},
+    ),
     "ami_headend/console/registry_queries.py": (
         _ALL_AT_ONCE,
         {

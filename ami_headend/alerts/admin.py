@@ -71,7 +71,11 @@ class RuleAdmin(AuditedAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Rule]:
         rows: QuerySet[Rule] = super().get_queryset(request)
-        return rows.annotate(open=Count("alerts", filter=Q(alerts__resolved_at=None))).order_by("-severity", "name")
+        return (
+            rows.select_related("group")
+            .annotate(open=Count("alerts", filter=Q(alerts__resolved_at=None)))
+            .order_by("-severity", "name")
+        )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Rule | None = None) -> Sequence[str]:
         return [*(["condition"] if obj else []), *self.readonly_fields]
@@ -79,10 +83,11 @@ class RuleAdmin(AuditedAdmin):
     def get_fields(self, request: HttpRequest, obj: Rule | None = None) -> Sequence[str]:
         parts: list[str] = ["name", "condition"]
         if obj is None:
-            return [*parts, *_ROW_FIELDS, "severity", "quiet_minutes", "is_enabled"]
+            return [*parts, *_ROW_FIELDS, "group", "severity", "quiet_minutes", "is_enabled"]
         needed = PARAMETERS[Condition(obj.condition)]
         numbers = zip(_ROW_FIELDS, (needed.selector, needed.threshold, needed.period), strict=True)
         parts += [name for name, what in numbers if what is not None]
+        parts += ["group"] if needed.may_have_group else []
         return [*parts, "severity", "quiet_minutes", "is_enabled", "state", "last_evaluated", "last_error"]
 
     def save_model(self, request: HttpRequest, obj: Rule, form: Any, change: bool) -> None:
@@ -103,6 +108,8 @@ class RuleAdmin(AuditedAdmin):
             parts.append(f"{needed.threshold}: {rule.threshold:g}")
         if needed.period and rule.period_minutes is not None:
             parts.append(f"{needed.period.removesuffix(', minutes')} {_minutes(rule.period_minutes)}")
+        if rule.group is not None:
+            parts.append(f"in {rule.group}")
         return "; ".join(parts)
 
     @display(description="state", label=_ON_OFF)

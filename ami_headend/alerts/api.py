@@ -8,9 +8,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.alerts.models import Alert
+from ami_headend.alerts.queries import of_groups
 from concentrators.failures.kinds import Severity
 from meters.api.meters import ParameterView
-from meters.api.serializers import NumberedPageQuery, page_of
+from meters.api.serializers import GroupsField, NumberedPageQuery, ids_of, page_of
 
 _SEVERITIES = [severity.name.lower() for severity in Severity]
 
@@ -18,6 +19,7 @@ _SEVERITIES = [severity.name.lower() for severity in Severity]
 class AlertsQuery(NumberedPageQuery):
     state = serializers.ChoiceField(["open", "ended"], required=False)
     severity = serializers.ChoiceField(_SEVERITIES, required=False)
+    group = GroupsField(required=False, help_text="of meters and concentrators in any of these groups now")
 
 
 class AlertSerializer(serializers.Serializer[Any]):
@@ -53,4 +55,6 @@ class AlertList(ParameterView):
             rows = rows.filter(resolved_at__isnull=asked["state"] == "open")
         if "severity" in asked:
             rows = rows.filter(severity=Severity[asked["severity"].upper()])
+        if "group" in asked:
+            rows = rows.filter(of_groups(ids_of(asked["group"]) or ()))
         return self.numbered_page(request, list(rows[: asked["page_size"]]), AlertSerializer, asked)

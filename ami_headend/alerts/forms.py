@@ -10,12 +10,15 @@ from ami_headend.alerts.high_water_marks import PERIOD_MAX_MINUTES
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Rule
 from ami_headend.alerts.parameters import PARAMETERS
 from ami_headend.alerts.webhooks import RefusedAddressError, check_url
+from meters.group_forms import GroupField
 
 _RECIPIENTS_MAX = 20
 
 
 class RuleForm(forms.ModelForm[Rule]):
     """A rule, with only those numbers that its condition has."""
+
+    group = GroupField(help_text="only its meters and concentrators, as of now; empty for all")
 
     class Meta:
         model = Rule
@@ -25,6 +28,7 @@ class RuleForm(forms.ModelForm[Rule]):
             "selector",
             "threshold",
             "period_minutes",
+            "group",
             "severity",
             "quiet_minutes",
             "is_enabled",
@@ -45,6 +49,8 @@ class RuleForm(forms.ModelForm[Rule]):
             elif name in self.fields:
                 self.fields[name].label = what
                 self.fields[name].help_text = ""
+        if not needed.may_have_group:
+            self.fields.pop("group", None)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -60,6 +66,8 @@ class RuleForm(forms.ModelForm[Rule]):
         elif chosen not in dict(needed.selectors):
             known = ", ".join(value for value, _ in needed.selectors)
             self.add_error("selector", f"This condition needs a {needed.selector}, one of: {known}.")
+        if cleaned.get("group") and not needed.may_have_group:
+            self.add_error("group", "This condition is about the whole head-end, so it has no group.")
         return cleaned
 
     def _clean_number(self, cleaned: dict[str, Any], name: str, what: str | None, most: float) -> None:

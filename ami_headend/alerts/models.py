@@ -7,6 +7,7 @@ from django.db.models import Q
 from ami_headend.alerts.reminders import Word
 from ami_headend.core.text import NOTE_LENGTH, check_one_line
 from concentrators.failures.kinds import Severity
+from meters.group_models import FleetGroup
 
 
 class Condition(models.TextChoices):
@@ -59,6 +60,14 @@ class Rule(models.Model):
     selector = models.CharField(max_length=40, blank=True, help_text="kind of failure, or OBIS code of an event log")
     threshold = models.FloatField(null=True, blank=True)
     period_minutes = models.PositiveIntegerField(null=True, blank=True)
+    group = models.ForeignKey(
+        FleetGroup,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="only meters and concentrators of this group, as of now",
+    )
     severity = models.SmallIntegerField(choices=SEVERITIES, default=Severity.WARNING.value)
     quiet_minutes = models.PositiveIntegerField(default=240, help_text="receivers are reminded after this time")
     is_enabled = models.BooleanField("enabled", default=True)

@@ -9,34 +9,46 @@ from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 @dataclass(frozen=True)
 class Parameters:
-    """The labels of a condition's numbers; None if it has no such number. ``selectors`` are the choices."""
+    """The labels of a condition's numbers; None if it has no such number. ``selectors`` are the choices.
+
+    ``may_have_group``: its subjects are meters or concentrators, so a rule may be for those of one group.
+    """
 
     threshold: str | None = None
     threshold_max: float = 1e9
     period: str | None = None
     selector: str | None = None
     selectors: tuple[tuple[str, str], ...] = ()
+    may_have_group: bool = False
 
 
 _KINDS = tuple((kind.value, kind.label) for kind in FailureKind)
 _LOGS = ((FRAUD_LOG, "fraud log: tamper, cover, magnet"), (STANDARD_LOG, "standard log: outage, clock set"))
 
 PARAMETERS = {
-    Condition.FAILURE_RATE: Parameters("rejected frames of a concentrator, percent", 100, "counted over, minutes"),
-    Condition.KIND_SEEN: Parameters("failures", period="counted over, minutes", selector="kind", selectors=_KINDS),
-    Condition.METER_EVENT: Parameters("events", period="counted over, minutes", selector="log", selectors=_LOGS),
-    Condition.SILENT_METER: Parameters(period="no frame for, minutes"),
-    Condition.SILENT_CONCENTRATOR: Parameters(period="no post for, minutes"),
-    Condition.COMPLETENESS: Parameters("intervals received, percent", 100, "over the last, minutes"),
-    Condition.AGGREGATE_MISMATCH: Parameters(period="differs for, minutes"),
+    Condition.FAILURE_RATE: Parameters(
+        "rejected frames of a concentrator, percent", 100, "counted over, minutes", may_have_group=True
+    ),
+    Condition.KIND_SEEN: Parameters(
+        "failures", period="counted over, minutes", selector="kind", selectors=_KINDS, may_have_group=True
+    ),
+    Condition.METER_EVENT: Parameters(
+        "events", period="counted over, minutes", selector="log", selectors=_LOGS, may_have_group=True
+    ),
+    Condition.SILENT_METER: Parameters(period="no frame for, minutes", may_have_group=True),
+    Condition.SILENT_CONCENTRATOR: Parameters(period="no post for, minutes", may_have_group=True),
+    Condition.COMPLETENESS: Parameters(
+        "intervals received, percent", 100, "over the last, minutes", may_have_group=True
+    ),
+    Condition.AGGREGATE_MISMATCH: Parameters(period="differs for, minutes", may_have_group=True),
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
-    Condition.KEYS_WORN: Parameters("age of a device key, days"),
+    Condition.KEYS_WORN: Parameters("age of a device key, days", may_have_group=True),
     Condition.AGREEMENT_KEY_IN_USE: Parameters(period="replaced for, minutes"),
     Condition.AUTHORITY_EXPIRES: Parameters(period="expires within, minutes"),
     Condition.MASK_AUTHORITY: Parameters(period="no answer for, minutes"),
     Condition.MASKED_REFUSED: Parameters(period="refused within, minutes"),
     Condition.FEED_LAG: Parameters(period="behind for, minutes"),
-    Condition.COUPONS_OUT: Parameters(period="none left for, minutes"),
+    Condition.COUPONS_OUT: Parameters(period="none left for, minutes", may_have_group=True),
     Condition.AUDIT_BROKEN: Parameters(),
     Condition.MASTER_KEY_DOWN: Parameters(),
     Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),

@@ -1,10 +1,13 @@
 """Queries of alerts for pages and metrics."""
 
+from collections.abc import Collection
 from datetime import datetime
 
 from django.db.models import Count, F, Q, QuerySet
 
-from ami_headend.alerts.models import Alert
+from ami_headend.alerts.models import Alert, SubjectKind
+from concentrators.fleet import groups as fleet_groups
+from meters.registry import groups
 
 
 def open_alerts(now: datetime) -> QuerySet[Alert]:
@@ -29,6 +32,13 @@ def snoozed_alerts(now: datetime) -> QuerySet[Alert]:
 def past_alerts() -> QuerySet[Alert]:
     """Return alerts that have ended, the latest first."""
     return Alert.objects.filter(resolved_at__isnull=False).select_related("rule").order_by("-resolved_at", "-pk")
+
+
+def of_groups(group_ids: Collection[int]) -> Q:
+    """Return a condition for alerts of meters and concentrators that are in any of the groups now."""
+    return Q(groups.of_meters(group_ids, "subject_id"), subject_kind=SubjectKind.METER) | Q(
+        fleet_groups.of_concentrators(group_ids, "subject_id"), subject_kind=SubjectKind.CONCENTRATOR
+    )
 
 
 def count_by_severity(now: datetime) -> dict[int, int]:

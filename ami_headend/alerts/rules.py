@@ -37,6 +37,7 @@ def _subject(rule: Rule) -> dict[str, object]:
         "selector": rule.selector,
         "threshold": rule.threshold,
         "period_minutes": rule.period_minutes,
+        "group": None if rule.group is None else str(rule.group),
         "severity": rule.severity,
         "quiet_minutes": rule.quiet_minutes,
         "is_enabled": rule.is_enabled,

@@ -62,7 +62,7 @@ class AlertSubjectsPage(MetersActingPage):
             selection = MeterSelection(
                 search=search, ids=tuple(self.gathered.ids), after=text_of(after) if after else ""
             )
-            return meters_table(selection, self.request.user, choose=bool(self.meter_acts()))
+            return meters_table(selection, self.request.user, choose=bool(self.meter_acts() or self.group_acts()))
         rows = Concentrator.objects.filter(pk__in=self.gathered.ids, name__startswith=search).order_by("pk")
         shown = list(rows.filter(pk__gt=number_of(after[0]) if after else 0)[:ROWS])
         return _concentrators_table(shown), [shown[-1].pk] if len(shown) == ROWS else None
@@ -70,6 +70,9 @@ class AlertSubjectsPage(MetersActingPage):
     def meter_acts(self) -> dict[str, str]:
         """Return no acts for an alert of concentrators."""
         return super().meter_acts() if self.gathered.kind == SubjectKind.METER else {}
+
+    def group_acts(self) -> dict[str, str]:
+        return super().group_acts() if self.gathered.kind == SubjectKind.METER else {}
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         self.gathered = _gathered(request, kwargs["pk"])

@@ -13,6 +13,7 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from ami_headend.alerts import handling, queries
@@ -29,8 +30,10 @@ from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
 from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.health.doctor import EVALUATED_LATE
+from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.failures.kinds import Severity
+from meters.group_forms import GroupsField, ids
 
 HANDLE = "alerts.handle_alert"
 ROWS = 100
@@ -60,6 +63,14 @@ class HandlingForm(forms.Form):
     )
 
 
+class AlertFilters(KnownParametersForm):
+    """Filters alerts by the groups of their meters and concentrators."""
+
+    others = KnownParametersForm.others | {"state"}
+
+    group = GroupsField()
+
+
 class AlertsPage(ConsolePage):
     """Open, snoozed or ended alerts; many can be acknowledged or snoozed at once."""
 
@@ -80,14 +91,19 @@ class AlertsPage(ConsolePage):
             return context
         state = self.request.GET.get("state", "open")
         state = state if state in STATES else "open"
-        alerts, next_page = _page(state, self.request.GET.get("after"), now)
+        filters = AlertFilters(self.request.GET)
+        chosen = ids(filters.cleaned_data.get("group")) if filters.is_valid() else []
+        alerts, next_page = _page(state, self.request.GET.get("after"), now, chosen)
+        kept = {"group": self.request.GET["group"]} if self.request.GET.get("group") else {}
         may_handle = state != "ended" and self.request.user.has_perm(HANDLE)
         return {
             **context,
             "state": state,
-            "tabs": [(name, f"?state={name}", name == state) for name in STATES],
+            "filters": filters,
+            "is_filtered": bool(kept),
+            "tabs": [(name, f"?{urlencode({'state': name, **kept})}", name == state) for name in STATES],
             "alerts": alerts_table(alerts, now, selectable=may_handle),
-            "next_page": next_page,
+            "next_page": next_page and f"?{urlencode({'state': state, **kept, 'after': next_page})}",
             "form": HandlingForm() if may_handle else None,
         }
 
@@ -217,12 +233,13 @@ def _evaluated(now: datetime) -> Figure:
     return Figure("Rules evaluated", ago(max(times), now), note, "monitor_heart", tone="bad" if failing else "good")
 
 
-def _page(state: str, after: str | None, now: datetime) -> tuple[list[Alert], str | None]:
-    """Return the alerts of a state, and the key of the next page of ended ones."""
+def _page(state: str, after: str | None, now: datetime, group_ids: list[int] | None) -> tuple[list[Alert], str | None]:
+    """Return the alerts of a state and of groups (None for all), and the key of the next page of ended ones."""
+    only = Q() if group_ids is None else queries.of_groups(group_ids)
     if state != "ended":
         rows = queries.open_alerts(now) if state == "open" else queries.snoozed_alerts(now)
-        return list(rows[: 10 * ROWS]), None
-    rows = queries.past_alerts()
+        return list(rows.filter(only)[: 10 * ROWS]), None
+    rows = queries.past_alerts().filter(only)
     at, _, pk = (after or "").partition("~")
     try:
         place = datetime.fromisoformat(at), int(pk)

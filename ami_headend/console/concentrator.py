@@ -33,6 +33,7 @@ from ami_headend.console.formatting import (
     percent,
     thousands,
 )
+from ami_headend.console.groups import group_links
 from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import day_of, labels, midnight
@@ -42,12 +43,13 @@ from ami_headend.core.numbers import row_number
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.failures import queries
 from concentrators.failures.queries import FailureSelection
-from concentrators.fleet import registry, tokens
+from concentrators.fleet import groups, registry, tokens
 from concentrators.models import Assignment, Concentrator, ConcentratorToken, Uplink
 from concentrators.totals import completeness, expected
 from concentrators.totals.completeness import Hour
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
+from meters.group_models import Via
 
 MAKE, END = "concentrators.add_concentratortoken", "concentrators.change_concentratortoken"
 _DAYS = 7
@@ -123,6 +125,8 @@ class ConcentratorPage(ConsolePage):
         if self.is_live_request:
             return context
         context |= concentrator_keys.blocks(self.request, concentrator, now)
+        if can("meters.view_fleetgroup"):
+            context["groups"] = group_links((one, [Via.METER]) for one in groups.of_concentrator(concentrator.pk))
         if can("concentrators.view_intervaltotal"):
             context |= self._completeness(now)
         if can("concentrators.view_concentratortoken"):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
@@ -12,13 +13,18 @@ from ami_headend import cached_answers
 from ami_headend.alerts import silence
 from ami_headend.console.fleet_queries import PROFILES
 from ami_headend.console.formatting import NOTHING, ago, label, link, percent, thousands
-from ami_headend.console.lists import ROWS, ListPage, choice, number_of, text
+from ami_headend.console.groups import fill, filling
+from ami_headend.console.list_exports import ListExport
+from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, text
 from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC, Traffic
 from ami_headend.web.admin import KnownParametersForm
-from ami_headend.web.tables import Column, HtmlTable, table
+from ami_headend.web.tables import Column, HtmlTable, columns_of, table
+from concentrators.fleet import groups
+from concentrators.fleet.groups import Members
 from concentrators.fleet.health import Health
 from concentrators.totals.completeness import IntervalShare
+from meters.group_forms import GroupsField, ids
 
 LAGGING_AFTER = timedelta(minutes=2)
 _STATES = {"active": True, "inactive": False}
@@ -31,6 +37,7 @@ class ConcentratorFilters(KnownParametersForm):
 
     search = text("search", "a part of its name")
     state = choice("state", [(state, state) for state in _STATES])
+    group = GroupsField()
 
 
 def health_label(row: Health, now: datetime) -> SafeString:
@@ -50,6 +57,28 @@ class _Shown(NamedTuple):
     row: Health
     traffic: Traffic
     share: IntervalShare | None
+
+
+class ConcentratorRow(NamedTuple):
+    """A concentrator in the export; intervals, frames and rejected ones are of the last 24 hours."""
+
+    name: str
+    is_active: bool
+    is_silent: bool
+    posted_at: datetime | None
+    intervals_counted: int | None
+    intervals_expected: int | None
+    meters: int
+    frames: int
+    rejected: int
+    uplinks_waiting: int
+
+
+def _row(shown: _Shown) -> ConcentratorRow:
+    row, traffic, share = shown
+    counted, expected = (None, None) if share is None else (share.counted, share.expected)
+    state = (row.name, row.is_active, row.is_silent, row.posted_at, counted, expected)
+    return ConcentratorRow(*state, traffic.meters, traffic.frames, traffic.rejected, row.waiting)
 
 
 def _completeness(shown: _Shown) -> float:
@@ -80,15 +109,21 @@ class ConcentratorsPage(ListPage):
     live_template_name = "console/concentrators/live.html"
     live_every_s = 10
     form_class = ConcentratorFilters
+    orders = frozenset(_SORTS)
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(group_acts=filling(self.request.user), **kwargs)
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Put the chosen concentrators into a group, or take them out."""
+        fill(request, Members(concentrators=chosen(request, "concentrator")))
+        return HttpResponseRedirect(request.get_full_path())
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         now = timezone.now()
         can = self.request.user.has_perm
         sees_shares = can("concentrators.view_intervaltotal")
-        found = _found(filters, now, with_shares=sees_shares)
-        sort = self.request.GET.get("sort", "name")
-        by = _SORTS.get(sort.removeprefix("-"), _SORTS["name"])
-        found.sort(key=by, reverse=sort.startswith("-"))
+        found = self._sorted(_found(filters, now, with_shares=sees_shares))
         first = number_of(after[0]) if after else 0
         see_meters = can("meters.view_meter")
         columns = [
@@ -101,9 +136,24 @@ class ConcentratorsPage(ListPage):
             self._sorted_by("rejected, 24 h", "rejected", is_number=True, is_minor=True),
             self._sorted_by("uplinks waiting", "waiting", is_number=True, is_minor=True),
         ]
-        lines = [_line(shown, now, see_meters=see_meters) for shown in found[first : first + ROWS]]
+        page = found[first : first + ROWS]
+        lines = [_line(shown, now, see_meters=see_meters) for shown in page]
+        if filling(self.request.user):
+            columns.insert(0, Column(""))
+            for one, line in zip(page, lines, strict=True):
+                line.insert(0, box("fill", "concentrator", one.row.id, f"choose concentrator {one.row.name}"))
         rest = first + ROWS if len(found) > first + ROWS else None
         return table(columns, lines), None if rest is None else [rest]
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        sees_shares = self.request.user.has_perm("concentrators.view_intervaltotal")
+        found = self._sorted(_found(filters, timezone.now(), with_shares=sees_shares))
+        return ListExport(ConcentratorRow, [[_row(shown) for shown in found]], lambda most: min(len(found), most))
+
+    def _sorted(self, found: list[_Shown]) -> list[_Shown]:
+        sort = self.request.GET.get("sort", "name")
+        by = _SORTS.get(sort.removeprefix("-"), _SORTS["name"])
+        return sorted(found, key=by, reverse=sort.startswith("-"))
 
     def _sorted_by(self, title: str, key: str, **more: Any) -> Column:
         """Return a column whose title sorts by it; a second click reverses the order."""
@@ -118,14 +168,25 @@ class ConcentratorsPage(ListPage):
 def _found(filters: dict[str, Any], now: datetime, *, with_shares: bool) -> list[_Shown]:
     """Return the concentrators that match the filters, by name."""
     part, is_active = filters["search"].casefold(), _STATES.get(filters["state"])
+    mine = set(groups.concentrator_ids(ids(filters["group"]) or ())) if filters["group"] else None
     answers = cached_answers.answers([TRAFFIC, *([PROFILES] if with_shares else [])], now)
     traffic = answers[TRAFFIC.name].found
     shares = {share.concentrator_id: share for share in answers[PROFILES.name].found.shares} if with_shares else {}
     return [
         _Shown(row, traffic.get(row.id, Traffic()), shares.get(row.id))
         for row in silence.of_concentrators(now)
-        if part in row.name.casefold() and is_active in (None, row.is_active)
+        if part in row.name.casefold() and is_active in (None, row.is_active) and (mine is None or row.id in mine)
     ]
+
+
+def concentrators_table(filters: dict[str, Any], now: datetime, user: Any, most: int) -> HtmlTable:
+    """Return concentrators that match the filters as a table, the least complete first."""
+    found = _found(filters, now, with_shares=user.has_perm("concentrators.view_intervaltotal"))
+    titles = ["concentrator", "health", "last post", "#completeness, 24 h", "-#meters"]
+    columns = columns_of(*titles, "-#frames, 24 h", "-#rejected, 24 h", "-#uplinks waiting")
+    see_meters = user.has_perm("meters.view_meter")
+    worst = sorted(found, key=_completeness)[:most]
+    return table(columns, [_line(shown, now, see_meters=see_meters) for shown in worst])
 
 
 def _line(shown: _Shown, now: datetime, *, see_meters: bool) -> list[Any]:

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow as pa
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -17,8 +16,10 @@ from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend import cached_answers
+from ami_headend.console import list_exports
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
+from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import (
     ROWS,
     ListPage,
@@ -29,7 +30,6 @@ from ami_headend.console.lists import (
     number_of,
     time_of,
 )
-from ami_headend.console.page import ConsolePage
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.web.admin import FilterForm
@@ -47,8 +47,8 @@ from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.queries import FailureGroupRow, FailureKey, FailureRow, FailureSelection
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
+from meters.group_forms import GroupsField, ids
 from meters.models import Meter
-from meters.readings import export
 from meters.readings.queries import batches
 from meters.registry.lookup import RegistryError, parse_system_title
 
@@ -58,26 +58,6 @@ _STATES = {"open": True, "acknowledged": False}
 _TONES = {Severity.CRITICAL: "bad", Severity.WARNING: "unsure", Severity.INFO: ""}
 _ICONS = {Severity.CRITICAL: "gpp_bad", Severity.WARNING: "warning", Severity.INFO: "info"}
 _NOT_QUEUED = "; the queue does not answer: acknowledge the others once it does"
-_EXPORT_SCHEMA = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("received_at", pa.timestamp("us", tz="UTC")),
-        ("kind", pa.string()),
-        ("severity", pa.int16()),
-        ("meter_id", pa.int64()),
-        ("meter", pa.string()),
-        ("concentrator_id", pa.int64()),
-        ("concentrator", pa.string()),
-        ("uplink", pa.int64()),
-        ("frame_index", pa.int64()),
-        ("kid", pa.string()),
-        ("invocation_counter", pa.int64()),
-        ("detail", pa.string()),
-        ("acknowledged_by", pa.string()),
-        ("acknowledged_at", pa.timestamp("us", tz="UTC")),
-        ("note", pa.string()),
-    ]
-)
 
 
 class _ClaimedMeterField(MeterField):
@@ -104,7 +84,8 @@ class FailureFilters(FilterForm):
         max_value=2**63 - 1,
         widget=UnfoldAdminTextInputWidget(attrs={"inputmode": "numeric"}),
     )
-    field_order = ["kind", "severity", "state", "meter", "concentrator", "uplink", "from", "to"]
+    group = GroupsField()
+    field_order = ["kind", "severity", "state", "meter", "concentrator", "group", "uplink", "from", "to"]
 
     def selection(self) -> FailureSelection:
         """Return the selection of valid filters."""
@@ -126,6 +107,7 @@ def selection_of(given: dict[str, Any], after: FailureKey | None = None) -> Fail
         system_title=meter if isinstance(meter, bytes) else None,
         concentrator_id=None if concentrator is None else concentrator.pk,
         uplink_id=given.get("uplink"),
+        group_ids=ids(given.get("group")),
         start=given.get("from"),
         end=given.get("to"),
         after=after,
@@ -266,6 +248,11 @@ class FailuresPage(ListPage):
         rows, key = queries.failures(selection_of(filters, _key(after)), ROWS)
         return failures_table(rows, timezone.now(), choose=self.request.user.has_perm(ACKNOWLEDGE)), key
 
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        selection = selection_of(filters)
+        found = batches(queries.failures, selection, list_exports.BATCH)
+        return ListExport(FailureRow, found, lambda most: queries.count(selection, most))
+
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         return {
@@ -302,27 +289,13 @@ class FailureGroupsPage(ListPage):
         rows, key = queries.failure_groups(selection_of(filters, _key(after)), ROWS)
         return groups_table(rows, timezone.now()), key
 
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        selection = selection_of(filters)
+        found = batches(queries.failure_groups, selection, list_exports.BATCH)
+        return ListExport(FailureGroupRow, found, lambda most: queries.count_groups(selection, most))
+
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return {**super().get_context_data(**kwargs), "figures": _figures()}
-
-
-class FailuresExport(ConsolePage):
-    """The failures that match the filters as streamed CSV; octets of frames are on the failures' own pages."""
-
-    route = "failures/export/"
-    name = "failures-export"
-    title = "Export of integrity failures"
-    permission_required = (SEE,)
-
-    def get(  # type: ignore[override]  # a page of Django's is never a stream
-        self, request: HttpRequest, *args: Any, **kwargs: Any
-    ) -> HttpResponseBase:
-        form = FailureFilters(request.GET)
-        if not form.is_valid():
-            messages.error(request, "Nothing was exported: correct the filters first.")
-            return HttpResponseRedirect(f"{reverse('admin:failures')}?{request.GET.urlencode()}")
-        found = batches(queries.failures, form.selection(), export.BATCH)
-        return export.csv_answer("integrity-failures", _EXPORT_SCHEMA, found)
 
 
 def _key(after: list[str] | None) -> FailureKey | None:

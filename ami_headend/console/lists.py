@@ -1,17 +1,23 @@
 """Pages with a list: a form of filters, one page of rows, and a link to the next. Pages continue after a key."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
 from django import forms
-from django.http import HttpRequest
+from django.contrib import messages
+from django.contrib.auth.models import Group
+from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
+from ami_headend import saved_views
+from ami_headend.console import list_exports
+from ami_headend.console.list_exports import ListExport
 from ami_headend.console.page import ConsolePage
-from ami_headend.core.numbers import row_numbers
+from ami_headend.core.numbers import row_number, row_numbers
+from ami_headend.saved_views import SHARE
 from ami_headend.web.admin import FilterForm, KnownParametersForm
 from ami_headend.web.tables import HtmlTable
 from keyvault.models import AgreementKey, AgreementState
@@ -107,14 +113,68 @@ def sentence(error: Exception) -> str:
     return f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
+LISTS: dict[str, "type[ListPage]"] = {}  # the lists that views of may be saved, by their names
+
+
 class ListPage(ConsolePage):
-    """A page of rows: ``find`` returns a table of the filtered rows and the key of the next page."""
+    """A page of rows: ``find`` returns a table of the filtered rows and the key of the next page.
+
+    Its filters and its order can be saved as views (``ami_headend.saved_views``), but for a page of one thing, whose
+    address has arguments; ``orders`` are the values that ``sort`` may have. ``exported`` gives all rows to save.
+    """
 
     form_class: ClassVar[type[KnownParametersForm]] = FilterForm
+    orders: ClassVar[Collection[str] | None] = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in vars(cls) and "<" not in cls.route:
+            LISTS[cls.name] = cls
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         """Return the rows of a page and the key of the next; ValueError if ``after`` is not a key."""
         raise NotImplementedError
+
+    def exported(self, filters: dict[str, Any]) -> ListExport | None:
+        """Return all rows that the filters leave, if this list can be saved as a file."""
+        return None
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        """Show the list, or open a view (``view``), or save the rows as a file (``export``)."""
+        if "view" in request.GET:
+            return HttpResponseRedirect(self._opened(request.GET["view"]))
+        if "export" in request.GET:
+            return self._export(request)
+        return super().get(request, *args, **kwargs)
+
+    def _opened(self, number: str) -> str:
+        """Return the address of a view. A message says which of its filters the page no longer has, if any."""
+        views = saved_views.of_page(self.request.user, self.name)
+        view = views.filter(pk=row_number(number) or 0).first()
+        if view is None:
+            messages.error(self.request, "There is no such view any more: somebody deleted it, or shares it no longer.")
+            return self.request.path
+        known = {*self.form_class.base_fields, *self.form_class.others} - {"after", "csrfmiddlewaretoken"}
+        found = saved_views.usable(view, known, self.orders)
+        if found.lost:
+            lost = ", ".join(found.lost)
+            said = f"View {view} is shown without {lost}, which this list no longer has. Save it again, or delete it."
+            messages.warning(self.request, said)
+        return f"{self.request.path}?{found.query}"
+
+    def _export(self, request: HttpRequest) -> HttpResponseBase:
+        query = request.GET.copy()
+        for name in ("export", "after"):
+            query.pop(name, None)
+        back = f"{request.path}?{query.urlencode()}" if query else request.path
+        form = self.form_class(query)
+        if not form.is_valid():
+            messages.error(request, "Nothing was exported: correct the filters first.")
+            return HttpResponseRedirect(back)
+        found = self.exported(form.cleaned_data)
+        if found is None:
+            raise Http404
+        return list_exports.answer(request, self.name, found, back)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         query = self.request.GET.copy()
@@ -137,6 +197,26 @@ class ListPage(ConsolePage):
             query["after"] = "~".join(value.isoformat() if isinstance(value, datetime) else str(value) for value in key)
             context["next_page"] = f"?{query.urlencode()}"
         return {**context, "content": found}
+
+    def views(self) -> dict[str, Any] | None:
+        """Return the saved views of the page, for its template; None where there can be none. Two queries."""
+        if self.name not in LISTS or self.is_live_request:
+            return None
+        user = self.request.user
+        query = self.request.GET.copy()
+        query.pop("after", None)
+        found = list(saved_views.of_page(user, self.name))
+        may_share = user.has_perm(SHARE)
+        return {
+            "query": query.urlencode(),
+            "all": [(view, view.owner_id == user.pk, view.query == query.urlencode()) for view in found],
+            "roles": list(Group.objects.order_by("name").values_list("name", flat=True)) if may_share else None,
+        }
+
+    @property
+    def can_export(self) -> bool:
+        """Whether the list has rows to save."""
+        return type(self).exported is not ListPage.exported
 
 
 def time_of(written: str) -> datetime:

@@ -24,6 +24,7 @@ from django.utils.html import format_html
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, power, protection, thousands
+from ami_headend.console.groups import group_links
 from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.keys.enrolment import allow_url
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
@@ -54,7 +55,7 @@ from meters.readings import export as files
 from meters.readings import queries
 from meters.readings.gaps import GapsError, expected_periods, gap_report
 from meters.readings.partitions import retention_start
-from meters.registry import access_record
+from meters.registry import access_record, groups
 from meters.registry.place_rights import may_see_places
 
 GIVE, CANCEL = "concentrators.add_command", "concentrators.delete_command"
@@ -117,6 +118,7 @@ class MeterPage(_OfMeter):
             "status": label(MeterStatus(meter.status).label, STATUS_COLOURS[MeterStatus(meter.status)]),
             "may_see_places": may_see_places(self.request.user),
             "assignment": Assignment.objects.filter(meter=meter, valid_to=None).select_related("concentrator").first(),
+            "groups": group_links(groups.of_meter(meter.pk)) if can("meters.view_fleetgroup") else None,
             "may_give": can(GIVE) and meter.status == MeterStatus.COMMISSIONED,
             "protection": _protection(scheme),
             "coupons": _coupons(meter, scheme),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,12 +15,14 @@ from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from ami_headend import cached_answers
-from ami_headend.console import registry_queries
+from ami_headend.console import list_exports, registry_queries
 from ami_headend.console.failures import failures_url
 from ami_headend.console.fleet_queries import METERS_HEARD
 from ami_headend.console.formatting import NOTHING, ago, clipped, label, link, thousands
+from ami_headend.console.groups import FILLING, PUT_ALL, fill, fill_with, filling
 from ami_headend.console.keys.compromise import compromise_url
-from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, text, text_of
+from ami_headend.console.list_exports import ListExport, paged
+from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, text, text_of
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.core import clock
 from ami_headend.web.admin import KnownParametersForm
@@ -28,6 +31,7 @@ from concentrators.admin_forms import ConcentratorField
 from concentrators.commands import operator
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
+from concentrators.fleet.groups import Members
 from concentrators.models import CommandKind
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
@@ -35,6 +39,7 @@ from keyvault.device_keys import last_heard
 from keyvault.device_keys.epochs import EpochError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import scheme_choices
+from meters.group_forms import GroupsField, ids
 from meters.models import Meter, MeterStatus
 from meters.registry.lookup import RegistryError, parse_system_title
 
@@ -60,6 +65,7 @@ class MeterFilters(KnownParametersForm):
     status = choice("status", MeterStatus.choices)
     scheme = choice("scheme", scheme_choices())
     concentrator = ConcentratorField()
+    group = GroupsField()
 
 
 def health_label(row: MeterRow, now: Any) -> SafeString:
@@ -82,7 +88,7 @@ class MetersActingPage(ListPage):
     """A list of meters (``meters_table``) with acts for all chosen ones."""
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return super().get_context_data(meter_acts=self.meter_acts(), **kwargs)
+        return super().get_context_data(meter_acts=self.meter_acts(), group_acts=self.group_acts(), **kwargs)
 
     def meter_acts(self) -> dict[str, str]:
         """Return the acts on chosen meters by name."""
@@ -90,9 +96,16 @@ class MetersActingPage(ListPage):
         acts = {"read-now": "Read now", "set-clock": "Set clock"} if can(GIVE) else {}
         return acts | ({"compromise": "Compromised keys …"} if can(rights.COMPROMISE) else {})
 
+    def group_acts(self) -> dict[str, str]:
+        """Return the acts by which meters come into a group or go, by name."""
+        return filling(self.request.user)
+
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Give each chosen meter the command, or open the page of compromised keys with them."""
         act = request.POST.get("act", "")
+        if act in FILLING:
+            fill(request, Members(meters=chosen(request, "meter")))
+            return HttpResponseRedirect(request.get_full_path())
         if act not in self.meter_acts():
             raise PermissionDenied
         meters = list(Meter.objects.filter(pk__in=chosen(request, "meter")).order_by("serial_number"))
@@ -106,7 +119,7 @@ class MetersActingPage(ListPage):
 
 
 class MetersPage(MetersActingPage):
-    """Meters by serial number."""
+    """Meters by serial number; those of groups by their ids."""
 
     route = "meters/"
     name = "meters"
@@ -117,6 +130,23 @@ class MetersPage(MetersActingPage):
     form_class = MeterFilters
 
     counted_at: datetime | None = None
+
+    def group_acts(self) -> dict[str, str]:
+        acts = super().group_acts()
+        return acts | PUT_ALL if acts else {}
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Do the same, or put all meters that the filters find into a group."""
+        if request.POST.get("act") not in PUT_ALL:
+            return super().post(request, *args, **kwargs)
+        query = request.GET.copy()
+        query.pop("after", None)
+        form = MeterFilters(query)
+        if form.is_valid():
+            fill_with(request, registry_queries.all_ids(self.selection(form.cleaned_data)))
+        else:
+            messages.error(request, "Nothing was done: correct the filters first.")
+        return HttpResponseRedirect(request.get_full_path())
 
     def known_ids(self, health: str, now: datetime) -> list[int] | None:
         """Return the meters that were silent at the last count; None if they were too many to list."""
@@ -132,12 +162,30 @@ class MetersPage(MetersActingPage):
         return {**super().get_context_data(**kwargs), "counted_at": self.counted_at}
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
+        selection = self.selection(filters)
+        if after:
+            place = str(number_of(after[0], 2**31)) if selection.is_by_id else text_of(after)
+            selection = replace(selection, after=place)
+        return meters_table(selection, self.request.user, choose=bool(self.meter_acts() or self.group_acts()))
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        selection = self.selection(filters)
+
+        def page(key: tuple[str | int] | None) -> tuple[list[MeterRow], Any]:
+            place = selection if key is None else replace(selection, after=str(key[0]))
+            return registry_queries.meters(place, list_exports.BATCH)
+
+        return ListExport(MeterRow, paged(page), lambda most: registry_queries.count(selection, most))
+
+    def selection(self, filters: dict[str, Any]) -> MeterSelection:
+        """Return the selection of valid filters, from its beginning."""
         now = timezone.now()
-        concentrator = filters["concentrator"]
+        concentrator, group_ids = filters["concentrator"], ids(filters["group"])
+        is_free = concentrator is None and group_ids is None and not filters["search"]
         title = None
         with suppress(RegistryError):
             title = parse_system_title(filters["search"].strip())
-        selection = MeterSelection(
+        return MeterSelection(
             search=filters["search"].strip(),
             system_title=title,
             status=filters["status"],
@@ -146,10 +194,9 @@ class MetersPage(MetersActingPage):
             heard="" if filters["health"] == "enrolling" else filters["health"],
             may_enrol=filters["health"] == "enrolling",
             heard_since=now - last_heard.PERIOD,
-            ids=self.known_ids(filters["health"], now) if concentrator is None and not filters["search"] else None,
-            after=text_of(after) if after else "",
+            ids=self.known_ids(filters["health"], now) if is_free else None,
+            group_ids=group_ids,
         )
-        return meters_table(selection, self.request.user, choose=bool(self.meter_acts()))
 
 
 def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple[HtmlTable, Sequence[Any] | None]:

@@ -10,6 +10,7 @@ from ami_headend.console.alerts import AlertsPage
 from ami_headend.console.api_tokens import ApiTokensPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failures import FailuresPage
+from ami_headend.console.groups import GroupsPage
 from ami_headend.console.keys.approvals import ApprovalsPage
 from ami_headend.console.keys.audit import AuditPage
 from ami_headend.console.keys.enrolment import EnrolmentPage
@@ -68,6 +69,7 @@ GROUPS = [
             _console_page(SignaturesPage),
             _model_page("Events", "notifications", "meters.meterevent"),
             _console_page(PlacesPage, "admin:meters_place_changelist"),
+            _console_page(GroupsPage),
             _model_page("Installations", "build", "meters.installation"),
             _model_page("Previous interval lengths", "timelapse", "meters.earlierlength"),
             _model_page("Registers", "list_alt", "meters.register"),

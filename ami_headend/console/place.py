@@ -8,12 +8,14 @@ from django.urls import reverse
 from django.utils.functional import cached_property
 
 from ami_headend.console.formatting import label, link, moment
+from ami_headend.console.groups import group_links
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
+from meters.group_models import Via
 from meters.models import Installation, MeterStatus, Place
-from meters.registry import access_record, place_readings
+from meters.registry import access_record, groups, place_readings
 
 
 class PlacePage(LoadProfilePage):
@@ -40,6 +42,7 @@ class PlacePage(LoadProfilePage):
         context |= {
             "place": self.place,
             "title": f"Place {self.place}",
+            "groups": group_links((group, [Via.METER]) for group in groups.of_place(self.place.pk)),
             "meters": self._meters(hung, with_exports=can(READ_READINGS), now=now),
         }
         return context | (self._readings(hung, now) if can(READ_READINGS) and hung else {})

@@ -1,9 +1,10 @@
 """The lists of readings, totals and failures per hour: read-only, with the same queries as the API."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from django import forms
 from django.urls import reverse
@@ -12,18 +13,22 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminSelectWidget
 
+from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, link, moment, protection, thousands
+from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures.kinds import FailureKind
-from concentrators.failures.tallies import TallyKey, TallySelection, tallies
-from concentrators.totals.queries import TotalPosition, TotalRow, TotalSelection, totals
+from concentrators.failures.tallies import TallyKey, TallySelection, count_tallies, tallies
+from concentrators.fleet import groups
+from concentrators.totals.queries import TotalPosition, TotalRow, TotalSelection, count, totals
 from keyvault.schemes.table import SCHEMES
 from meters.contents.signed import SIGNED
+from meters.group_forms import GroupsField, ids
 from meters.models import Register
-from meters.readings import queries
+from meters.readings import export, queries
 from meters.readings.obis import RegisterKind
 from meters.registry import access_record
 
@@ -66,7 +71,8 @@ class ReadingFilters(FilterForm):
 
     meter = MeterField()
     register = register_field()
-    field_order = ["meter", "register", "from", "to"]
+    group = GroupsField()
+    field_order = ["meter", "register", "group", "from", "to"]
 
 
 class TotalFilters(FilterForm):
@@ -74,7 +80,8 @@ class TotalFilters(FilterForm):
 
     concentrator = ConcentratorField(takes_ids=True)
     register = register_field(kind=RegisterKind.INTERVAL)
-    field_order = ["concentrator", "register", "from", "to"]
+    group = GroupsField()
+    field_order = ["concentrator", "register", "group", "from", "to"]
 
 
 class TallyFilters(FilterForm):
@@ -82,7 +89,17 @@ class TallyFilters(FilterForm):
 
     concentrator = ConcentratorField(takes_ids=True)
     kind = choice("kind", [(kind.value, kind.label) for kind in FailureKind])
-    field_order = ["concentrator", "kind", "from", "to"]
+    group = GroupsField()
+    field_order = ["concentrator", "kind", "group", "from", "to"]
+
+
+def _concentrators(filters: dict[str, Any]) -> list[int] | None:
+    """Return the concentrators that the filters leave, by id: one, those of groups, or one of those; None for all."""
+    one = _ids(filters["concentrator"])
+    if not filters["group"]:
+        return one
+    of_groups = groups.concentrator_ids(ids(filters["group"]) or ())
+    return of_groups if one is None else [pk for pk in one if pk in of_groups]
 
 
 class RecordsPage(ListPage):
@@ -113,12 +130,7 @@ class ReadingsPage(RecordsPage):
         if after is not None:
             at, meter_id, register_id = after
             place = queries.ReadingKey(time_of(at), number_of(meter_id, _IDS), number_of(register_id, 2**15))
-        meters = _ids(filters["meter"])
-        access_record.note(self.request, meters=meters)
-        start, end = self.period(filters)
-        found, key = queries.readings_page(
-            queries.ReadingSelection(start, end, meters, _ids(filters["register"]), place), ROWS
-        )
+        found, key = queries.readings_page(replace(self._selection(filters), after=place), ROWS)
         columns = columns_of("time", "meter", "register", "-interval", "#value", "-scheme", "-#uplink")
         rows = [
             [
@@ -133,6 +145,18 @@ class ReadingsPage(RecordsPage):
             for row in found
         ]
         return table(columns, rows), key
+
+    def _selection(self, filters: dict[str, Any]) -> queries.ReadingSelection:
+        """Return the selection of the filters, and record whose readings are seen."""
+        meters = _ids(filters["meter"])
+        access_record.note(self.request, meters=meters)
+        asked = (*self.period(filters), meters, _ids(filters["register"]))
+        return queries.ReadingSelection(*asked, group_ids=ids(filters["group"]))
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        selection = self._selection(filters)
+        found = queries.batches(queries.readings, selection, export.BATCH)
+        return ListExport(queries.ReadingRow, found, lambda most: queries.count(selection, most), is_personal=True)
 
 
 class TotalsPage(RecordsPage):
@@ -155,9 +179,7 @@ class TotalsPage(RecordsPage):
         if after is not None:
             at, *numbers = after
             place = TotalPosition(time_of(at), *(number_of(number, _IDS) for number in numbers))
-        start, end = self.period(filters)
-        asked = _ids(filters["concentrator"]), _ids(filters["register"])
-        found, key = totals(TotalSelection(start, end, *asked, place), ROWS)
+        found, key = totals(replace(self._selection(filters), after=place), ROWS)
         columns = columns_of("interval from", "-length", "concentrator", "register", "#sum", "#meters")
         rows = [
             [
@@ -171,6 +193,14 @@ class TotalsPage(RecordsPage):
             for total in found
         ]
         return table(columns, rows), key
+
+    def _selection(self, filters: dict[str, Any]) -> TotalSelection:
+        return TotalSelection(*self.period(filters), _concentrators(filters), _ids(filters["register"]))
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        selection = self._selection(filters)
+        found = queries.batches(totals, selection, list_exports.BATCH)
+        return ListExport(TotalRow, found, lambda most: count(selection, most))
 
 
 def _meters(total: TotalRow) -> str:
@@ -196,18 +226,38 @@ class TalliesPage(RecordsPage):
         if after is not None:
             at, concentrator_id, kind = after
             place = TallyKey(time_of(at), number_of(concentrator_id, _IDS), FailureKind(kind).value)
-        concentrator, kind_asked = filters["concentrator"], filters["kind"]
-        selection = TallySelection(
-            start=filters.get("from"),
-            end=filters.get("to"),
-            concentrator_id=None if concentrator is None else concentrator.pk,
-            kind=FailureKind(kind_asked) if kind_asked else None,
-            after=place,
-        )
-        found, key = tallies(selection, ROWS)
+        found, key = tallies(_tallies(filters)._replace(after=place), ROWS)
         columns = columns_of("hour", "concentrator", "kind", "#failures")
         rows = [
             [moment(row.hour), str(row.concentrator), FailureKind(row.kind).label, thousands(row.failures)]
             for row in found
         ]
         return table(columns, rows), key
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        selection = _tallies(filters)
+
+        def page(key: TallyKey | None) -> tuple[list[Tally], TallyKey | None]:
+            found, following = tallies(selection._replace(after=key), list_exports.BATCH)
+            return [Tally(row.hour, str(row.concentrator), row.kind, row.failures) for row in found], following
+
+        return ListExport(Tally, paged(page), lambda most: count_tallies(selection, most))
+
+
+class Tally(NamedTuple):
+    """An hour's failures of a concentrator and a kind, in the export."""
+
+    hour: datetime
+    concentrator: str
+    kind: str
+    failures: int
+
+
+def _tallies(filters: dict[str, Any]) -> TallySelection:
+    kind = filters["kind"]
+    return TallySelection(
+        start=filters.get("from"),
+        end=filters.get("to"),
+        concentrator_ids=_concentrators(filters),
+        kind=FailureKind(kind) if kind else None,
+    )

@@ -13,8 +13,9 @@ from concentrators.failures import queries
 from concentrators.failures.queries import FailureSelection
 from concentrators.models import Concentrator, Uplink
 from keyvault.models import DeviceKey
+from meters.group_models import TAG
 from meters.models import Meter, Place
-from meters.registry import access_record
+from meters.registry import access_record, groups
 from meters.registry.lookup import RegistryError, parse_system_title
 from meters.registry.search import as_q, meter_condition, place_condition
 
@@ -38,7 +39,7 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
     """Return up to five hits of each model that the user may see, found by that model's own search."""
     if len(term.strip()) < _LENGTH_MIN:
         return []
-    found = _failures(request, term)
+    found = [*_failures(request, term), *_groups(request, term)]
     for model, icon in _MODELS:
         pages = admin.site.get_model_admin(model)
         if not pages.has_view_permission(request):
@@ -62,6 +63,21 @@ def search(request: HttpRequest, term: str) -> list[SearchResult]:
             for row in rows.order_by()[:_HITS]
         ]
     return found
+
+
+def _groups(request: HttpRequest, term: str) -> list[SearchResult]:
+    """Return groups and tags whose name, or kind and name, begins so."""
+    if not request.user.has_perm("meters.view_fleetgroup"):
+        return []
+    return [
+        SearchResult(
+            title=str(group),
+            description="Tag" if group.kind == TAG else "Group",
+            link=reverse("admin:group", args=[group.pk]),
+            icon="workspaces",
+        )
+        for group in groups.beginning(term)[:_HITS]
+    ]
 
 
 def _failures(request: HttpRequest, term: str) -> list[SearchResult]:

@@ -9,6 +9,7 @@ from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
 from ami_headend.console.acknowledgements import AcknowledgeAllPage, AcknowledgementPage
+from ami_headend.console.admin_exports import ModelListExport
 from ami_headend.console.alert_subjects import AlertSubjectsExport, AlertSubjectsPage
 from ami_headend.console.alerts import AlertPage, AlertsPage
 from ami_headend.console.api_tokens import ApiTokensPage
@@ -16,7 +17,9 @@ from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
 from ami_headend.console.failure import FailurePage
 from ami_headend.console.failure_numbers import FailureNumbersPage
-from ami_headend.console.failures import FailureGroupsPage, FailuresExport, FailuresPage
+from ami_headend.console.failures import FailureGroupsPage, FailuresPage
+from ami_headend.console.group import GroupPage
+from ami_headend.console.groups import GroupsPage
 from ami_headend.console.keys.approvals import ApprovalsPage
 from ami_headend.console.keys.audit import AuditExport, AuditPage
 from ami_headend.console.keys.compromise import CompromisePage
@@ -44,6 +47,7 @@ from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
 from ami_headend.console.schemes import SchemesPage
 from ami_headend.console.signatures import SignaturesPage
 from ami_headend.console.subscriptions import SubscriptionsPage
+from ami_headend.console.views import SavedViewsPage
 from ami_headend.signin.account import AccountPage
 from ami_headend.signin.views import OwnPasswordView, SignInView
 
@@ -52,7 +56,6 @@ PAGES: list[type[ConsolePage]] = [
     FailuresPage,
     FailureGroupsPage,
     FailureNumbersPage,
-    FailuresExport,
     AcknowledgeAllPage,
     AcknowledgementPage,
     FailurePage,
@@ -73,6 +76,10 @@ PAGES: list[type[ConsolePage]] = [
     TalliesPage,
     ConcentratorsPage,
     ConcentratorPage,
+    GroupsPage,
+    GroupPage,
+    SavedViewsPage,
+    ModelListExport,
     AlertsPage,
     AlertPage,
     AlertSubjectsPage,

@@ -1,6 +1,7 @@
 """Every advisory lock of the head-end in one list, so that no two share a number (PostgreSQL 13.3.5).
 
-Take KEY_JOURNAL before AUDIT_CHAIN: a replay holds the journal exclusively while it appends to the chain.
+Take KEY_JOURNAL before AUDIT_CHAIN: a replay holds the journal exclusively while it appends to the chain. Take GROUPS
+before both.
 """
 
 from typing import Final
@@ -19,6 +20,7 @@ REVERIFICATION: Final = 0x616D6909  # of the session: one worker at a time
 SYSTEM_TITLES: Final = 0x616D690A  # shared by new meters; exclusive to a concentrator that is given a title
 REPORTED_SUMS: Final = 0x616D690B  # one process at a time compares the sums of concentrators
 MASKED_SETS: Final = 0x616D690C  # one process at a time forms and closes sets of masked values
+GROUPS: Final = 0x616D690D  # shared by installations and assignments; exclusive to changes of groups
 PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 

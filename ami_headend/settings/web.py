@@ -104,6 +104,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "events", "description": "Events that meters reported about themselves."},
         {"name": "totals", "description": "Sums over the meters of a concentrator, interval by interval."},
         {"name": "places", "description": "Places where meters hang."},
+        {"name": "groups", "description": "Groups and tags of meters, places and concentrators."},
         {"name": "keys", "description": "The status of device keys; never their octets."},
         {"name": "failures", "description": "Frames that were rejected."},
         {"name": "feed", "description": "What was verified or corrected, in the order of commits, for billing."},

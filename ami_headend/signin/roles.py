@@ -40,7 +40,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
     | _views("meters", "meter", "place", "installation", "register", "reading", "meterevent", "earlierlength")
-    | _views("meters", "pushprofile")
+    | _views("meters", "pushprofile", "fleetgroup")
+    | {f"meters.{act}_fleetgroup" for act in ("add", "change", "delete")}
     | {"meters.add_pushprofile", "meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
@@ -52,7 +53,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {_HANDLE_ALERTS}
     | _KEYS
     | _views("concentrators", "concentrator", "integrityfailure", "failuretally")
-    | _views("meters", "meter")
+    | _views("meters", "meter", "fleetgroup")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
     | {rights.PROVISION, rights.ROTATE_DEVICE_KEYS, rights.COMPROMISE, rights.EXPORT_KEYS}
@@ -65,8 +66,9 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {_HANDLE_ALERTS, "alerts.add_rule", "alerts.change_rule", "alerts.delete_rule"}
     | {"alerts.add_channel", "alerts.change_channel", "alerts.delete_channel", "alerts.rotate_channel_secret"}
     | _views("concentrators", "concentratortoken", "assignment", "feedsubscription")
-    | _views("meters", "meter", "register", "pushprofile")
+    | _views("meters", "meter", "register", "pushprofile", "fleetgroup")
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
+    | {"ami_headend.share_savedview"}
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
     | _views("signin", "signin")
@@ -81,7 +83,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _ROTATION
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal", "feedsubscription")
-    | _views("meters", "meter", "register", "pushprofile")
+    | _views("meters", "meter", "register", "pushprofile", "fleetgroup")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")
     | _views("signin", "signin")

@@ -168,9 +168,11 @@ class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
 class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     """Lists without a count of all rows, and with a search that indexes serve.
 
-    ``when_empty`` is the text of an empty list. The whole search term is looked for in any of ``search_fields``:
-    columns in ``search_octets`` by their first hex digits (a range of their index), ``..._id__exact`` and the like by a
-    number, columns in ``search_by`` by a search of their own, others by the lookup they name.
+    ``when_empty`` is the text of an empty list; who sees rows that are ``is_of_households`` is recorded.
+
+    The whole search term is looked for in any of ``search_fields``: columns in ``search_octets`` by their first hex
+    digits (a range of their index), ``..._id__exact`` and the like by a number, columns in ``search_by`` by a search of
+    their own, others by the lookup they name.
     """
 
     paginator = CappedPaginator
@@ -180,9 +182,11 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     list_max_show_all = 0
     list_disable_select_all = True
     list_filter_submit = True
+    list_before_template = "console/components/model_list_export.html"
     search_octets: Sequence[str] = ()
     search_by: Mapping[str, Callable[[str], Q]] = {}
     when_empty = ""
+    is_of_households = False
 
     def get_sortable_by(self, request: HttpRequest) -> Sequence[Any]:
         """Return the columns that have an index: sorting a million rows without one takes seconds."""

@@ -42,7 +42,7 @@ _MEANINGS = {
     Scope.READINGS: "values of meters, and which are missing",
     Scope.EVENTS: "events of meters, and alerts",
     Scope.TOTALS: "sums over the meters of a concentrator, also masked ones",
-    Scope.REGISTRY: "meters and places, to read",
+    Scope.REGISTRY: "meters, places and groups, to read",
     Scope.COMMANDS: "commands to meters that carry no key: to give, watch and cancel",
     Scope.FEED: "the feed of what was verified and corrected",
 }
@@ -51,7 +51,7 @@ _RIGHTS: Mapping[Scope, frozenset[str]] = {
     Scope.READINGS: frozenset({"meters.view_reading"}),
     Scope.EVENTS: frozenset({"meters.view_meterevent", "alerts.view_alert"}),
     Scope.TOTALS: frozenset({"concentrators.view_intervaltotal"}),
-    Scope.REGISTRY: frozenset({"meters.view_meter", "meters.view_place"}),
+    Scope.REGISTRY: frozenset({"meters.view_meter", "meters.view_place", "meters.view_fleetgroup"}),
     Scope.COMMANDS: frozenset(f"concentrators.{act}_command" for act in ("view", "add", "delete")),
     Scope.FEED: frozenset(
         {"meters.view_reading", "meters.view_meterevent", "meters.view_place"}  # rows name the place of their meter
@@ -83,6 +83,12 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("places", "POST"): Closed.PEOPLE,
         ("place", "GET"): Scope.REGISTRY,
         ("place", "PATCH"): Closed.PEOPLE,
+        ("groups", "GET"): Scope.REGISTRY,
+        ("groups", "POST"): Closed.PEOPLE,
+        ("group", "GET"): Scope.REGISTRY,
+        ("group", "PATCH"): Closed.PEOPLE,
+        ("group", "DELETE"): Closed.PEOPLE,
+        ("group-members", "POST"): Closed.PEOPLE,
         ("meter-commands", "GET"): Scope.COMMANDS,
         ("meter-commands", "POST"): Scope.COMMANDS,
         ("meter-command", "DELETE"): Scope.COMMANDS,

@@ -12,7 +12,15 @@ from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.queries import FailureKey, FailureSelection
 from concentrators.models import Concentrator, IntegrityFailure
 from meters.api.meters import ParameterView
-from meters.api.serializers import CursorField, NamedField, PageSizeQuery, SystemTitleField, page_of
+from meters.api.serializers import (
+    CursorField,
+    GroupsField,
+    NamedField,
+    PageSizeQuery,
+    SystemTitleField,
+    ids_of,
+    page_of,
+)
 from meters.models import Meter
 
 _SEVERITIES = [severity.name.lower() for severity in Severity]
@@ -28,6 +36,10 @@ class FailuresQuery(PageSizeQuery):
     meter = SystemTitleField(required=False, help_text="system title of a meter, or one that frames claim")
     concentrator = NamedField(slug_field="name", queryset=Concentrator.objects.all(), required=False)
     uplink = serializers.IntegerField(min_value=1, max_value=2**63 - 1, required=False)
+    group = GroupsField(
+        required=False,
+        help_text="of meters in any of these groups now; of no known meter: of concentrators in them; may be repeated",
+    )
     cursor = CursorField(required=False, help_text="from `next` of the previous page")
 
     def get_fields(self) -> dict[str, Any]:
@@ -52,6 +64,7 @@ class FailuresQuery(PageSizeQuery):
             system_title=title if meter is None else None,
             concentrator_id=None if concentrator is None else concentrator.pk,
             uplink_id=asked.get("uplink"),
+            group_ids=ids_of(asked.get("group")),
             start=asked.get("from"),
             end=asked.get("to"),
             after=FailureKey(*asked["cursor"]) if "cursor" in asked else None,

@@ -7,11 +7,12 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from concentrators.fleet import groups
 from concentrators.models import Concentrator, IntervalTotal
 from concentrators.totals import queries
 from concentrators.totals.queries import TotalSelection
 from meters.api.meters import SelectionView, page_responses
-from meters.api.serializers import SELECTION_MAX, PageQuery
+from meters.api.serializers import SELECTION_MAX, GroupsField, PageQuery, ids_of
 
 
 class TotalsQuery(PageQuery):
@@ -22,6 +23,9 @@ class TotalsQuery(PageQuery):
         required=False,
         max_length=SELECTION_MAX,
         help_text="name; may be repeated",
+    )
+    group = GroupsField(
+        required=False, help_text="concentrators that are in any of these groups now; their meters as of each interval"
     )
     cursor_ids = 3
 
@@ -76,9 +80,11 @@ class TotalList(SelectionView):
         """Record nothing: sums over many households reveal nothing about one."""
 
     def selection(self, asked: dict[str, Any]) -> TotalSelection:
-        return TotalSelection(
-            asked["from"], asked["to"], asked.get("concentrator"), asked.get("register"), asked.get("cursor")
-        )
+        chosen = asked.get("concentrator")
+        if "group" in asked:
+            of_groups = groups.concentrator_ids(ids_of(asked["group"]) or ())
+            chosen = of_groups if chosen is None else sorted(set(chosen).intersection(of_groups))
+        return TotalSelection(asked["from"], asked["to"], chosen, asked.get("register"), asked.get("cursor"))
 
     @extend_schema(
         operation_id="totals", parameters=[TotalsQuery], responses=page_responses("TotalPage", TotalSerializer)

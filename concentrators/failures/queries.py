@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 from django.db import connection
 
 from ami_headend.core import keyset
-from ami_headend.core.sql import cursor
+from ami_headend.core.sql import cursor, int_array
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.failures.reasons import without_values
+from concentrators.fleet.groups import concentrator_condition, concentrator_ids
+from meters.registry.groups import meter_condition
 
 
 class FailureKey(NamedTuple):
@@ -73,7 +75,8 @@ class FailureSelection:
     """A selection of failures received in [start, end), by kind, severity, meter, concentrator and state; None is all.
 
     ``system_title`` (8 octets) finds frames that claim a device which is not a meter here; ``ids`` are single failures.
-    For groups, the period is that of their last failure.
+    ``group_ids`` finds those of meters in these fleet groups; of no known meter, those of concentrators in them.
+    For groups of failures, the period is that of their last failure.
     """
 
     kinds: Sequence[FailureKind] | None = None
@@ -83,6 +86,7 @@ class FailureSelection:
     uplink_id: int | None = None
     system_title: bytes | None = None
     ids: Sequence[int] | None = None
+    group_ids: Sequence[int] | None = None
     is_open: bool | None = None
     start: datetime | None = None
     end: datetime | None = None
@@ -146,6 +150,10 @@ def _newest_groups(selection: FailureSelection, limit: int) -> tuple[str, list[A
     kinds = [kind.value for kind in selection.chosen_kinds()]
     states = [state for state, is_open in _GROUP_STATES.items() if selection.is_open in (None, is_open)]
     table = "SELECT * FROM concentrators_failuregroup WHERE "
+    if selection.group_ids is not None:
+        of_meters, values = meter_condition(selection.group_ids, "meter_id")
+        conditions.append(f"({of_meters} OR meter_id IS NULL AND concentrators && %s::int[])")
+        params += [*values, int_array(concentrator_ids(selection.group_ids))]
     if selection.meter_id is not None or selection.concentrator_id is not None:
         chosen = [*conditions, "kind = ANY(%s::text[])", f"({' OR '.join(states)})"]
         if selection.concentrator_id is None:
@@ -192,12 +200,21 @@ def count(selection: FailureSelection, most: int) -> int:
     return int(counted)
 
 
+def count_groups(selection: FailureSelection, most: int) -> int:
+    """Count the groups of a selection, up to ``most``."""
+    found, params = _newest_groups(selection, most)
+    ((counted,),) = _fetch(f"SELECT count(*) FROM (SELECT 1 FROM ({found}) AS f LIMIT %s) AS found", [*params, most])
+    return int(counted)
+
+
 def newest(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
     """Return SQL of the ids of the newest failures of a selection, and its parameters."""
     conditions, params = _conditions(selection)
     kinds = selection.chosen_kinds()
     states = [True, False] if selection.is_open is None else [selection.is_open]
     # Either few rows by an index of their own, or all by time: then kinds and states are ordinary conditions.
+    if selection.group_ids is not None:
+        return _newest_of_groups(selection, limit)
     is_narrow = selection.uplink_id is not None or selection.system_title is not None or selection.ids is not None
     is_all = len(kinds) == len(FailureKind) and len(states) == 2
     if is_narrow or (is_all and selection.meter_id is None and selection.concentrator_id is None):
@@ -218,6 +235,24 @@ def newest(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
             ) AS f ORDER BY f.received_at DESC, f.id DESC LIMIT %s""",
         [[kind.value for kind in kinds], states, *params, limit, limit],
     )
+
+
+def _newest_of_groups(selection: FailureSelection, limit: int) -> tuple[str, list[Any]]:
+    """Do the same for fleet groups: of their meters, and of their concentrators where no known meter is claimed."""
+    conditions, params = _conditions(selection)
+    kinds, states = [kind.value for kind in selection.chosen_kinds()], selection.is_open
+    conditions += ["kind = ANY(%s::text[])"] + (["is_open = %s"] if states is not None else [])
+    params += [kinds, *([] if states is None else [states])]
+    of_meters, values = meter_condition(selection.group_ids or (), "meter_id")
+    of_concentrators, others = concentrator_condition(selection.group_ids or (), "concentrator_id")
+    branches = [([of_meters], values), (["meter_id IS NULL", of_concentrators], others)]
+    found = " UNION ALL ".join(
+        f"""(SELECT id, received_at FROM concentrators_integrityfailure {_where([*conditions, *more])}
+             ORDER BY received_at DESC, id DESC LIMIT %s)"""
+        for more, _ in branches
+    )
+    each = [value for _, values in branches for value in (*params, *values, limit)]
+    return f"SELECT id FROM ({found}) AS f ORDER BY received_at DESC, id DESC LIMIT %s", [*each, limit]
 
 
 def _conditions(selection: FailureSelection) -> tuple[list[str], list[Any]]:

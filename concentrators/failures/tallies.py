@@ -1,5 +1,6 @@
 """Failure tallies in pages by key, latest hour first: frames of a concentrator that failed in a kind."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -18,11 +19,11 @@ class TallyKey(NamedTuple):
 
 
 class TallySelection(NamedTuple):
-    """A selection of tallies: hours in [start, end), of a concentrator and a kind; None is all."""
+    """A selection of tallies: hours in [start, end), of concentrators and a kind; None is all."""
 
     start: datetime | None = None
     end: datetime | None = None
-    concentrator_id: int | None = None
+    concentrator_ids: Sequence[int] | None = None
     kind: FailureKind | None = None
     after: TallyKey | None = None
 
@@ -35,14 +36,19 @@ def tallies(selection: TallySelection, limit: int) -> tuple[list[FailureTally], 
     return page, None if last is None else TallyKey(last.hour, last.concentrator_id, last.kind)
 
 
+def count_tallies(selection: TallySelection, most: int) -> int:
+    """Count the tallies of a selection, up to ``most``."""
+    return FailureTally.objects.filter(_condition(selection)).order_by()[:most].count()
+
+
 def _condition(selection: TallySelection) -> Q:
     condition = Q()
     if selection.start is not None:
         condition &= Q(hour__gte=selection.start)
     if selection.end is not None:
         condition &= Q(hour__lt=selection.end)
-    if selection.concentrator_id is not None:
-        condition &= Q(concentrator_id=selection.concentrator_id)
+    if selection.concentrator_ids is not None:
+        condition &= Q(concentrator_id__in=selection.concentrator_ids)
     if selection.kind is not None:
         condition &= Q(kind=selection.kind.value)
     if selection.after is not None:

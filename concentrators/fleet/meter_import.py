@@ -7,11 +7,12 @@ from pathlib import Path
 
 from django.db import connection, transaction
 
+from ami_headend.core import locks
 from ami_headend.core.csv_tables import BadLine, FileError
 from ami_headend.core.sql import chunks
 from concentrators.commands import capture_period, concentrator_titles
 from concentrators.commands.capture_period import IntervalError
-from concentrators.fleet import first_keys
+from concentrators.fleet import first_keys, groups, imported_groups
 from concentrators.fleet.assignments import AssignmentError, assign
 from concentrators.fleet.first_keys import KeyPolicy, Progress
 from concentrators.models import Assignment, Concentrator
@@ -23,10 +24,14 @@ from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import USUAL, SchemeError
 from meters.models import Meter
+from meters.registry.groups import GroupError
 from meters.registry.import_plan import ImportPlan, carry_out, plan_import
 from meters.registry.meter_file import MeterLine, read_meter_file
 
-REFUSALS = (FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError)
+REFUSALS = (
+    *(FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError),
+    GroupError,
+)
 
 
 @dataclass
@@ -39,6 +44,7 @@ class MeterImportReport:
     assigned: int = 0
     keyed: int = 0
     awaited: int = 0
+    grouped: int = 0  # memberships of groups that are new, of meters and of their places
     schemes_unused: int = 0  # lines that name what belongs to a key, and no key is made
     bad: list[BadLine] = field(default_factory=list)
 
@@ -63,15 +69,20 @@ def import_meters(
         master_key.current()
     report = MeterImportReport()
     with transaction.atomic():
+        if imported_groups.are_named(lines):
+            groups.lock()
+        elif keys.make:
+            locks.share(locks.GROUPS)  # before the record of audit, as whoever changes groups
         plan = plan_import(lines, now, update=update, done=lambda count: progress("checking", count, len(lines)))
         concentrators = {row.name: row for row in Concentrator.objects.filter(name__in={x.concentrator for x in lines})}
         moving = _check(plan, concentrators, update=update)
         standing = [(change.line, change.meter) for change in plan.changed] + plan.unchanged
+        joining = imported_groups.check(plan, standing, update=update)
         key_plan = first_keys.check(plan.new, standing, keys, update=update)
         plan.bad += key_plan.bad
         late = {line.system_title for line in key_plan.late}
         changing = {meter.pk for line, meter in standing if line.system_title in late}
-        changing |= {*(c.meter.pk for c in plan.changed), *moving}
+        changing |= {*(c.meter.pk for c in plan.changed), *moving, *(meter.pk for _, meter in joining)}
         report.new, report.changed = len(plan.new), len(changing)
         report.unchanged = len(plan.changed) + len(plan.unchanged) - report.changed
         report.assigned = sum(1 for line in plan.new if line.concentrator) + len(moving)
@@ -88,6 +99,7 @@ def import_meters(
             report.keyed, report.awaited = first_keys.give([*plan.new, *key_plan.late], keys, actor, now, progress)
         _assign_new(plan.new, added, concentrators, now)
         assign(((meter_id, row.pk) for meter_id, row in moving.items()), now)
+        report.grouped = imported_groups.put(plan.new, added, joining, actor)
         for chunk in chunks(lengths):
             capture_period.change_from_next_boundary(chunk, now)
     return report

@@ -10,7 +10,9 @@ from django.db.models.functions import Coalesce
 from concentrators.fleet.assignments import holding
 from concentrators.models import Concentrator
 from keyvault.models import AgreementKey, DeviceKey, FleetKey, KeyState
+from meters.group_models import FleetGroup
 from meters.models import Meter, MeterStatus
+from meters.registry.groups import of_meters
 from meters.registry.lookup import RegistryError
 
 
@@ -18,13 +20,14 @@ from meters.registry.lookup import RegistryError
 class Selection:
     """Meters in service that meet all given criteria; without any criterion, ``everything`` must be set.
 
-    ``older_than_days`` is the age of the active key; ``compromised`` selects meters with a compromised newest key,
-    ``derived_from`` those with an active key derived from a fleet key, ``agreed_with`` those with an active key that
-    goes with a version of the head-end's agreement key.
+    ``groups`` selects meters that are in any of them now; ``older_than_days`` is the age of the active key;
+    ``compromised`` selects meters with a compromised newest key, ``derived_from`` those with an active key derived from
+    a fleet key, ``agreed_with`` those with an active key that goes with a version of the head-end's agreement key.
     """
 
     system_titles: Collection[bytes] | None = None
     concentrator: Concentrator | None = None
+    groups: Collection[FleetGroup] | None = None
     older_than_days: int | None = None
     compromised: bool = False
     derived_from: FleetKey | None = None
@@ -45,6 +48,8 @@ class Selection:
             meters = meters.filter(system_title__in=list(self.system_titles))
         if self.concentrator is not None:
             meters = meters.filter(pk__in=holding(now).filter(concentrator=self.concentrator).values("meter"))
+        if self.groups is not None:
+            meters = meters.filter(of_meters([group.pk for group in self.groups], "pk"))
         if self.older_than_days is not None:
             begun = active.alias(since=Coalesce("activated_at", "created_at"))
             meters = meters.filter(Exists(begun.filter(since__lte=now - timedelta(days=self.older_than_days))))

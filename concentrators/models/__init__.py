@@ -13,6 +13,7 @@ from concentrators.models.feed import FeedEra, FeedHead, FeedLot, FeedSubscripti
 from concentrators.models.fleet import (
     Assignment,
     Concentrator,
+    ConcentratorInGroup,
     ConcentratorToken,
     HopFailure,
     HopKeySet,
@@ -30,6 +31,7 @@ __all__ = [
     "CommandKind",
     "CommandState",
     "Concentrator",
+    "ConcentratorInGroup",
     "ConcentratorToken",
     "ConformanceRun",
     "ConformanceStep",

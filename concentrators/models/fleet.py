@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from ami_headend.core.names import Alike, NameField
+from meters.group_models import FleetGroup
 from meters.models import Meter, Period, SameInteger
 
 
@@ -79,6 +80,17 @@ class Assignment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.meter} to {self.concentrator} from {self.valid_from:%Y-%m-%d %H:%M} UTC"
+
+
+class ConcentratorInGroup(models.Model):
+    """A concentrator is in a group; the meters that are assigned to it now are in it, too."""
+
+    pk = models.CompositePrimaryKey("group_id", "concentrator_id")
+    group = models.ForeignKey(FleetGroup, models.CASCADE, related_name="+", db_index=False)
+    concentrator = models.ForeignKey(Concentrator, models.CASCADE, related_name="+")
+
+    def __str__(self) -> str:
+        return f"concentrator {self.concentrator_id} in {self.group_id}"
 
 
 class RegistryGeneration(models.Model):

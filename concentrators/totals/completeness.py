@@ -48,10 +48,8 @@ class IntervalShare(NamedTuple):
     newest: datetime | None
 
 
-def hours(
-    spans: Iterable[ExpectedSpan], start: datetime, end: datetime, concentrator_id: int | None = None
-) -> list[Hour]:
-    """Return completeness and energy of each whole hour from ``start`` on, of all concentrators or of one; one query.
+def hours(spans: Iterable[ExpectedSpan], start: datetime, end: datetime, *concentrator_ids: int) -> list[Hour]:
+    """Return completeness and energy of each whole hour from ``start`` on, of all concentrators or of these; one query.
 
     If the viewer's hours begin at half past, so do these: an interval belongs to the hour in which it begins.
     """
@@ -60,9 +58,9 @@ def hours(
                   sum(t.meters_counted + t.meters_masked), sum(t.value_sum * power(10::numeric, g.scaler))
            FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
            WHERE t.interval_start >= %(start)s AND t.interval_start < %(end)s AND g.obis_code = %(profile)s
-             AND (%(concentrator)s::int IS NULL OR t.concentrator_id = %(concentrator)s)
+             AND (%(mine)s::int[] = '{}' OR t.concentrator_id = ANY(%(mine)s::int[]))
            GROUP BY 1, 2""",
-        {"start": start, "end": end, "concentrator": concentrator_id, "profile": LOAD_PROFILE},
+        {"start": start, "end": end, "mine": list(concentrator_ids), "profile": LOAD_PROFILE},
     )
     counted: dict[datetime, int] = defaultdict(int)
     energy_wh: dict[datetime, float] = defaultdict(float)

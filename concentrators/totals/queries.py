@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django.db import connection
 
 from ami_headend.core import keyset
-from ami_headend.core.sql import cursor
+from ami_headend.core.sql import cursor, select
 from concentrators.totals.expected import EXPECTED, refresh
 
 
@@ -79,6 +79,14 @@ def totals(selection: TotalSelection, limit: int) -> tuple[list[TotalRow], Total
         for at, _, _, minutes, name, obis, value, scaler, unit, counted, masked, expected in rows
     ]
     return shown, TotalPosition(*rows[-1][:4]) if len(rows) == limit else None
+
+
+def count(selection: TotalSelection, most: int) -> int:
+    """Count the totals of a selection, up to ``most``; by the index alone."""
+    condition, params = _condition(selection)
+    statement = f"SELECT 1 FROM concentrators_intervaltotal WHERE {condition} LIMIT %s"
+    found: int = select(f"SELECT count(*) FROM ({statement}) AS found", [*params, most])[0][0]
+    return found
 
 
 _ORDER = ", ".join(TotalPosition._fields)

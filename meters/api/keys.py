@@ -16,13 +16,16 @@ from keyvault.models import AgreementState, DeviceKey, KeyState
 from keyvault.rights import ROTATE_DEVICE_KEYS, SEE_KEYS
 from keyvault.schemes.table import algorithm_choices, scheme_choices
 from meters.api.meters import ParameterView
-from meters.api.serializers import NumberedPageQuery, SystemTitleField, given, page_of
+from meters.api.serializers import GroupsField, NumberedPageQuery, SystemTitleField, given, ids_of, page_of
+from meters.models import Meter
+from meters.registry import groups
 
 
 class KeysQuery(NumberedPageQuery):
     meter = SystemTitleField(required=False, help_text="system title")
     state = serializers.ChoiceField([state.value for state in KeyState], required=False)
     scheme = serializers.ChoiceField(scheme_choices(), required=False)
+    group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
 
 
 class KeySerializer(serializers.ModelSerializer[DeviceKey]):
@@ -93,7 +96,10 @@ class KeyList(ParameterView):
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
         wanted = given(asked, system_title="meter", state="state", scheme="scheme")
-        rows = DeviceKey.objects.filter(pk__gt=asked["cursor"], **wanted).defer("wrapped").order_by("pk")
+        if "group" in asked:
+            meters = Meter.objects.filter(groups.of_meters(ids_of(asked["group"]) or (), "pk"))
+            wanted["system_title__in"] = meters.values("system_title")
+        rows = DeviceKey.objects.filter(pk__gt=asked["cursor"]).filter(**wanted).defer("wrapped").order_by("pk")
         found: list[Any] = list(rows[: asked["page_size"]])
         counters = inventory.counters([key.pk for key in found])
         for key in found:

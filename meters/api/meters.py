@@ -31,6 +31,7 @@ from meters.api.serializers import (
     QuerySerializer,
     ReadingSerializer,
     SelectionQuery,
+    ids_of,
     page_of,
 )
 from meters.models import Installation, Meter, MeterEvent, Reading
@@ -101,18 +102,31 @@ class MeterList(ParameterView):
 
     def found(self, asked: dict[str, Any]) -> QuerySet[Meter]:
         """Return the meters that match the query."""
-        return queries.meters(asked.get("search", ""), asked.get("status"), asked.get("scheme"))
+        return queries.meters(
+            asked.get("search", ""), asked.get("status"), asked.get("scheme"), ids_of(asked.get("group"))
+        )
 
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
-        found = self.found(asked).order_by("serial_number")
+        # Of groups in order of their ids, as they stand in a group's index: else a page would read a whole group.
+        order = "pk" if "group" in asked else "serial_number"
+        found = self.found(asked).order_by(order)
         if "cursor" in asked:
-            found = found.filter(serial_number__gt=asked["cursor"])
+            found = found.filter(**{f"{order}__gt": _place(asked["cursor"], order)})
         shown = queries.with_length(found, timezone.now())
         page = _described(shown[: asked["page_size"]], request, is_list=True)
         full = len(page) == asked["page_size"]
-        following = self.next_page(request, page[-1].serial_number) if full else None
+        following = self.next_page(request, str(getattr(page[-1], order))) if full else None
         return Response({"next": following, "results": MeterSerializer(page, many=True).data})
+
+
+def _place(cursor: str, order: str) -> str | int:
+    """Return where a page ended; 400 for a cursor of another list."""
+    if order == "serial_number":
+        return cursor
+    if not (cursor.isascii() and cursor.isdecimal() and int(cursor) < 2**31):
+        raise ValidationError({"cursor": ["a cursor of another list: follow `next` unchanged"]})
+    return int(cursor)
 
 
 class MeterDetail(generics.GenericAPIView[Any]):
@@ -176,7 +190,12 @@ class SelectionView(ParameterView):
 
     def selection(self, asked: dict[str, Any]) -> Any:
         return ReadingSelection(
-            asked["from"], asked["to"], asked.get("meter"), asked.get("register"), asked.get("cursor")
+            asked["from"],
+            asked["to"],
+            asked.get("meter"),
+            asked.get("register"),
+            asked.get("cursor"),
+            ids_of(asked.get("group")),
         )
 
     def page(self, selection: Any, limit: int) -> tuple[list[Any], Any]:

@@ -8,9 +8,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from meters.api.meters import ParameterView
-from meters.api.serializers import PAGE_MAX, QuerySerializer, SystemTitleField, given, page_of
+from meters.api.serializers import PAGE_MAX, GroupsField, QuerySerializer, SystemTitleField, given, ids_of, page_of
 from meters.models import Installation, Place
-from meters.registry import access_record, place_readings
+from meters.registry import access_record, groups, place_readings
 
 
 class InstallationSerializer(serializers.ModelSerializer[Installation]):
@@ -59,6 +59,7 @@ class PlaceDetailSerializer(PlaceSerializer):
 class PlacesQuery(QuerySerializer):
     name = serializers.CharField(required=False, max_length=120, help_text="first characters of the name")
     customer_reference = serializers.CharField(required=False, max_length=64, help_text="exactly")
+    group = GroupsField(required=False, help_text="places that are in any of these groups; may be repeated")
     page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
     cursor = serializers.CharField(required=False, max_length=120, help_text="from `next` of the previous page")
 
@@ -74,6 +75,8 @@ class PlaceList(ParameterView):
         asked = self.parameters(request)
         wanted = given(asked, name__startswith="name", customer_reference="customer_reference", name__gt="cursor")
         found = Place.objects.filter(**wanted).order_by("name")
+        if "group" in asked:
+            found = found.filter(groups.of_places(ids_of(asked["group"]) or ()))
         access_record.note(request)
         page = list(found[: asked["page_size"]])
         following = self.next_page(request, page[-1].name) if len(page) == asked["page_size"] else None

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,8 +12,11 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from keyvault.schemes.table import scheme_choices
+from meters.group_models import FleetGroup
 from meters.models import Meter, MeterStatus, Register
 from meters.readings.obis import LOAD_PROFILE, RegisterKind
+from meters.registry import groups
+from meters.registry.groups import NAMED_MAX, GroupError
 from meters.registry.lookup import RegistryError, parse_system_title
 
 DEFAULT_PERIOD = timedelta(days=7)
@@ -54,6 +57,22 @@ class NamedField(serializers.SlugRelatedField[Any]):
         if isinstance(data, str):
             ProhibitNullCharactersValidator()(data)
         return super().to_internal_value(data)
+
+
+class GroupsField(serializers.ListField):
+    """Groups by name: ``district:North``, or the word of a tag. Rows of any of them are meant."""
+
+    child = serializers.CharField(max_length=161)
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("help_text", "in any of these groups now (kind:name, or a tag); may be repeated")
+        super().__init__(max_length=NAMED_MAX, **options)
+
+    def to_internal_value(self, data: Any) -> list[FleetGroup]:
+        try:
+            return groups.find(super().to_internal_value(data))
+        except GroupError as error:
+            raise serializers.ValidationError(str(error)) from None
 
 
 @extend_schema_field(str)
@@ -161,6 +180,8 @@ class SelectionQuery(PageQuery):
         child=SystemTitleField(), required=False, max_length=SELECTION_MAX, help_text="system title; may be repeated"
     )
 
+    group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
+
     def validate_meter(self, titles: list[bytes]) -> list[int]:
         found = {
             bytes(title): pk
@@ -196,6 +217,7 @@ class MetersQuery(QuerySerializer):
     )
     status = serializers.ChoiceField(choices=MeterStatus.choices, required=False)
     scheme = serializers.ChoiceField(scheme_choices(), required=False, help_text="by which they are protected now")
+    group = GroupsField(required=False)
     page_size = serializers.IntegerField(default=100, min_value=1, max_value=PAGE_MAX)
     cursor = serializers.CharField(required=False, max_length=64, help_text="from `next` of the previous page")
 
@@ -289,6 +311,11 @@ class GapReportSerializer(serializers.Serializer[Any]):
     missing = serializers.IntegerField(help_text="intervals")
     completeness = serializers.FloatField(allow_null=True, help_text="0 to 1; null if none is expected")
     gaps = GapSerializer(many=True)
+
+
+def ids_of(rows: Collection[Any] | None) -> list[int] | None:
+    """Return the ids of rows; None for None."""
+    return None if rows is None else [row.pk for row in rows]
 
 
 def given(asked: Mapping[str, Any], **lookups: str) -> dict[str, Any]:

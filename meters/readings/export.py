@@ -92,12 +92,21 @@ def write_csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[
 
 def csv_answer(name: str, schema: pa.Schema, batches: Iterable[list[Any]]) -> StreamingHttpResponse:
     """Stream batches of rows as a CSV file to save; an immediate error comes before status 200 is sent."""
+    return file_answer("csv", name, schema, batches)
+
+
+def file_answer(form: str, name: str, schema: pa.Schema, batches: Iterable[list[Any]]) -> StreamingHttpResponse:
+    """Stream batches of rows as a file to save, in the form ``csv`` or ``parquet``, as ``csv_answer``."""
     found = iter(batches)
     first = list(itertools.islice(found, 1))
+    stream, content_type = {
+        "csv": (stream_csv, "text/csv; charset=utf-8"),
+        "parquet": (stream_parquet, "application/vnd.apache.parquet"),
+    }[form]
     return StreamingHttpResponse(
-        stream_csv(schema, itertools.chain(first, found)),
-        content_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
+        stream(schema, itertools.chain(first, found)),
+        content_type=content_type,
+        headers={"Content-Disposition": f'attachment; filename="{name}.{form}"'},
     )
 
 

@@ -5,7 +5,7 @@ early ones. Exports consist of pages too: no statement or snapshot stays open wh
 delays neither vacuum nor the dropping of partitions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,11 +17,11 @@ from django.db.models.functions import Coalesce
 from psycopg.errors import QueryCanceled
 
 from ami_headend.core import keyset
-from ami_headend.core.sql import cursor, int_array
+from ami_headend.core.sql import cursor
 from keyvault.device_keys import schemes_in_use
 from keyvault.schemes.table import scheme_numbered
 from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
-from meters.registry import search
+from meters.registry import groups, search
 
 # A page scans little more than it shows, unless almost nothing matches in years of readings.
 STATEMENT_TIMEOUT_MS = 20_000
@@ -84,13 +84,16 @@ _READING_KEY = ", ".join(ReadingKey._fields)
 
 @dataclass(frozen=True)
 class ReadingSelection:
-    """A selection of readings or events: [start, end), of meters and registers (by id; None is all), after a key."""
+    """A selection of readings or events: [start, end), of meters, registers and groups (by id; None is all), after a
+    key.
+    """
 
     start: datetime
     end: datetime
     meter_ids: Sequence[int] | None = None
     register_ids: Sequence[int] | None = None
     after: tuple[Any, ...] | None = None
+    group_ids: Sequence[int] | None = None
 
 
 def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
@@ -110,19 +113,22 @@ def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow],
 
 
 def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
-    """Do the same, but for registers of any meter scan at most LOOKED_AT readings of all registers.
+    """Do the same, but for registers or groups of meters scan at most LOOKED_AT readings of all registers.
 
     Such a page may hold fewer rows than it could, or none, but still has a key to continue with: that of the last
     scanned reading. It reads one snapshot, so no row is missed or repeated. One query.
     """
-    if selection.register_ids is None or selection.meter_ids is not None:  # the index leads to each row
-        return readings(selection, limit)
-    period, params = _condition(replace(selection, register_ids=None), ReadingKey._fields)
+    if selection.meter_ids is not None or (selection.register_ids, selection.group_ids) == (None, None):
+        return readings(selection, limit)  # the index leads to each row
+    wanted, values = keyset.given(
+        keyset.one_of("register_id", selection.register_ids), groups.one_of(selection.group_ids)
+    )
+    period, params = _condition(replace(selection, register_ids=None, group_ids=None), ReadingKey._fields)
     look = f"SELECT {_READING_KEY} FROM meters_reading WHERE {period}"
     rows = fetch(
         # By the index alone, row by row until the page is full; if it is not, the last scanned row is returned too.
         f"""WITH found AS MATERIALIZED (
-                SELECT * FROM ({look} ORDER BY {_READING_KEY} LIMIT %s) AS l WHERE register_id = ANY(%s::int[])
+                SELECT * FROM ({look} ORDER BY {_READING_KEY} LIMIT %s) AS l WHERE {" AND ".join(wanted)}
                 ORDER BY {_READING_KEY} LIMIT %s
             ), last AS MATERIALIZED (
                 {look} AND (SELECT count(*) FROM found) < %s ORDER BY {_READING_KEY} OFFSET %s LIMIT 1
@@ -135,13 +141,20 @@ def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Reading
             WHERE r.captured_at >= %s AND r.captured_at < %s
             ORDER BY r.captured_at, r.meter_id, r.register_id, f.is_last""",
         [
-            *(*params, LOOKED_AT, int_array(selection.register_ids), limit),
+            *(*params, LOOKED_AT, *values, limit),
             *(*params, limit, LOOKED_AT - 1),
             *params[:2],
         ],
     )
     shown = [_shown(row) for row in rows if not row[-1]]
     return shown, _key_of(rows[-1]) if len(shown) == limit or len(rows) > len(shown) else None
+
+
+def count(selection: ReadingSelection, most: int) -> int:
+    """Count the readings of a selection, up to ``most``; by the index alone. SelectionError if that takes too long."""
+    condition, params = _condition(selection, ReadingKey._fields)
+    statement = f"SELECT 1 FROM meters_reading WHERE {condition} LIMIT %s"
+    return int(fetch(f"SELECT count(*) FROM ({statement}) AS found", [*params, most])[0][0])
 
 
 def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], EventKey | None]:
@@ -270,6 +283,7 @@ def _condition(selection: ReadingSelection, key: Sequence[str]) -> tuple[str, li
         ("captured_at >= %s", max(selection.start, selection.after[0]) if selection.after else selection.start),
         ("captured_at < %s", selection.end),
         keyset.one_of("meter_id", selection.meter_ids),
+        groups.one_of(selection.group_ids),
         keyset.one_of("register_id", selection.register_ids),
         keyset.after(key, selection.after),
     )
@@ -281,9 +295,16 @@ def exact_text(value: int, scaler: int) -> str:
     return str(value) if scaler == 0 else format(Decimal(value).scaleb(scaler), "f")
 
 
-def meters(term: str = "", status: MeterStatus | None = None, scheme: str | None = None) -> QuerySet[Meter]:
-    """Return meters of a status and a scheme that match a search term (``search.py``)."""
+def meters(
+    term: str = "",
+    status: MeterStatus | None = None,
+    scheme: str | None = None,
+    group_ids: Collection[int] | None = None,
+) -> QuerySet[Meter]:
+    """Return meters of a status, a scheme and any of the groups that match a search term (``search.py``)."""
     found = Meter.objects.all()
+    if group_ids is not None:
+        found = found.filter(groups.of_meters(group_ids, "pk"))
     if term:
         found = found.filter(search.as_q(search.meter_condition(term)))
     if scheme is not None:

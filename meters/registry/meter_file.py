@@ -1,9 +1,10 @@
 """Tables of meters (CSV, plain or gzip): reads and checks each line by itself, without the database."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,14 @@ from ami_headend.core.csv_tables import BadLine, FileError, OnceEach, opened, ro
 from ami_headend.core.names import UnreadableNameError
 from keyvault.schemes.agreed import PUBLIC_OCTETS, AgreementError, check_public
 from keyvault.schemes.table import SCHEMES, USUAL, SchemeError, algorithms_of, check_for_commands
+from meters.group_models import TAG
 from meters.models import MeterStatus
+from meters.registry.groups import GroupName, parse_all
 from meters.registry.lookup import parse_system_title
 
 REQUIRED = ("system_title", "serial_number")
 OF_PLACE = ("address", "customer_reference", "latitude", "longitude")
+GROUPS_OF_PLACE = ("place_groups", "place_tags")
 OPTIONAL = (
     "name",
     "place",
@@ -30,6 +34,9 @@ OPTIONAL = (
     "status",
     "commissioned_at",
     "concentrator",
+    "groups",
+    "tags",
+    *GROUPS_OF_PLACE,
 )
 BY_CERTIFICATE = "by certificate"  # the value of ``keys`` for a meter that enrols by certificate
 _NO_TEXT = re.compile(r"[\ud800-\udfff]")  # lone surrogates stand for octets that are not UTF-8
@@ -38,6 +45,7 @@ _DEGREES = re.compile(r"[+-]?\d{1,3}([.,]\d{1,12})?", re.ASCII)
 _DEGREES_STEP = Decimal("0.000001")  # 11 cm
 _STATUSES = (MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED)
 _TEXT_MAX = {"serial_number": 64, "name": 120, "place": 120, "concentrator": 120, "address": 250, "mask_group": 60}
+_TEXT_MAX |= dict.fromkeys(("groups", "tags", *GROUPS_OF_PLACE), 2_000)
 
 
 class MeterLine(NamedTuple):
@@ -61,6 +69,8 @@ class MeterLine(NamedTuple):
     status: MeterStatus | None = None
     commissioned_at: datetime | None = None
     concentrator: str | None = None
+    groups: Sequence[GroupName] | None = None  # with its tags
+    place_groups: Sequence[GroupName] | None = None
 
 
 class MeterFile(NamedTuple):
@@ -102,8 +112,12 @@ def _line(number: int, cells: dict[str, str]) -> MeterLine:
     _check_keys(given)
     if ("latitude" in given) != ("longitude" in given):
         raise ValueError("latitude and longitude go together: one of them is empty")
-    if "place" not in given and (of_place := next((column for column in OF_PLACE if column in given), None)):
+    of_places = (*OF_PLACE, *GROUPS_OF_PLACE)
+    if "place" not in given and (of_place := next((column for column in of_places if column in given), None)):
         raise ValueError(f"{of_place} is of a place, and place is empty")
+    for column in ("groups", "place_groups"):
+        if tags := given.pop(column.replace("groups", "tags"), None):
+            given[column] = [*given.get(column, ()), *tags]
     return MeterLine(number, **given)
 
 
@@ -205,6 +219,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "public_key": _public_key,
     "status": _status,
     "commissioned_at": _commissioned_at,
+    "groups": parse_all,
+    "tags": partial(parse_all, kind=TAG),
+    "place_groups": parse_all,
+    "place_tags": partial(parse_all, kind=TAG),
 }
 
 

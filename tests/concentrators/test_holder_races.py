@@ -7,11 +7,15 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from pytest_django import DjangoDbBlocker
 
-from concentrators.fleet import hop_key_sets
+from concentrators.fleet import groups, hop_key_sets
+from concentrators.fleet.assignments import assign
+from concentrators.fleet.groups import Members
 from concentrators.models import Assignment, Concentrator
+from keyvault.audit.chain import Actor
 from keyvault.device_keys import key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, DownlinkCounter, KeyState
+from meters.registry.groups import parse
 from tests.concentrators.fleet import NOW
 from tests.concentrators.ingest.test_races import at_once
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -83,3 +87,29 @@ def test_a_key_that_goes_meanwhile_is_in_no_later_answer() -> None:
     )
     after = hop_key_sets.sealed(concentrator.pk, NOW)
     assert len(after) < len(before)
+
+
+@pytest.mark.parametrize("first", ["assignment", "group"])
+def test_a_meter_is_not_missed_that_is_assigned_beside_a_change_of_its_group(first: str) -> None:
+    """Each waits for the other's commit: else neither would see what the other did."""
+    concentrator, meter = ConcentratorFactory.create(), MeterFactory.create()
+    actor = Actor("ann", "test")
+    group = groups.make(parse(f"district:{first}"), actor)
+    acts: dict[str, Callable[[], object]] = {
+        "assignment": lambda: assign([(meter.pk, concentrator.pk)], NOW),
+        "group": lambda: groups.put(group, Members(concentrators=[concentrator.pk]), actor),
+    }
+    (second,) = set(acts) - {first}
+
+    def later() -> None:
+        acts[second]()
+        connection.close()
+
+    thread = threading.Thread(target=later)
+    with transaction.atomic():
+        acts[first]()
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+    thread.join(30)
+    assert groups.size(group).meters == 1

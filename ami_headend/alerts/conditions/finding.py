@@ -1,9 +1,11 @@
 """What conditions find."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ami_headend.alerts.models import SubjectKind
+from ami_headend.alerts.models import Rule, SubjectKind
+from concentrators.fleet import groups as fleet_groups
+from meters.registry import groups
 
 SUBJECTS_MAX = 20  # subjects of one rule with an alert each; more at once share one alert
 SUBJECTS_KEPT = 50_000  # subjects listed for an alert that many share
@@ -17,6 +19,22 @@ class Finding(NamedTuple):
     subject: str
     summary: str
     subjects: int = 1
+
+
+def within(rule: Rule, *, meter: str = "", concentrator: str = "") -> tuple[str, list[Any]]:
+    """Return SQL that is true for subjects of the rule's group, or for all, and its parameters.
+
+    ``meter`` and ``concentrator`` are columns with their ids; of two, the meter decides where there is one.
+    """
+    if rule.group_id is None:
+        return "true", []
+    of_meters, meter_ids = groups.meter_condition([rule.group_id], meter)
+    of_concentrators, concentrator_ids = fleet_groups.concentrator_condition([rule.group_id], concentrator)
+    if not concentrator:
+        return of_meters, meter_ids
+    if not meter:
+        return of_concentrators, concentrator_ids
+    return f"CASE WHEN {meter} IS NULL THEN {of_concentrators} ELSE {of_meters} END", [*concentrator_ids, *meter_ids]
 
 
 class Findings(NamedTuple):

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 
-from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, few
+from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, few, within
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.models import WaveState
@@ -54,13 +54,16 @@ def rotation_stalled(rule: Rule, open_ids: Sequence[int], now: datetime) -> Find
 
 def keys_worn(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Find meters in service whose active key is too old or has too many frames, and that have no next key yet."""
+    scope, ids = within(rule, meter="m.id")
     rows = fetch_rows(
         f"""SELECT m.id, m.serial_number, k.highest, k.since, count(*) OVER ()
            FROM ({TO_BE_REPLACED}) k JOIN meters_meter m ON m.system_title = k.system_title AND m.status = %s
+               AND {scope}
            ORDER BY m.id = ANY(%s::int[]) DESC, k.highest DESC, m.id LIMIT %s""",
         settings.KEY_ROTATE_AT_COUNTER,
         now - timedelta(days=rule.threshold or 0),
         MeterStatus.COMMISSIONED.value,
+        *ids,
         int_array(open_ids),
         SUBJECTS_KEPT,
     )

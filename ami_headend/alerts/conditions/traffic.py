@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings
+from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, within
 from ami_headend.alerts.high_water_marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures.kinds import FailureKind
-from concentrators.fleet import health
+from concentrators.fleet import groups, health
 from concentrators.fleet.laboratory import IS_OF_LABORATORY
 from concentrators.models import Concentrator
 from concentrators.totals import expected
@@ -51,6 +51,7 @@ def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
 
     Rejected frames of laboratory meters do not count.
     """
+    scope, ids = within(rule, concentrator="c.id")
     rows = fetch_rows(
         f"""SELECT c.id, c.name, s.rejected, s.frames, count(*) OVER ()
            FROM (SELECT u.concentrator_id, (sum(u.rejected) - coalesce(max(l.rejected), 0))::bigint AS rejected,
@@ -65,11 +66,13 @@ def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
                  WHERE u.verified_at >= %s GROUP BY u.concentrator_id) s
            JOIN concentrators_concentrator c ON c.id = s.concentrator_id
            WHERE s.frames >= %s AND s.rejected * 100.0 >= s.frames * %s::float8 AND s.rejected > 0
+                 AND {scope}
            ORDER BY c.id = ANY(%s::int[]) DESC, s.rejected DESC, c.id LIMIT %s""",
         _since(rule, now),
         _since(rule, now),
         FRAMES_MIN,
         rule.threshold,
+        *ids,
         int_array(open_ids),
         SUBJECTS_KEPT,
     )
@@ -87,13 +90,14 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     Failures of laboratory meters do not count.
     """
     kind = FailureKind(rule.selector)
+    scope, ids = within(rule, meter="meter_id", concentrator="f.concentrator_id")
     rows = fetch_rows(
         f"""WITH s AS (
                SELECT CASE WHEN %s THEN meter_id END AS meter_id,
                       CASE WHEN NOT %s OR meter_id IS NULL THEN concentrator_id END AS concentrator_id,
                       count(*) AS failures, max(received_at) AS latest
                FROM concentrators_integrityfailure f WHERE kind = %s AND id > %s AND NOT is_copy
-                 AND NOT {IS_OF_LABORATORY.format(failure="f")}
+                 AND NOT {IS_OF_LABORATORY.format(failure="f")} AND {scope}
                GROUP BY 1, 2 HAVING count(*) >= %s::float8
            )
            SELECT coalesce(m.id, c.id), coalesce(m.serial_number, c.name), s.failures, s.latest, count(*) OVER (),
@@ -106,6 +110,7 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         kind in AUTHENTIC,
         kind.value,
         marked_before(_since(rule, now)).failure_id,
+        *ids,
         rule.threshold,
         int_array(open_ids),
         SUBJECTS_KEPT,
@@ -124,16 +129,18 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 
 def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Find meters with events in a log within the period, but for laboratory meters."""
+    scope, ids = within(rule, meter="m.id")
     rows = fetch_rows(
-        """SELECT m.id, m.serial_number, s.events, s.latest, count(*) OVER ()
+        f"""SELECT m.id, m.serial_number, s.events, s.latest, count(*) OVER ()
            FROM (SELECT e.meter_id, count(*) AS events, max(e.captured_at) AS latest
                  FROM meters_meterevent e JOIN meters_register r ON r.id = e.register_id
                  WHERE e.id > %s AND r.obis_code = %s GROUP BY e.meter_id HAVING count(*) >= %s::float8) s
-           JOIN meters_meter m ON m.id = s.meter_id AND NOT m.is_laboratory
+           JOIN meters_meter m ON m.id = s.meter_id AND NOT m.is_laboratory AND {scope}
            ORDER BY m.id = ANY(%s::int[]) DESC, s.latest DESC, m.id LIMIT %s""",
         marked_before(_since(rule, now)).event_id,
         rule.selector,
         rule.threshold,
+        *ids,
         int_array(open_ids),
         SUBJECTS_KEPT,
     )
@@ -149,16 +156,18 @@ def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 def aggregate_mismatch(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Concentrators whose sums have differed from ours for the whole period; the summary gives both newest figures."""
     since = _since(rule, now)
+    scope, ids = within(rule, concentrator="c.id")
     rows = fetch_rows(
-        """SELECT c.id, c.name, n.value_sum, n.meters_counted, n.own_sum, n.own_meters, n.interval_start, s.sums,
+        f"""SELECT c.id, c.name, n.value_sum, n.meters_counted, n.own_sum, n.own_meters, n.interval_start, s.sums,
                   count(*) OVER ()
            FROM (SELECT concentrator_id, count(*) AS sums FROM concentrators_reportedsum
                  WHERE differs_since <= %s GROUP BY concentrator_id) s
-           JOIN concentrators_concentrator c ON c.id = s.concentrator_id,
+           JOIN concentrators_concentrator c ON c.id = s.concentrator_id AND {scope},
            LATERAL (SELECT * FROM concentrators_reportedsum r WHERE r.concentrator_id = c.id AND r.differs_since <= %s
                     ORDER BY r.interval_start DESC LIMIT 1) n
            ORDER BY c.id = ANY(%s::int[]) DESC, s.sums DESC, c.id LIMIT %s""",
         since,
+        *ids,
         since,
         int_array(open_ids),
         SUBJECTS_KEPT,
@@ -178,7 +187,12 @@ def aggregate_mismatch(rule: Rule, open_ids: Sequence[int], now: datetime) -> Fi
 
 def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Find active concentrators that have not posted within the period; one that never posted only if it has meters."""
-    silent = [one for one in health.of_concentrators(_since(rule, now), now) if one.is_silent]
+    mine = _concentrators(rule)
+    silent = [
+        one
+        for one in health.of_concentrators(_since(rule, now), now)
+        if one.is_silent and (mine is None or one.id in mine)
+    ]
     silent.sort(key=lambda one: (one.id in open_ids, one.known_since.timestamp(), -one.id), reverse=True)
     listed = [
         Finding(SubjectKind.CONCENTRATOR, one.id, one.name, _not_heard(one.posted_at, one.created_at, "posted nothing"))
@@ -195,12 +209,13 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     """
     since = _since(rule, now)
     standing = health.of_concentrators(since, now)
+    scope, ids = within(rule, meter="m.id")
     quiet = [one.id for one in standing if not one.is_active or one.posted_at is None or one.posted_at < since]
     rows = fetch_rows(
         f"""WITH silent AS (
                 SELECT m.id, m.serial_number, m.system_title, m.commissioned_at FROM meters_meter m
                 WHERE m.status = %s AND m.commissioned_at < %s AND NOT m.is_laboratory AND NOT {expected.TAKEN_DOWN}
-                  AND NOT {last_heard.SINCE.format(title="m.system_title")}
+                  AND NOT {last_heard.SINCE.format(title="m.system_title")} AND {scope}
             ), behind AS MATERIALIZED (
                 SELECT meter_id FROM concentrators_assignment WHERE concentrator_id = ANY(%s::int[])
                 AND valid_from <= %s AND (valid_to IS NULL OR valid_to > %s)
@@ -223,6 +238,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         MeterStatus.COMMISSIONED.value,
         since,
         since,
+        *ids,
         int_array(quiet),
         now,
         now,
@@ -245,10 +261,13 @@ def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     """
     end = (now - SETTLING).replace(minute=0, second=0, microsecond=0)
     start = end - timedelta(minutes=rule.period_minutes or 0)
+    mine = _concentrators(rule)
     lacking = [
         share
         for share in shares(expected.spans(start, end), start, end)
-        if share.counted and 100 * share.counted < share.expected * (rule.threshold or 0)
+        if (mine is None or share.concentrator_id in mine)
+        and share.counted
+        and 100 * share.counted < share.expected * (rule.threshold or 0)
     ]
     shown = sorted(lacking, key=lambda share: share.concentrator_id not in open_ids)[:SUBJECTS_KEPT]
     named = Concentrator.objects.filter(pk__in=[share.concentrator_id for share in shown])
@@ -265,6 +284,11 @@ def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         for share in shown
     ]
     return Findings(len(lacking), listed)
+
+
+def _concentrators(rule: Rule) -> set[int] | None:
+    """Return the concentrators of the rule's group; None for all."""
+    return None if rule.group_id is None else set(groups.concentrator_ids([rule.group_id]))
 
 
 def _since(rule: Rule, now: datetime) -> datetime:

@@ -2,18 +2,23 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
 from ami_headend.alerts.models import Alert, Condition, Rule
+from ami_headend.console import list_exports
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
+from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, number_of, text
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.admin import FilterForm
@@ -52,22 +57,28 @@ class AuditPage(ListPage, ActingPage):
         return {"verify": Act(rights.EXPORT_AUDIT, _verify)}
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
-        rows = AuditRecord.objects.order_by("-number")
-        if filters.get("act"):
-            rows = rows.filter(act__startswith=filters["act"])
-        if filters.get("actor"):
-            rows = rows.filter(actor=filters["actor"])
-        if filters.get("of"):
-            rows = rows.filter(pk__in=chain.naming(_name(filters["of"])))
-        if filters.get("from"):
-            rows = rows.filter(at__gte=filters["from"])
-        if filters.get("to"):
-            rows = rows.filter(at__lt=filters["to"])
+        rows = _matching(filters)
         if after is not None:
             (last,) = after
             rows = rows.filter(number__lt=number_of(last))
         found = list(rows[: ROWS + 1])
         return _records(found[:ROWS]), [found[ROWS - 1].number] if len(found) > ROWS else None
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        if not self.request.user.has_perm(rights.EXPORT_AUDIT):
+            raise PermissionDenied
+        rows = _matching(filters)
+
+        def page(key: int | None) -> tuple[list[RecordRow], int | None]:
+            found = list((rows if key is None else rows.filter(number__lt=key))[: list_exports.BATCH])
+            return [_row(one) for one in found], found[-1].number if len(found) == list_exports.BATCH else None
+
+        return ListExport(RecordRow, paged(page), lambda most: rows.order_by()[:most].count(), is_personal=True)
+
+    @property
+    def can_export(self) -> bool:
+        """Whether the user may save the records: seeing them does not suffice."""
+        return self.request.user.has_perm(rights.EXPORT_AUDIT)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
@@ -78,6 +89,37 @@ class AuditPage(ListPage, ActingPage):
             "figures": _figures(head),
             "may_export": self.request.user.has_perm(rights.EXPORT_AUDIT),
         }
+
+
+class RecordRow(NamedTuple):
+    """A record in the export of the list; the export of the chain has what proves it."""
+
+    number: int
+    at: datetime
+    act: str
+    actor: str
+    source: str
+    subject: str
+    result: str
+
+
+def _row(row: AuditRecord) -> RecordRow:
+    return RecordRow(row.number, row.at, row.act, row.actor, row.source, _plain(row.subject), row.result)
+
+
+def _matching(filters: dict[str, Any]) -> QuerySet[AuditRecord]:
+    rows = AuditRecord.objects.order_by("-number")
+    if filters.get("act"):
+        rows = rows.filter(act__startswith=filters["act"])
+    if filters.get("actor"):
+        rows = rows.filter(actor=filters["actor"])
+    if filters.get("of"):
+        rows = rows.filter(pk__in=chain.naming(_name(filters["of"])))
+    if filters.get("from"):
+        rows = rows.filter(at__gte=filters["from"])
+    if filters.get("to"):
+        rows = rows.filter(at__lt=filters["to"])
+    return rows
 
 
 class AuditExport(ConsolePage):

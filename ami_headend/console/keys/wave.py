@@ -1,19 +1,23 @@
 """One rotation wave, watched live: its progress, the outcome of each meter, and buttons to control it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
 
+from ami_headend.console import list_exports
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, percent, thousands
 from ami_headend.console.keys import questions
 from ami_headend.console.keys.waves import SEE, counted
+from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
 from ami_headend.core.numbers import row_number
 from ami_headend.web.admin import KnownParametersForm
@@ -46,6 +50,17 @@ class WaveMeterFilters(KnownParametersForm):
     field_order = ["state", "meter"]
 
 
+class WaveRow(NamedTuple):
+    """A meter of the wave in the export, and how its command stands."""
+
+    meter: str
+    outcome: str
+    epoch: int | None
+    offers: int | None
+    queued_at: datetime | None
+    ended_at: datetime | None
+
+
 class WavePage(ListPage, ActingPage):
     """One wave."""
 
@@ -73,17 +88,30 @@ class WavePage(ListPage, ActingPage):
         return get_object_or_404(RotationWave.objects.select_related("fleet_key"), pk=self.kwargs["wave_id"])
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
+        rows = self._matching(filters)
+        if after is not None:
+            (last,) = after
+            rows = rows.filter(pk__gt=number_of(last))
+        found = list(rows.order_by("pk")[: ROWS + 1])
+        return _meters(found[:ROWS]), [found[ROWS - 1].pk] if len(found) > ROWS else None
+
+    def _matching(self, filters: dict[str, Any]) -> QuerySet[WaveMeter]:
         rows = WaveMeter.objects.filter(wave=self.wave).select_related("meter", "command").defer("command__octets")
         state, meter = filters.get("state"), filters.get("meter")
         if state:
             rows = rows.filter(command=None) if state == _WAITING else rows.filter(command__state=state)
         if meter is not None:
             rows = rows.filter(meter=meter)
-        if after is not None:
-            (last,) = after
-            rows = rows.filter(pk__gt=number_of(last))
-        found = list(rows.order_by("pk")[: ROWS + 1])
-        return _meters(found[:ROWS]), [found[ROWS - 1].pk] if len(found) > ROWS else None
+        return rows
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        rows = self._matching(filters).order_by("pk")
+
+        def page(key: int | None) -> tuple[list[WaveRow], int | None]:
+            found = list(rows.filter(pk__gt=key or 0)[: list_exports.BATCH])
+            return [_row(one) for one in found], found[-1].pk if len(found) == list_exports.BATCH else None
+
+        return ListExport(WaveRow, paged(page), lambda most: rows.order_by()[:most].count())
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         wave = self.wave
@@ -162,3 +190,11 @@ def _meter(row: WaveMeter) -> list[Any]:
         ago(command.created_at),
         NOTHING if command.ended_at is None else ago(command.ended_at),
     ]
+
+
+def _row(row: WaveMeter) -> WaveRow:
+    command: Command | None = row.command
+    if command is None:
+        return WaveRow(row.meter.serial_number, "waiting", None, None, None, None)
+    times = command.created_at, command.ended_at
+    return WaveRow(row.meter.serial_number, command.state, command.parameters.get("epoch"), command.attempts, *times)

@@ -32,6 +32,7 @@ from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.models import FleetKey
 from keyvault.schemes.table import new_algorithm_choices, new_scheme_choices
+from meters.group_forms import GroupsField
 from meters.models import Meter
 
 SEE = "concentrators.view_rotationwave"
@@ -99,6 +100,7 @@ class WaveForm(NewKeyForm):
         label="Key in use for more than (days)",
         widget=UnfoldAdminIntegerFieldWidget(),
     )
+    group = GroupsField(label="Meters in the group or with the tag", help_text="several with | between them: in any")
     derived_from = forms.ModelChoiceField(
         FleetKey.objects.defer("wrapped").order_by("name"),
         required=False,
@@ -139,7 +141,7 @@ class WaveForm(NewKeyForm):
         widget=UnfoldAdminSelectWidget,
     )
 
-    which = ("everything", "concentrator", "older_than_days", "derived_from", "compromised", "titles")
+    which = ("everything", "concentrator", "group", "older_than_days", "derived_from", "compromised", "titles")
     how = ("rate_per_hour", "failure_budget", "scheme", "algorithm", "agreement_key", "fleet_key")
 
     def selection(self) -> Selection:
@@ -148,6 +150,7 @@ class WaveForm(NewKeyForm):
         return Selection(
             system_titles=given["titles"] or None,
             concentrator=given["concentrator"],
+            groups=given["group"],
             older_than_days=given["older_than_days"],
             compromised=given["compromised"],
             derived_from=given["derived_from"],

@@ -26,7 +26,9 @@ WGS 84); interval_minutes (default 30), scheme (how the meter protects its readi
 (default the scheme's usual one, AES-CCM-16-64-128 in ccm), status (commissioned, suspended), commissioned_at
 (a date, or date and time with zone; default now), concentrator (its name), public_key (the meter's X25519
 public key, 64 hex digits) or keys ("by certificate"), mask_group (of the mask authorities that the meter was
-made with).
+made with); groups and tags of the meter, place_groups and place_tags of its place: several with | between
+them, a group as kind:name (district:North), a tag as a word. They are added, and made where they are new;
+manage.py group takes out.
 Lines that equal the registry change nothing, so that a file may be imported again.
 
 Each new meter gets a random key (epoch 1) and transfer key (epoch 0), unless told otherwise.
@@ -74,7 +76,8 @@ Examples:
         self.stdout.write(
             f"{'Would import' if options['dry_run'] else 'Imported'}: {report.new} new, {report.changed} changed, "
             f"{report.unchanged} unchanged; {report.assigned} assigned to a concentrator; {report.keyed} given keys; "
-            f"{report.awaited} may enrol by certificate."
+            f"{report.awaited} may enrol by certificate; "
+            f"{report.grouped} times a meter or a place came into a group."
         )
         if report.schemes_unused:
             self.stdout.write(
