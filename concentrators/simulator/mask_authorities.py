@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,21 +48,24 @@ def make(
     files = [at / f"{number}.cwt" for number in range(len(certificates))]
     for file, octets in zip(files, certificates, strict=True):
         file.write_bytes(octets)
-    made = []
-    for number in range(NUMBER):
-        own = folder / f"mask-{number + 1}"
-        witness = folder / "witnesses" / f"{number + 1}"
-        answers_from = f"{datetime.fromtimestamp(start_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        _run("init", own, "--name", f"mask-{number + 1}", "--witness", witness, "--answers-from", answers_from)
-        kid, public = certifier
+    answers_from = f"{datetime.fromtimestamp(start_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    kid, public = certifier
+    urls = [f"http://{_free_address()}" for _ in range(NUMBER)]
+
+    def make_one(number: int) -> MadeAuthority:
+        own, name = folder / f"mask-{number}", f"mask-{number}"
+        witness = folder / "witnesses" / f"{number}"
+        _run("init", own, "--name", name, "--witness", witness, "--answers-from", answers_from)
         _run("pin_certifier", own, "--kid", kid, "--issuer", kid, "--public", public.hex())
         _run("pin_requester", own, "--name", "the head-end", "--public", requester.hex())
         for first in range(0, len(files), 500):
             _run("take", own, *files[first : first + 500])
-        said = _run("list", own)
-        publics = [line.split()[-1] for line in said.splitlines() if line.startswith("  ")]
+        publics = [line.split()[-1] for line in _run("list", own).splitlines() if line.startswith("  ")]
         shutil.copy2(own / _STATE, own / _BACKUP)
-        made.append(MadeAuthority(str(own), f"http://{_free_address()}", *publics))
+        return MadeAuthority(str(own), urls[number - 1], *publics)
+
+    with ThreadPoolExecutor(NUMBER) as pool:
+        made = list(pool.map(make_one, range(1, NUMBER + 1)))
     shutil.rmtree(at)
     return made
 

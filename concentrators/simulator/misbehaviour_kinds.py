@@ -68,7 +68,12 @@ ONCE = frozenset(
 )
 
 
-DEFAULT_RATES = dict.fromkeys(Misbehaviour, 0.002) | {Misbehaviour.REORDER: 0.02, Misbehaviour.LATE: 0.01}
+# A value that conflicts with a stored one has the head-end judge again all frames that it judged together with it.
+DEFAULT_RATES = dict.fromkeys(Misbehaviour, 0.002) | {
+    Misbehaviour.REORDER: 0.02,
+    Misbehaviour.LATE: 0.01,
+    Misbehaviour.CONFLICT: 0.0001,
+}
 
 
 class RatesError(ValueError):
