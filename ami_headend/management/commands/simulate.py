@@ -130,11 +130,7 @@ class Command(DomainCommand):
         wish = _wish(options)
         folder = options["state"] or (settings.VAR_DIR / "simulator" / "demo" if options["demo"] else None)
         plan, load = _earlier(folder) or make_plan(wish, timezone.now())
-        if out := left_out(wish):
-            console.print(
-                f"No meters of {', '.join(out)}: pinning their authority takes a second person's approval here "
-                "(REQUIRE_APPROVAL)."
-            )
+        _say_left_out(wish, console)
         url = _head_end(options, console, stack)
         if folder is not None and (folder / Spool.FILE).exists() and not is_registered(plan):
             if not options["demo"]:
@@ -206,6 +202,14 @@ def _wish(options: dict[str, Any]) -> RunRequest:
         sessions=settings.SESSIONS_KEPT,
         retention_days=settings.RETENTION_DAYS,
     )
+
+
+def _say_left_out(wish: RunRequest, console: Console) -> None:
+    if out := left_out(wish):
+        console.print(
+            f"No meters of {', '.join(out)}: pinning their authority takes a second person's approval here "
+            "(REQUIRE_APPROVAL)."
+        )
 
 
 def _earlier(folder: Path | None) -> tuple[Plan, Load] | None:
