@@ -66,6 +66,11 @@ def verify_waiting_again() -> None:
         verify_waiting_again.delay()
 
 
+def enqueue_waiting() -> None:
+    """Have a worker judge waiting frames again without waiting for beat. Raises as ``enqueue`` does."""
+    broker_errors.redis.ask(lambda: verify_waiting_again.apply_async(retry=False))
+
+
 @shared_task
 def request_reverification() -> None:
     """Have all that waits judged again: a fault of ours may have been mended."""

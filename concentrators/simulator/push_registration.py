@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from ami_headend.core.broker_errors import BROKER_ERRORS
+from concentrators import tasks
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import IntegrityFailure, Uplink
 from concentrators.simulator.notifications import PushForm, forms, late_form
@@ -56,9 +59,10 @@ class LateProfile:
         if waiting:
             _register(self._plan, late_form(self._plan.start_s))
             self._spool.set_facts(late_profile=waiting)
+            _judge_again()
 
     def wait_until_read(self, patience_s: float, stop: Callable[[], bool]) -> None:
-        """Wait until the frames that waited for the profile were judged again; the head-end does that by itself.
+        """Wait until the frames that waited for the profile were judged again; workers are asked for it often.
 
         StillWaitingError if their number does not fall for ``patience_s``.
         """
@@ -77,6 +81,7 @@ class LateProfile:
                 raise StillWaitingError(
                     f"{waiting} frames wait for a push profile, and none was read for {patience_s:.0f} s"
                 )
+            _judge_again()
             time.sleep(_LOOK_EVERY_S)
 
     def _waiting(self) -> int:
@@ -90,6 +95,11 @@ def _register(plan: Plan, form: PushForm) -> None:
     title = plan.system_title(0)
     wish = ProfileWish(_prefix(plan) + form.name, title[:_RUN_OCTETS], form.definition, form.sample, title)
     push_profiles.add(wish, _ACTOR)
+
+
+def _judge_again() -> None:
+    with suppress(*BROKER_ERRORS):  # then beat has it done, somewhat later
+        tasks.enqueue_waiting()
 
 
 def _prefix(plan: Plan) -> str:
