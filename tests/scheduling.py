@@ -18,7 +18,7 @@ SECONDS = {
     "tests/flows/test_workers.py": 70,
     "tests/flows/test_outages.py": 70,
     "tests/test_commands.py": 60,
-    "tests/stateful/test_stateful.py::test_any_order_of_things": 60,
+    "tests/stateful/test_stateful.py::test_any_order_of_things": 40,
     "tests/flows/test_crashes.py": 60,
     "tests/server/test_troubles.py": 60,
     "tests/test_doctor.py": 55,

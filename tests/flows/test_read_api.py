@@ -14,7 +14,6 @@ from tests.flows import site as sites
 from tests.flows.site import frames_of, wait_verified
 from tests.flows.stack import Stack
 
-ASKED = 20  # requests an operation
 ODD = [
     "", " ", "0", "-1", "1e9", "9" * 30, "NaN", "null", "true", "\x00", "\ud7ff", "💡", "%",
     "'", '"; --', "../..", "a" * 3000,
@@ -38,7 +37,10 @@ def client(live_stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_no_answer_is_a_fault(client: httpx.Client) -> None:
+@pytest.mark.parametrize("requests", [20, pytest.param(400, marks=pytest.mark.soak)])
+@pytest.mark.timeout(1800)
+def test_no_answer_is_a_fault(client: httpx.Client, requests: int) -> None:
+    """That many of each operation."""
     chance = random.Random(41)
     schema = yaml.safe_load(client.get("/api/schema/").text)
     seen: set[int] = set()
@@ -46,7 +48,7 @@ def test_no_answer_is_a_fault(client: httpx.Client) -> None:
     assert len(operations) >= 7
     for path, operation in operations:
         names = [p["name"] for p in operation.get("parameters", []) if p["in"] == "query"] + ["format", "nonsense"]
-        for _ in range(ASKED):
+        for _ in range(requests):
             where = path
             for parameter in operation.get("parameters", []):
                 if parameter["in"] == "path":

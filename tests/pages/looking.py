@@ -58,7 +58,8 @@ def _too_wide(page: Page, size: ViewportSize) -> Iterator[str]:
 
 def _faults(page: Page, rules: list[str]) -> Iterator[str]:
     only = {"runOnly": {"type": "rule", "values": rules}} if rules else {}
-    options = {"resultTypes": ["violations"], **only}
+    # Style sheets are read anew for rules alone that are off.
+    options = {"resultTypes": ["violations"], "preload": False, **only}
     for violation in page.evaluate("options => axe.run(options).then(found => found.violations)", options):
         if violation["impact"] in _GRAVE:
             nodes = violation["nodes"]

@@ -46,7 +46,7 @@ def test_page_of_the_sidebar(name: str, walk: Walk) -> None:
     walk.look_at(reverse(name))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_pages_that_they_link_to(walk: Walk, subtests: pytest.Subtests) -> None:
     """One page for each view that the content of the sidebar's pages links to, and on from there."""
     seen = set(SIDEBAR)

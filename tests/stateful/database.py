@@ -295,7 +295,9 @@ def _tables() -> list[str]:
 
 
 _CONSTANT = "meters_register"
-_KEPT = (_CONSTANT, "concentrators_registrygeneration", "keyvault_journal_replayed")  # what migrations put in
+# What migrations put in.
+_FEED = ("concentrators_feedera", "concentrators_feedhead")
+_KEPT = (_CONSTANT, *_FEED, "concentrators_registrygeneration", "keyvault_journal_replayed")
 _COLUMNS = """SELECT c.relname::text, string_agg(quote_ident(a.attname), ', ')
               FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
               WHERE c.relname = ANY(%s::text[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''

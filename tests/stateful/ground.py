@@ -117,7 +117,7 @@ class Ground:
         seen = database.observed()
         first: tuple[database.Observed, database.Observed] | None = None
         for effects in alternatives or ((),):
-            truth = self.truth.copy()
+            truth = self.truth.copy() if effects else self.truth
             for effect in effects:
                 effect(truth)
             wanted = database.expected(truth, seen)

@@ -3,12 +3,12 @@
 It judges one frame at a time, by sets of plain counters, as docs/architecture.md says.
 """
 
+import pickle
 from collections import Counter
 from collections.abc import Container
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Self, cast
 
 from tests.stateful.entities import (
     ACCEPTABLE,
@@ -56,7 +56,8 @@ class Truth:
     wrong_registers: set[str] = field(default_factory=set)  # in the catalogue with another unit than meters say
 
     def copy(self) -> Self:
-        return deepcopy(self)
+        """In a fraction of the time that deepcopy takes."""
+        return cast(Self, pickle.loads(pickle.dumps(self, pickle.HIGHEST_PROTOCOL)))  # noqa: S301 - our own
 
     def newest(self, title: bytes) -> tuple[int, Key] | None:
         """The newest epoch of a device, and its key."""

@@ -43,7 +43,7 @@ def run(examples: int, steps: int, *, derandomize: bool) -> None:
 
 @pytest.mark.timeout(600)
 def test_any_order_of_things(surroundings: None) -> None:
-    run(examples=10, steps=40, derandomize=True)
+    run(examples=14, steps=40, derandomize=True)
 
 
 @pytest.mark.timeout(300)
