@@ -12,4 +12,5 @@ ROUTES = {
     "ami_headend.alerts.tasks.*": {"queue": ALERTS},
     "ami_headend.tasks.look_at_components": {"queue": ALERTS},
     "ami_headend.metrics.tasks.count_uplinks": {"queue": ALERTS},
+    "ami_headend.siem.tasks.ship_security_events": {"queue": ALERTS},
 }

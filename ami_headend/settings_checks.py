@@ -16,6 +16,8 @@ from limits import parse
 
 from ami_headend.core.client_ip import is_loopback
 from ami_headend.core.commands import SETTINGS
+from ami_headend.siem import formats, receiver
+from ami_headend.signin import roles
 from concentrators.fleet import laboratory
 from keyvault import master_key
 
@@ -54,6 +56,7 @@ _POSITIVE = (
     "ALERT_KEEP_DAYS",
     "ACCESS_KEEP_DAYS",
     "API_TOKEN_DAYS_MAX",
+    "OIDC_TIMEOUT_S",
     "SESSION_IDLE_S",
     "SESSION_ABSOLUTE_S",
     "WEB_INGEST_THREADS",
@@ -100,7 +103,15 @@ def check_laboratory(
 @register(SETTINGS)
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Return every finding about this project's own settings."""
-    return [*_limits(), *_contradictions(), *_sign_in(), *_broker(), *_master_key_provider(), *_master_key_place()]
+    return [
+        *_limits(),
+        *_contradictions(),
+        *_sign_in(),
+        *_siem(),
+        *_broker(),
+        *_master_key_provider(),
+        *_master_key_place(),
+    ]
 
 
 def _error(number: int, message: str, hint: str) -> Error:
@@ -216,6 +227,7 @@ def _sign_in() -> Iterator[CheckMessage]:
         yield _error(31, f"STEP_UP_S is {settings.STEP_UP_S}.", hint)
     if settings.BREACHED_PASSWORDS_FILE and not Path(settings.BREACHED_PASSWORDS_FILE).is_file():
         yield _error(32, f"BREACHED_PASSWORDS_FILE {settings.BREACHED_PASSWORDS_FILE} is not a file.", "Put it there.")
+    yield from _provider()
     if settings.PROXY_COUNT < 0:
         yield _error(18, f"PROXY_COUNT is {settings.PROXY_COUNT}.", "Set it to the number of proxies in front, or 0.")
     if settings.TLS and not settings.TWO_FACTOR_REQUIRED:
@@ -231,6 +243,44 @@ def _sign_in() -> Iterator[CheckMessage]:
             hint="Leave it on if anybody can reach the head-end from another machine.",
             id="ami_headend.W025",
         )
+
+
+def _provider() -> Iterator[CheckMessage]:
+    issuer = urlsplit(settings.OIDC_ISSUER)
+    if not settings.PASSWORD_SIGN_IN and not (settings.OIDC_ISSUER and settings.BREAK_GLASS_ACCOUNT):
+        hint = "Set both, or leave PASSWORD_SIGN_IN on: otherwise nobody gets in when the provider is down."
+        yield _error(50, "PASSWORD_SIGN_IN is off without OIDC_ISSUER and BREAK_GLASS_ACCOUNT.", hint)
+    if not settings.OIDC_ISSUER:
+        return
+    if issuer.scheme != "https" and not (issuer.scheme == "http" and is_loopback(issuer.hostname or "")):
+        yield _error(51, f"OIDC_ISSUER is {settings.OIDC_ISSUER!r}.", "Write it as the provider does: https://...")
+    if not settings.OIDC_CLIENT_ID:
+        yield _error(52, "OIDC_ISSUER is set without OIDC_CLIENT_ID.", "Register this head-end at the provider.")
+    if "openid" not in settings.OIDC_SCOPES.split():
+        yield _error(53, "OIDC_SCOPES lacks openid: there would be no ID token.", "Add it.")
+    unknown = sorted(set(settings.OIDC_ROLES.values()) - set(roles.RIGHTS))
+    if unknown or not settings.OIDC_ROLES:
+        what = f"names roles that are not there: {', '.join(unknown)}" if unknown else "is empty: nobody gets in"
+        known = ", ".join(f"GROUP={role}" for role in roles.RIGHTS)
+        yield _error(54, f"OIDC_ROLES {what}.", f"Write it as {known}.")
+
+
+def _siem() -> Iterator[CheckMessage]:
+    if settings.SIEM_FORMAT not in formats.FORMATS:
+        yield _error(60, f"SIEM_FORMAT is {settings.SIEM_FORMAT!r}.", f"Set it to {' or '.join(formats.FORMATS)}.")
+    if not settings.SIEM_ENTERPRISE.isdigit():
+        yield _error(61, f"SIEM_ENTERPRISE is {settings.SIEM_ENTERPRISE!r}.", "Write your private enterprise number.")
+    if not 0 < settings.SIEM_EXCHANGE_S <= _EXCHANGE_MOST_S:
+        hint = f"Set it above 0, and to {_EXCHANGE_MOST_S} at most."
+        yield _error(62, f"SIEM_EXCHANGE_S is {settings.SIEM_EXCHANGE_S:g}.", hint)
+    if settings.SIEM_URL:
+        parts = urlsplit(settings.SIEM_URL)
+        if parts.scheme != receiver.SCHEME or not parts.hostname:
+            hint = f"Write it as {receiver.SCHEME}://siem.example:6514; there is no sending without TLS."
+            yield _error(63, f"SIEM_URL is {settings.SIEM_URL!r}.", hint)
+    for name in ("SIEM_CA_FILE", "SIEM_CERTIFICATE_FILE", "SIEM_KEY_FILE"):
+        if getattr(settings, name) and not Path(getattr(settings, name)).is_file():
+            yield _error(64, f"{name} {getattr(settings, name)} is not a file.", "Put it there.")
 
 
 def _broker() -> Iterator[CheckMessage]:

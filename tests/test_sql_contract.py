@@ -11,7 +11,7 @@ from django.apps import apps
 from tests.test_one_home import production
 
 _OWNERS = {label: f"{label}/" for label in ("keyvault", "meters", "concentrators", "ami_headend")}
-_OWNERS |= {label: f"ami_headend/{label}/" for label in ("alerts", "api_tokens", "metrics", "signin")}
+_OWNERS |= {label: f"ami_headend/{label}/" for label in ("alerts", "api_tokens", "metrics", "siem", "signin")}
 
 _ALL_AT_ONCE = "an alert, a page or a figure looks over meters and concentrators together, in one statement"
 _STORES = "what meters say is stored, moved and counted by concentrator in the statement that reads it"

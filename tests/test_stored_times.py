@@ -16,7 +16,7 @@ from tests.test_doors import arguments, rows
 __all__ = ["rows"]
 pytestmark = pytest.mark.django_db
 
-OURS = {"concentrators", "meters", "keyvault", "alerts", "signin", "api_tokens", "ami_headend"}
+OURS = {"concentrators", "meters", "keyvault", "alerts", "signin", "api_tokens", "siem", "ami_headend"}
 FIRST, LAST = "0001-01-01 00:00:00+00", "9999-12-31 23:59:59+00"
 # Zones in which the first, or the last, is no date of Python's any more.
 ZONES = {FIRST: "America/Los_Angeles", LAST: "Pacific/Kiritimati"}

@@ -166,6 +166,21 @@ _ADVICE = {
             "If all is well and only the load is high, start more workers.",
         ),
     ),
+    Condition.API_TOKEN_EXPIRES: Advice(
+        "The secret of a program's token expires, or has expired: then the program is refused.",
+        (
+            "Rotate it (manage.py api_token rotate NAME, or its page) and give the program the new secret.",
+            "Both secrets are good for a while; the page shows which one the program uses.",
+            "If the program is gone, revoke its token.",
+        ),
+    ),
+    Condition.SIEM_BEHIND: Advice(
+        "Security events do not reach the SIEM. They are kept, and sent in their order once it takes them.",
+        (
+            "manage.py siem status says how many wait, and what the last attempt failed of.",
+            "Ask whoever runs the receiver whether it listens, and whether its certificate is still valid.",
+        ),
+    ),
     Condition.BACKUP_OVERDUE: Advice(
         "No complete backup was made for a while. If the database is lost, so is everything since the last one.",
         (

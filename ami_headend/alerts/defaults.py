@@ -36,6 +36,8 @@ RULES = [
     ("Consumer of the feed lags", _C.FEED_LAG, "", None, 6 * _HOUR, Severity.WARNING, _DAY),
     ("Coupon used twice", _C.KIND_SEEN, _K.COUPON_REUSED, 1, _DAY, Severity.CRITICAL, _DAY),
     ("Meter has no coupons", _C.COUPONS_OUT, "", None, 2 * _DAY, Severity.WARNING, _WEEK),
+    ("Token of a program expires", _C.API_TOKEN_EXPIRES, "", None, 14 * _DAY, Severity.WARNING, _WEEK),
+    ("SIEM is behind", _C.SIEM_BEHIND, "", None, 15, Severity.WARNING, 4 * _HOUR),
     ("Authority is about to expire", _C.AUTHORITY_EXPIRES, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
 ]
 

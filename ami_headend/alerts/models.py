@@ -32,6 +32,8 @@ class Condition(models.TextChoices):
     MASTER_KEY_DOWN = "master_key_down", "unusable master key"
     QUEUE_LAG = "queue_lag", "uplinks that wait too long"
     BACKUP_OVERDUE = "backup_overdue", "overdue backup"
+    API_TOKEN_EXPIRES = "api_token_expires", "token of a program about to expire"
+    SIEM_BEHIND = "siem_behind", "security events that wait for the SIEM"
 
 
 class SubjectKind(models.TextChoices):

@@ -53,4 +53,6 @@ PARAMETERS = {
     Condition.MASTER_KEY_DOWN: Parameters(),
     Condition.QUEUE_LAG: Parameters(period="the oldest uplink waits for, minutes"),
     Condition.BACKUP_OVERDUE: Parameters(period="no complete backup for, minutes"),
+    Condition.API_TOKEN_EXPIRES: Parameters(period="expires within, minutes"),
+    Condition.SIEM_BEHIND: Parameters(period="the oldest event waits for, minutes"),
 }

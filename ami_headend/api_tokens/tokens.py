@@ -45,6 +45,11 @@ def listed() -> QuerySet[ApiToken]:
     return ApiToken.objects.defer("digest", "previous_digest").order_by("-revoked_at", "name", "pk")
 
 
+def expiring(until: datetime) -> QuerySet[ApiToken]:
+    """Return tokens that are not revoked and whose secret is not valid after a time, the first to expire first."""
+    return ApiToken.objects.filter(revoked_at=None, expires_at__lt=until).order_by("expires_at", "pk")
+
+
 def make(actor: Actor, name: str, scopes: Sequence[str], days: int, now: datetime) -> Made:
     """Make a token that is valid for some days. TokenError, AuditError or MasterKeyError: none was made."""
     unknown = sorted(set(scopes) - set(Scope))

@@ -367,6 +367,7 @@ _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "master key": _master_key,
     "key journal": _key_journal,
     "disk": _disk,
+    "sign-in provider": lambda: CheckResult("sign-in provider", *neighbours.sign_in_provider()),
 }
 
 
@@ -383,5 +384,6 @@ _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "client addresses": lambda: CheckResult("client addresses", *neighbours.client_addresses()),
     "laboratory meters": lambda: CheckResult("laboratory meters", *neighbours.laboratory_meters()),
     "meter identities": lambda: CheckResult("meter identities", *neighbours.identities()),
+    "siem": lambda: CheckResult("siem", *neighbours.siem()),
     "mask authorities": lambda: CheckResult("mask authorities", *neighbours.mask_authorities()),
 }

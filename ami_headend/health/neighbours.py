@@ -4,10 +4,15 @@ Each gives whether all is well, what was found, and what to do if not.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
+from django.conf import settings
 from django.utils import timezone
 
-from ami_headend.signin import unknown_clients
+from ami_headend.core import clock
+from ami_headend.siem import pending
+from ami_headend.signin import provider, unknown_clients
+from ami_headend.signin.provider import ProviderError
 from concentrators.fleet import laboratory
 from concentrators.totals import mask_client
 from concentrators.totals.mask_client import NoAnswerError
@@ -18,6 +23,7 @@ from keyvault.models import MeterIdentity
 ANSWER_S = 3.0
 _AT_ONCE = 8
 _NAMED = 5
+_SIEM_LATE = timedelta(minutes=5)
 
 
 def client_addresses() -> tuple[bool, str, str]:
@@ -50,6 +56,35 @@ def identities() -> tuple[bool, str, str]:
         return True, "each was registered by an act", ""
     to_do = "After the upgrade from a release before rows had a MAC, run manage.py meter_identity confirm once."
     return False, f"{without} count for nothing: nobody's act registered them", to_do
+
+
+def sign_in_provider() -> tuple[bool, str, str]:
+    """Check that the OpenID provider describes itself where it should, and as this head-end needs it."""
+    if not provider.is_configured():
+        return True, "none: people sign in with passwords", ""
+    try:
+        return True, provider.check(), ""
+    except ProviderError as error:
+        to_do = f"Look at {provider.discovery_url()}: nobody can sign in there until it answers."
+        return False, f"{settings.OIDC_ISSUER}: {error}", to_do
+
+
+def siem() -> tuple[bool, str, str]:
+    """Check that security events reach the SIEM, if there is one."""
+    if not settings.SIEM_URL:
+        return True, "none: security events stay here", ""
+    found = pending.backlog()
+    late = found.oldest_at is not None and clock.has_rested(found.oldest_at, _SIEM_LATE, timezone.now())
+    waiting = f"{found.waiting} events wait, {found.shipping.sent} were sent to {settings.SIEM_URL}"
+    if found.shipping.last_error:
+        return (
+            False,
+            f"{waiting}; {found.shipping.last_error}",
+            "See docs/operations/siem.md. Nothing is lost meanwhile.",
+        )
+    if late:
+        return False, waiting, "Check that celery beat and a worker of the queue alerts run."
+    return True, waiting, ""
 
 
 def mask_authorities() -> tuple[bool, str, str]:

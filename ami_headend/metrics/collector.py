@@ -17,6 +17,7 @@ from ami_headend.core import clock
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.metrics import counting, snapshots
 from ami_headend.metrics.models import Counted
+from ami_headend.siem import pending
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.feed import sequencer, subscriptions
 from concentrators.ingest import backlog
@@ -51,7 +52,7 @@ class DatabaseCollector(Collector):
         yield from _components()
         now = timezone.now()
         answers = True
-        for look in (_counters, _queue, _rotation, _alerts, _masked, _feed, _listeners, _snapshots):
+        for look in (_counters, _queue, _rotation, _alerts, _siem, _masked, _feed, _listeners, _snapshots):
             try:
                 found = list(look(now))
             except Exception as error:
@@ -149,6 +150,15 @@ def _alerts(now: datetime) -> Iterator[Metric]:
             "Time since the last evaluation of rules: grows without workers; negative if a clock was ahead",
             value=age_s,
         )
+
+
+def _siem(now: datetime) -> Iterator[Metric]:
+    found = pending.backlog()
+    lag_s = clock.age_s(found.oldest_at, now) if found.oldest_at else 0.0
+    waiting, sent = found.waiting, found.shipping.sent
+    yield GaugeMetricFamily(f"{PREFIX}siem_events_waiting", "Security events that wait for the SIEM", value=waiting)
+    yield GaugeMetricFamily(f"{PREFIX}siem_lag_seconds", "Age of the oldest of them", value=lag_s)
+    yield CounterMetricFamily(f"{PREFIX}siem_events_sent", "Security events that the SIEM has read", value=sent)
 
 
 def _masked(now: datetime) -> Iterator[Metric]:

@@ -8,4 +8,6 @@ from ami_headend.settings.environment import *
 from ami_headend.settings.headend import *
 from ami_headend.settings.logs import *
 from ami_headend.settings.security import *
+from ami_headend.settings.siem import *
+from ami_headend.settings.single_sign_on import *
 from ami_headend.settings.web import *

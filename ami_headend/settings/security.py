@@ -60,7 +60,11 @@ AUTH_PASSWORD_VALIDATORS = [
 # Sorted lines of SHA-1:count, as haveibeenpwned-downloader writes them. Without it, Django's 20,000 common passwords.
 BREACHED_PASSWORDS_FILE = env.str("BREACHED_PASSWORDS_FILE", "")
 
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "ami_headend.signin.passwords.OnlyWherePasswordsAreTaken",
+    "django.contrib.auth.backends.ModelBackend",
+]
 # For superusers, and for everyone who may act on keys or accounts. Off only for a stack that only this machine can
 # reach; an account that has a second factor must still use it.
 TWO_FACTOR_REQUIRED = env.bool("TWO_FACTOR_REQUIRED", TLS or not IS_EMBEDDED)

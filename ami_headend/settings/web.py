@@ -24,6 +24,7 @@ INSTALLED_APPS = [
     "ami_headend.alerts",
     "ami_headend.api_tokens",
     "ami_headend.metrics",
+    "ami_headend.siem",
     "ami_headend.signin",
     "concentrators",
     "meters",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
@@ -34,6 +35,7 @@ class AccountPage(ConsolePage):
         context = {
             "form": CodeForm(),
             "is_set_up": secondfactor.is_set_up(user),
+            "provider": settings.OIDC_NAME if sessions.is_by_provider(self.request) else "",
             "is_required": secondfactor.is_required(user),
             "codes_left": secondfactor.codes_left(user),
             "sessions": [

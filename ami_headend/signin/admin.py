@@ -21,6 +21,10 @@ _COLOURS = {
     SignInOutcome.WRONG_CODE.label: "warning",
     SignInOutcome.LOCKED_OUT.label: "danger",
     SignInOutcome.REFUSED.label: "info",
+    SignInOutcome.PROVIDER.label: "success",
+    SignInOutcome.PROVIDER_REFUSED.label: "warning",
+    SignInOutcome.PASSWORDS_OFF.label: "warning",
+    SignInOutcome.BREAK_GLASS.label: "danger",
 }
 
 

@@ -13,7 +13,7 @@ from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
 from ami_headend.core.client_ip import client_address
-from ami_headend.signin import journal, lockout, secondfactor
+from ami_headend.signin import journal, lockout, passwords, secondfactor
 from ami_headend.signin.models import SignInOutcome
 
 _KEY = secrets.token_bytes(32)  # of this process, so that no other process can use or look up what it remembers
@@ -52,8 +52,11 @@ class PasswordAuthentication(BasicAuthentication):
         assert plain is not None  # noqa: S101 - DRF always gives it
         if "\0" in userid:
             raise AuthenticationFailed("The name or the password is wrong.")
-        user = _verified_lately(plain, userid, password) or authenticate(plain, username=userid, password=password)
         address = client_address(plain) or ""
+        if not passwords.are_taken(userid):
+            journal.record(SignInOutcome.PASSWORDS_OFF, userid, address)
+            raise AuthenticationFailed("Passwords are turned off here: give the program a token.")
+        user = _verified_lately(plain, userid, password) or authenticate(plain, username=userid, password=password)
         if user is None:
             if not lockout.is_locked_out(plain):
                 journal.record(SignInOutcome.WRONG_PASSWORD, userid, address)

@@ -128,6 +128,27 @@ class SignInOutcome(models.TextChoices):
     WRONG_CODE = "wrong_code", "wrong second factor"
     LOCKED_OUT = "locked_out", "locked out"
     REFUSED = "refused", "API refused: needs two factors"
+    PROVIDER = "provider", "signed in at the provider"
+    PROVIDER_REFUSED = "provider_refused", "refused after the provider"
+    PASSWORDS_OFF = "passwords_off", "refused: passwords are turned off"
+    BREAK_GLASS = "break_glass", "signed in with the break-glass account"
+
+
+class FederatedIdentity(models.Model):
+    """Who at the OpenID provider an account belongs to: a subject of an issuer, which never becomes somebody else."""
+
+    user = models.OneToOneField(User, models.CASCADE, related_name="+")
+    issuer = models.CharField(max_length=500)
+    subject = models.CharField(max_length=255)
+    linked_at = models.DateTimeField()
+    signed_in_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name_plural = "federated identities"
+        constraints = [models.UniqueConstraint(fields=["issuer", "subject"], name="signin_one_account_a_subject")]
+
+    def __str__(self) -> str:
+        return f"{self.subject} at {self.issuer}"
 
 
 class SignIn(models.Model):

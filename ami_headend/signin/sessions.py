@@ -27,6 +27,7 @@ from ami_headend.signin.session_store import digest_of
 
 PENDING_S = 600  # between the password and the second factor
 _PENDING, _FACTOR, _CONFIRMED = "sign_in_pending", "sign_in_factor", "sign_in_confirmed"
+_PROVIDER = "sign_in_provider"
 _USE_RECORDED_EVERY_S = 60
 _BROWSER_CHARACTERS = 200
 
@@ -67,13 +68,19 @@ def forget_pending(request: HttpRequest) -> None:
     request.session.pop(_PENDING, None)
 
 
-def begin(request: HttpRequest, user: User, device: Device | None) -> None:
-    """Sign the user in, with the verified second factor if there is one."""
+def begin(request: HttpRequest, user: User, device: Device | None, *, by_provider: str = "") -> None:
+    """Sign the user in, with the verified second factor if there is one, or by the word of a provider (its issuer)."""
     forget_pending(request)
     if device is not None:
         user.otp_device = device  # type: ignore[attr-defined]  # django-otp's login takes it from there
     auth.login(request, user, "django.contrib.auth.backends.ModelBackend")
     request.session[_FACTOR] = device is not None
+    request.session[_PROVIDER] = by_provider
+
+
+def is_by_provider(request: HttpRequest) -> bool:
+    """Whether the session began at the provider, where its user then proves who it is."""
+    return is_signed_in(request) and bool(request.session.get(_PROVIDER))
 
 
 def note_beginning(*, request: HttpRequest, **_: Any) -> None:
@@ -163,6 +170,10 @@ def _over(request: HttpRequest) -> str | None:
         return "You were signed out, because this session was not used for a while. Sign in again."
     user = request.user
     assert isinstance(user, User)  # noqa: S101 - somebody is signed in
+    if session.get(_PROVIDER):
+        if session[_PROVIDER] == settings.OIDC_ISSUER:
+            return None  # the second factor is the provider's
+        return "You were signed out, because people sign in elsewhere now. Sign in again."
     if user.is_verified():  # type: ignore[attr-defined]  # by OTPMiddleware
         return None
     if session.get(_FACTOR):
@@ -191,6 +202,8 @@ def _would_be_let_in(row: Session, user: User) -> bool:
         return False
     if not constant_time_compare(data.get(auth.HASH_SESSION_KEY, ""), user.get_session_auth_hash()):
         return False
+    if data.get(_PROVIDER):
+        return bool(data[_PROVIDER] == settings.OIDC_ISSUER)
     device = Device.from_persistent_id(data[DEVICE_ID_SESSION_KEY]) if DEVICE_ID_SESSION_KEY in data else None
     if device is not None:
         return bool(device.user_id == user.pk)

@@ -2,11 +2,14 @@
 
 Somebody with a stolen session cookie can only look, and do everyday acts. All other addresses, including new ones, need
 a code of the second factor (the password, if the account has none), unless one was given in the last STEP_UP_S seconds;
-signing in counts. Requests by password (HTTP basic) carry their proof each time.
+signing in counts. Requests by password (HTTP basic) carry their proof each time. Whoever signed in at the OpenID
+provider gives the proof there; what was sent waits in the session meanwhile.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -52,6 +55,7 @@ ASKED_FIRST = frozenset(
 )
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _FIELD = "step_up_proof"
+_KEPT, _KEPT_CHARACTERS = "step_up_kept", 64 * 1024
 
 
 class StepUp:
@@ -74,7 +78,7 @@ class StepUp:
             return _first(request) if name in ASKED_FIRST else None
         if name == StepUpView.name:
             return None  # it demands the proof itself
-        if not problems.asked_by_a_program(request) and _FIELD in request.POST:
+        if not problems.asked_by_a_program(request) and _FIELD in request.POST and not sessions.is_by_provider(request):
             return _answered(request)
         return None if name in EVERYDAY else _ask(request)
 
@@ -91,6 +95,8 @@ class StepUpView(View):
     def dispatch(self, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
         if not admin.site.has_permission(request):
             return redirect("admin:login")
+        if sessions.is_by_provider(request):
+            return _at_provider(request)
         form = _form(request)
         if request.method == "POST" and form.is_valid():
             refused = _prove(request, form)
@@ -104,7 +110,42 @@ class StepUpView(View):
 def _ask(request: HttpRequest) -> HttpResponse:
     if problems.asked_by_a_program(request):
         return problems.step_up_needed(request)
+    if sessions.is_by_provider(request):
+        _keep(request)
+        return _provider_page(request, reverse("step-up"), status=403)
     return _page(request, _form(request, is_bound=False), _sent(request), request.get_full_path(), status=403)
+
+
+def _keep(request: HttpRequest) -> None:
+    """Keep what was sent in the session, so that it is there again after the way to the provider and back."""
+    sent = _sent(request)
+    if sum(len(name) + len(value) for name, value in sent) <= _KEPT_CHARACTERS and not request.FILES:
+        request.session[_KEPT] = {"action": request.get_full_path(), "sent": sent}
+    else:
+        request.session.pop(_KEPT, None)
+
+
+def _at_provider(request: HttpRequest) -> HttpResponse:
+    """Ask for a proof at the provider; after one, show what was sent before, to go on with it."""
+    if not request.is_step_up_fresh:  # type: ignore[attr-defined]
+        return _provider_page(request, request.get_full_path())
+    kept = request.session.pop(_KEPT, None)
+    if kept is None:
+        return HttpResponseRedirect(_next(request))
+    return _provider_page(request, "", **kept)
+
+
+def _provider_page(request: HttpRequest, following: str, status: int = 200, **kept: Any) -> HttpResponse:
+    context = {
+        **admin.site.each_context(request),
+        "title": "Confirm that it is you",
+        "account": _user(request),
+        "provider": settings.OIDC_NAME,
+        "url": f"{reverse('single-sign-on')}?{urlencode({'confirm': '1', 'next': following})}",
+        "has_files": bool(request.FILES),
+        **kept,
+    }
+    return render(request, "signin/step_up_at_provider.html", context, status=status)
 
 
 def _first(request: HttpRequest) -> HttpResponse:

@@ -7,7 +7,7 @@ from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import User
 from django.core.management.base import CommandError
 
-from ami_headend.signin import journal, secondfactor
+from ami_headend.signin import journal, passwords, secondfactor
 from ami_headend.signin.models import SignInOutcome
 from ami_headend.signin.secondfactor import SecondFactorError, WrongCodeError
 from keyvault.approvals import Person
@@ -21,6 +21,10 @@ def authenticated(name: str) -> Person:
 
     CommandError if one of them is wrong, or if the account needs a second factor and has none yet.
     """
+    if not passwords.are_taken(name):
+        raise CommandError(
+            "passwords are turned off: do it on the console, signed in at the provider. Nothing was done."
+        )
     account = ModelBackend().authenticate(None, username=name, password=_secret(f"Password of {name}: "))
     if not isinstance(account, User):
         journal.record(SignInOutcome.WRONG_PASSWORD, name, _PLACE)

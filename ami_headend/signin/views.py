@@ -1,8 +1,10 @@
 """The pages of the sign-in: password, second factor, and its set-up."""
 
+import logging
 from typing import Any
 
 import segno
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView, PasswordChangeView
@@ -18,12 +20,14 @@ from django.views.generic import View
 from unfold.forms import AdminOwnPasswordChangeForm, AuthenticationForm
 
 from ami_headend.core.client_ip import client_address
-from ami_headend.signin import journal, lockout, proofs, secondfactor, sessions
+from ami_headend.signin import journal, lockout, passwords, proofs, provider, secondfactor, sessions
 from ami_headend.signin.forms import CodeForm, SetUpForm
 from ami_headend.signin.models import SignInOutcome
 from ami_headend.signin.secondfactor import SecondFactorError
 from keyvault.audit.chain import Actor, AuditError
 from keyvault.master_key import MasterKeyError
+
+logger = logging.getLogger(__name__)
 
 _SALT = "sign_in_salt"
 NOT_RECORDED = "This must be recorded in the audit chain, which cannot be written now ({}). Nothing was changed."
@@ -33,7 +37,7 @@ NOT_RECORDED = "This must be recorded in the audit chain, which cannot be writte
 class SignInView(LoginView):
     """Asks for name and password; then for the second factor of accounts that have or need one."""
 
-    template_name = "admin/login.html"
+    template_name = "signin/sign_in.html"
     authentication_form = AuthenticationForm
     next_page = "admin:index"
     extra_context = {"title": "Sign in"}
@@ -42,6 +46,14 @@ class SignInView(LoginView):
         if admin.site.has_permission(request):
             return HttpResponseRedirect(self.get_success_url())
         return super().get(request, *args, **kwargs)
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        name = request.POST.get("username", "")
+        if not passwords.are_taken(name):
+            journal.record(SignInOutcome.PASSWORDS_OFF, name, client_address(request) or "")
+            messages.error(request, f"Passwords are turned off here. Sign in with {settings.OIDC_NAME}.")
+            return redirect("admin:login")
+        return super().post(request, *args, **kwargs)
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         user = form.get_user()
@@ -59,9 +71,14 @@ class SignInView(LoginView):
         return super().form_invalid(form)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return {**admin.site.each_context(self.request), "app_path": self.request.get_full_path()} | (
-            super().get_context_data(**kwargs)
-        )
+        return {
+            **admin.site.each_context(self.request),
+            "app_path": self.request.get_full_path(),
+            "provider": settings.OIDC_NAME if provider.is_configured() else "",
+            "provider_url": f"{reverse('single-sign-on')}?{urlencode({'next': self.get_redirect_url()})}",
+            "takes_passwords": settings.PASSWORD_SIGN_IN or "password" in self.request.GET,
+            **super().get_context_data(**kwargs),
+        }
 
 
 @method_decorator([never_cache, sensitive_post_parameters()], name="dispatch")
@@ -106,6 +123,9 @@ class SetUpView(View):
         pending = sessions.pending(request)
         if pending is None and not admin.site.has_permission(request):
             return redirect("admin:login")
+        if pending is None and sessions.is_by_provider(request):
+            messages.info(request, f"Your second factor is that of {settings.OIDC_NAME}.")
+            return redirect("admin:sign-in")
         user = request.user if pending is None else pending.user
         assert isinstance(user, User)  # noqa: S101 - neither anonymous
         is_confirmed = pending is None and sessions.is_confirmed(request)
@@ -165,6 +185,9 @@ class OwnPasswordView(PasswordChangeView):
 
 
 def _note(request: HttpRequest, user: User, outcome: SignInOutcome) -> None:
+    if not settings.PASSWORD_SIGN_IN:
+        outcome = SignInOutcome.BREAK_GLASS
+        logger.warning("the break-glass account %s signed in with its password", user.get_username())
     journal.record(outcome, user.get_username(), client_address(request) or "")
 
 

@@ -12,6 +12,8 @@ from django.db import transaction
 from django.utils import timezone
 from pytest_django import Settings
 
+from ami_headend.alerts.conditions import site
+from ami_headend.alerts.models import Condition, Rule
 from ami_headend.api_tokens import tokens
 from ami_headend.api_tokens.journal_replay import TokenReplayer
 from ami_headend.api_tokens.models import ApiToken
@@ -121,6 +123,19 @@ def test_use_is_noted_once_a_minute() -> None:
         token.refresh_from_db()
         assert token.last_used_at == NOW + timedelta(seconds=expected)
     assert token.last_used_from == "192.0.2.3"
+
+
+def test_an_alert_comes_before_a_secret_expires_and_ends_with_its_rotation() -> None:
+    rule = Rule.objects.get(condition=Condition.API_TOKEN_EXPIRES)
+    token, _ = made(days=30)
+    assert site.api_token_expires(rule, [], NOW + 15 * DAY).listed == []
+    for at in (NOW + 17 * DAY, NOW + 40 * DAY):
+        (finding,) = site.api_token_expires(rule, [], at).listed
+        assert finding.summary == f"tokens expire: billing on {NOW + 30 * DAY:%Y-%m-%d}"
+    tokens.rotate(ANN, token.pk, 60, DAY, NOW)
+    assert site.api_token_expires(rule, [], NOW + 17 * DAY).listed == []
+    tokens.revoke(ANN, token.pk, NOW)
+    assert site.api_token_expires(rule, [], NOW + 90 * DAY).listed == []
 
 
 def test_no_act_is_done_that_cannot_be_recorded(settings: Settings, tmp_path: Path) -> None:

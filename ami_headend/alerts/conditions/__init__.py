@@ -41,4 +41,6 @@ SEARCHES = {
     Condition.MASTER_KEY_DOWN: Search(keys.master_key_down),
     Condition.QUEUE_LAG: Search(site.queue_lag),
     Condition.BACKUP_OVERDUE: Search(site.backup_overdue, 10 * _MINUTE_S),
+    Condition.API_TOKEN_EXPIRES: Search(site.api_token_expires, _HOUR_S),
+    Condition.SIEM_BEHIND: Search(site.siem_behind),
 }

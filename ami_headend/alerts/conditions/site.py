@@ -1,11 +1,13 @@
-"""Conditions about the head-end itself: the queue and backups."""
+"""Conditions about the head-end itself: the queue, backups, tokens of programs, the SIEM."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
+from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_MAX, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
+from ami_headend.api_tokens import tokens
 from ami_headend.core import clock
+from ami_headend.siem import pending
 from concentrators.ingest import backlog
 from keyvault import backups
 from keyvault.device_keys import inventory
@@ -39,3 +41,24 @@ def backup_overdue(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findin
     else:
         return NOTHING
     return few([Finding(SubjectKind.FLEET, 0, "backup", summary)])
+
+
+def api_token_expires(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Find whether secrets of tokens that are not revoked expire within the period, or have expired."""
+    found = list(tokens.expiring(now + timedelta(minutes=rule.period_minutes or 0))[:SUBJECTS_MAX])
+    if not found:
+        return NOTHING
+    named = ", ".join(f"{token.name} on {token.expires_at:%Y-%m-%d}" for token in found)
+    return few([Finding(SubjectKind.FLEET, 0, "tokens of programs", f"tokens expire: {named}"[:250])])
+
+
+def siem_behind(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Find whether the oldest security event has waited for the SIEM for longer than the period."""
+    found = pending.backlog()
+    if not found.shipping.is_on or found.oldest_at is None:
+        return NOTHING
+    if clock.is_within(found.oldest_at, timedelta(minutes=rule.period_minutes or 0), now):
+        return NOTHING
+    why = f": {found.shipping.last_error}" if found.shipping.last_error else ""
+    summary = f"{found.waiting:,} security events wait, since {found.oldest_at:%Y-%m-%d %H:%M} UTC{why}"
+    return few([Finding(SubjectKind.FLEET, 0, "SIEM", summary[:250])])

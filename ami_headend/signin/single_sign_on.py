@@ -1,0 +1,125 @@
+"""The pages of a sign-in at the OpenID provider: the way there, and the way back."""
+
+import logging
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.generic import View
+
+from ami_headend.core import clock, rate_limits
+from ami_headend.core.client_ip import client_address
+from ami_headend.core.rate_limits import Counted
+from ami_headend.core.text import one_line
+from ami_headend.signin import federated, journal, provider, sessions
+from ami_headend.signin.federated import RefusedError
+from ami_headend.signin.models import SignInOutcome
+from ami_headend.signin.provider import ProviderError, SignInError, StaleError
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
+
+logger = logging.getLogger(__name__)
+
+_RATE = "60/minute"  # of one address: each begins a session
+_NEXT, _CONFIRMS = "single_sign_on_next", "single_sign_on_confirms"
+
+
+@method_decorator(never_cache, name="dispatch")
+class _Page(View):
+    """A page of a sign-in at the provider, if there is one."""
+
+    http_method_names = ["get"]
+
+    def dispatch(self, request: HttpRequest, *args: object, **kwargs: object) -> HttpResponseBase:
+        if not provider.is_configured():
+            raise Http404("There is no sign-in at a provider: OIDC_ISSUER is not set.")
+        try:
+            return super().dispatch(request, *args, **kwargs)
+        except ProviderError as error:
+            logger.error("the OpenID provider %s cannot be used: %s", settings.OIDC_ISSUER, one_line(str(error)))
+            provider.forget()
+            text = (
+                f"{settings.OIDC_NAME} does not answer as it should, so nobody can sign in there now. Try again soon."
+            )
+            return _refused(request, text, 503)
+
+
+class ToProviderView(_Page):
+    """Sends the browser to the provider: to sign in, or (``confirm``) to prove again who is signed in."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        if not rate_limits.allows(_RATE, Counted("single-sign-on", client_address(request) or "")):
+            return _refused(request, "Too many sign-ins were begun from your address. Wait a minute.", 429)
+        confirms = "confirm" in request.GET and sessions.is_by_provider(request)
+        callback = request.build_absolute_uri(reverse("single-sign-on-answer"))
+        answer = provider.redirect(request, callback, again_within_s=settings.STEP_UP_S if confirms else None)
+        request.session[_NEXT] = request.GET.get("next", "")
+        request.session[_CONFIRMS] = confirms
+        return answer
+
+
+class FromProviderView(_Page):
+    """Takes the provider's answer: signs in, confirms, or says why not. Every refusal is journaled."""
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        confirms, following = request.session.pop(_CONFIRMS, False), _next(request)
+        try:
+            claims = provider.claims_of(request)
+            if confirms:
+                return self._confirmed(request, dict(claims), following)
+            user = federated.account_of(claims, client_address(request) or "", timezone.now())
+            federated.check_second_factor(user, claims)
+        except StaleError as error:
+            return _refused(request, f"{error} Start again.", 400)
+        except SignInError as error:
+            return self._turned_away(request, str(error), "")
+        except RefusedError as error:
+            return self._turned_away(request, str(error), error.account)
+        except (AuditError, MasterKeyError) as error:
+            logger.error("a sign-in at the OpenID provider could not be recorded: %s", error)
+            text = "Your account or roles have to change, and that cannot be recorded now. Nothing was changed."
+            return _refused(request, text, 503)
+        _note(request, SignInOutcome.PROVIDER, user.get_username())
+        sessions.begin(request, user, None, by_provider=settings.OIDC_ISSUER)
+        return HttpResponseRedirect(following or reverse("admin:index"))
+
+    def _confirmed(self, request: HttpRequest, claims: dict[str, object], following: str) -> HttpResponse:
+        """Mark the session as fresh if the same person has just proven it at the provider."""
+        at_s, user = claims.get("auth_time"), request.user
+        is_fresh = isinstance(at_s, int | float) and (
+            clock.seconds_since(float(at_s), timezone.now().timestamp()) < settings.STEP_UP_S
+        )
+        if not isinstance(user, User) or not federated.is_same(user, claims) or not is_fresh:
+            name = user.get_username()
+            return self._turned_away(request, "The provider does not say that you have just proven who you are.", name)
+        federated.check_second_factor(user, claims)
+        sessions.confirm(request)
+        return HttpResponseRedirect(following or reverse("admin:index"))
+
+    def _turned_away(self, request: HttpRequest, why: str, name: str) -> HttpResponse:
+        logger.warning("a sign-in at the OpenID provider was refused: %s", one_line(why))
+        _note(request, SignInOutcome.PROVIDER_REFUSED, name)
+        return _refused(request, why, 403)
+
+
+def _refused(request: HttpRequest, text: str, status: int) -> HttpResponse:
+    context = {**admin.site.each_context(request), "title": "Not signed in", "text": text}
+    return render(request, "signin/locked.html", context, status=status)
+
+
+def _note(request: HttpRequest, outcome: SignInOutcome, name: str) -> None:
+    journal.record(outcome, name, client_address(request) or "")
+
+
+def _next(request: HttpRequest) -> str:
+    wanted = str(request.session.pop(_NEXT, ""))
+    is_ours = url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure())
+    return wanted if is_ours else ""
