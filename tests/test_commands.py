@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import psutil
@@ -84,13 +85,15 @@ def heeds_interrupts() -> None:
 
 
 @contextmanager
-def run_stack(command: str, port: int, var_dir: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+def run_stack(
+    command: str, port: int, var_dir: Path, *words: str, environ: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[subprocess.Popen[str]]:
     """`manage.py up` or `demo` on embedded services of its own."""
     with (var_dir.parent / "output").open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "manage.py", command, "--port", str(port), *words],
             cwd=settings.BASE_DIR,
-            env=embedded_environ(var_dir),
+            env={**embedded_environ(var_dir), **environ},
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -130,29 +133,40 @@ def the(processes: list[psutil.Process], *words: str) -> psutil.Process:
 
 
 def test_up_serves_starts_again_what_is_killed_and_stops_everything(var_dir: Path) -> None:
-    """Worker, beat, web server, Redis and postmaster, each by kill -9. Afterwards SIGTERM stops everything.
+    """Worker, beat, web server, listener, Redis and postmaster, each by kill -9. Afterwards SIGTERM stops everything.
 
-    How Ctrl-C does so is told in test_terminal.py.
+    How Ctrl-C does so is told in test_terminal.py. The listener's concentrator is not registered yet.
     """
-    port = free_port()
+    port, listened = free_port(), free_port()
     output = var_dir.parent / "output"
-    with run_stack("up", port, var_dir) as process:
+    listener = {"DLMS_LISTEN": f'--concentrator "Mill Lane" --port {listened}'}
+    with run_stack("up", port, var_dir, environ=listener) as process:
         wait_for("up answers", lambda: process.poll() is not None or answers(port), START_S)
         leader = psutil.Process(process.pid)
         before = family(leader)
         password = (var_dir / "admin.password").read_text().strip()
         assert f"password {password}" in output.read_text()
-        for words in (["beat"], ["--queues", "uplinks"], ["web", "--port"]):
-            the(leader.children(), *words).kill()
+        wanted = (["beat"], ["--queues", "uplinks"], ["web", "--port"], ["dlms_listen", "Mill Lane"])
+        for one in [the(leader.children(), *words) for words in wanted]:
+            one.kill()
         for name in ("redis", "postgres"):
             next(one for one in leader.children() if one.name().startswith(name)).kill()
-        wait_for("each is started again", lambda: output.read_text().count(": it is restarted, ") >= 5, START_S)
+        wait_for("each is started again", lambda: output.read_text().count(": it is restarted, ") >= 6, START_S)
         wait_for("all of it answers", lambda: answers(port) and is_well(var_dir), START_S)
+        wait_for("the listener listens", lambda: is_open(listened), START_S)
         processes = {*before, *family(leader)}
         process.terminate()
         assert process.wait(STOP_S) == 0
     assert not [one for one in processes if is_living(one)]
     assert "Everything that was started has stopped." in output.read_text()
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens at a port."""
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 5).close()
+        return True
+    return False
 
 
 def is_well(var_dir: Path) -> bool:
