@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ami_headend.local import embedded
 
-PARTS = ("floor", "system", "rowwise", "growth", "schemes", "dlms", "rewrap", "pages")
+PARTS = ("floor", "system", "rowwise", "growth", "schemes", "dlms", "rewrap", "feed", "pages")
 
 _EPILOG = """examples:
   python -m bench                                          everything, about half an hour
@@ -15,6 +15,7 @@ _EPILOG = """examples:
   python -m bench --parts pages --keep ../million          pages at a million meters; kept for the next run
   python -m bench --parts schemes                          each protection scheme against ccm, about ten minutes
   python -m bench --parts dlms --dlms-cosem ../cosem/bin/python    DLMS against ccm, and a bare loop of dlms-cosem
+  python -m bench --parts feed                             what the feed costs ingest, and how fast it is read
   python -m bench --parts floor,system --rounds 9          the ratio to the floor alone, measured more often
   make bench ARGS='--frames 200000 --json result.json'
 """

@@ -25,6 +25,7 @@ from keyvault.schemes.table import USUAL
 
 if TYPE_CHECKING:
     from bench.dlms import DlmsResults
+    from bench.feed import FeedResults
     from bench.schemes import SchemeResults
 
 MAX_LATENCY_UPLINKS = 400
@@ -48,6 +49,7 @@ class Results:
     pages: PageResults | None = None
     schemes: "SchemeResults | None" = None
     dlms: "DlmsResults | None" = None
+    feed: "FeedResults | None" = None
 
 
 @dataclass

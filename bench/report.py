@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.dlms import FRAMES_GOAL, LIBRARY_GOAL, READINGS_GOAL, DlmsResults
+from bench.feed import INGEST_GOAL, PARQUET_GOAL, FeedResults
 from bench.measure import SystemRun
 from bench.pages import LIMIT_S, PageResults, Timed
 from bench.parts import Results
@@ -50,9 +51,15 @@ def show(results: Results, console: Console) -> None:
         console.print(table)
     if results.rewrap:
         console.print(_rewrap(results))
+    for table in _of_reading(results):
+        console.print(table)
+
+
+def _of_reading(results: Results) -> Iterator[Table]:
+    if results.feed is not None:
+        yield _feed(results.feed)
     if results.pages is not None:
-        for table in _pages(results.pages):
-            console.print(table)
+        yield from _pages(results.pages)
 
 
 def write(results: Results, path: Path) -> None:
@@ -69,6 +76,12 @@ def write(results: Results, path: Path) -> None:
         "schemes": results.schemes and _scheme_figures(results.schemes),
         "dlms": results.dlms and _dlms_figures(results.dlms),
         "rewrap": results.rewrap,
+        "feed": results.feed
+        and {
+            "cpu_us_with_lots_and_without": results.feed.ingest,
+            "rows_s": results.feed.rows_s,
+            "octets_a_row": results.feed.octets,
+        },
         "pages": results.pages and _page_figures(results.pages),
         "growth_runs": {what: [_run(run) for run in runs] for what, runs in results.growth_runs.items()},
     }
@@ -238,6 +251,18 @@ def _pair_figures(runs: dict[str, SchemeRuns]) -> dict[str, object]:
         "rounds": {kind: [pair(one) for one in found.rounds] for kind, found in runs.items()},
         "first_frames": {kind: pair(found.first) for kind, found in runs.items()},
     }
+
+
+def _feed(found: FeedResults) -> Table:
+    table = Table(title=f"The feed, of CPU in one process and its server process; {found.octets:.1f} octets a row")
+    for column in ("", "median", "rounds from - to", "goal"):
+        table.add_column(column, justify="left" if not column else "right")
+    ratios = [with_lots / without for with_lots, without in found.ingest]
+    table.add_row("storing with lots, of storing without", f"{found.ratio:.3f}", _spread(ratios), f"{INGEST_GOAL}")
+    for name, rates in found.rows_s.items():
+        goal = f"{PARQUET_GOAL:,}" if name == "parquet" else ""
+        table.add_row(f"rows/s as {name}", f"{median(rates):,.0f}", _spread(rates), goal)
+    return table
 
 
 def _rewrap(results: Results) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import dlms, fleet, parts, report, rewrap, schemes
+from bench import dlms, feed, fleet, parts, report, rewrap, schemes
 from bench.pages import Asked
 from bench.parts import Bench, Results, Sizes
 from bench.site import make_template, use_database
@@ -34,8 +34,10 @@ def run(args: argparse.Namespace, folder: Path, console: Console) -> Results:
                 parts.pages(bench, args.page_meters, Asked(args.warm_requests, args.requests, args.users))
             if set(args.parts) - {"pages"}:
                 sizes = Sizes(args.rounds, args.frames, args.sizes, args.rowwise_frames, args.warm_rounds)
-                if set(args.parts) - {"pages", "schemes", "dlms"}:
+                if set(args.parts) - {"pages", "schemes", "dlms", "feed"}:
                     _measure(bench, args, sizes)
+                if "feed" in args.parts:
+                    feed.measure(bench, args.concentrators, args.concentrator_meters, sizes)
                 if "schemes" in args.parts:
                     schemes.against_ccm(bench, args.concentrators, args.concentrator_meters, sizes)
                 if "dlms" in args.parts:

@@ -46,6 +46,8 @@ def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     assert figures["dlms"]["dlms_cosem_of_one_process"] == []  # it is not in this environment
     assert "no loop of dlms-cosem" in run.stdout
     assert len(figures["rewrap"]) == 1
+    assert len(figures["feed"]["cpu_us_with_lots_and_without"]) == 1
+    assert figures["feed"]["rows_s"].keys() >= {"ndjson", "csv", "parquet"}
     assert len(figures["pages"]["addresses"]) > 150
     assert figures["pages"]["exports"][0]["rows"] > 0
     assert figures["pages"]["posts_s"]
@@ -63,4 +65,4 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     run = _bench(tmp_path, "--parts", "ceiling")
 
     assert run.returncode == 2
-    assert "'ceiling' is none of floor, system, rowwise, growth, schemes, dlms, rewrap, pages" in run.stderr
+    assert "'ceiling' is none of floor, system, rowwise, growth, schemes, dlms, rewrap, feed, pages" in run.stderr

@@ -250,7 +250,8 @@ class TestDoor:
 def collector_labels() -> list[str]:
     """The labels of figures that may have no rows just now."""
     of_snapshots = [label for _, labels in collector._OF_SNAPSHOTS.values() for label in labels]
-    return [*of_snapshots, "authority", "listener", "result"]  # no mask authority is pinned here, and no listener runs
+    # No mask authority is pinned here, no listener runs, and nobody has subscribed to the feed.
+    return [*of_snapshots, "authority", "listener", "result", "subscription"]
 
 
 def test_the_dashboard_asks_only_for_what_there_is(asked: Client) -> None:
