@@ -167,6 +167,8 @@ class UplinksView(ConcentratorView):
             raise exceptions.ValidationError("The body is empty.")
         try:
             body = reception.decode(request.data, request.headers.get("Content-Encoding", ""))
+            if laboratory_offers.is_lost(request.user):
+                return Response(ReceiptSerializer(reception.lost(body)).data, status=status.HTTP_202_ACCEPTED)
             receipt = reception.receive(
                 request.user.pk, body, timezone.now(), tasks.enqueue, comes_last=share.comes_last
             )

@@ -2,17 +2,23 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import cbor2
+from django.db.models import Sum
 from django.utils import timezone
 
 from concentrators.conformance import offers
-from concentrators.models import RepeatedUplink, Uplink
+from concentrators.fleet.assignments import holding
+from concentrators.models import Concentrator, HopFailure, RepeatedUplink, Uplink
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, split_sequence
 from keyvault.device_keys import bench as keys
 from keyvault.device_keys.bench import AS_IT_IS, Disguise
+from keyvault.schemes.agreed import AGREED
+from keyvault.schemes.table import HOP
+from meters.contents.plain import NAME_PREFIX
 from meters.models import Meter, Reading
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE
 from meters.readings.senml import SenMLError, SenmlRecord, parse_pack
@@ -89,6 +95,37 @@ class Bench:
         """A number that no command has."""
         return offers.numbers(1)
 
+    @property
+    def has_agreed_keys(self) -> bool:
+        """Whether the meter agrees on its keys."""
+        return keys.source_of(self.title, self.epoch) == AGREED.name
+
+    @property
+    def is_opened_at_concentrator(self) -> bool:
+        """Whether the meter's readings are opened by its concentrator, which reports them."""
+        return keys.scheme_of(self.title, self.epoch) == HOP
+
+    @property
+    def concentrator_title(self) -> bytes | None:
+        """The system title of the meter's concentrator, if it has one."""
+        row = self._concentrator()
+        return None if row.system_title is None else bytes(row.system_title)
+
+    def _concentrator(self) -> Concentrator:
+        return Concentrator.objects.get(assignments__in=holding(timezone.now()).filter(meter=self.meter))
+
+    def dropped_at_concentrator(self) -> int:
+        """How many frames of the meter its concentrator says it dropped."""
+        return HopFailure.objects.filter(meter=self.meter).aggregate(frames=Sum("frames"))["frames"] or 0
+
+    def lose_next_uplink(self) -> None:
+        """Lose the next uplink of the meter's concentrator: it is acknowledged, and nobody ever sees it."""
+        offers.lose(self.meter, 1)
+
+    def has_lost(self) -> bool:
+        """Whether an uplink was lost since."""
+        return not offers.are_to_lose(self.meter)
+
     def mark(self) -> None:
         """Listen to what comes from now on."""
         self._since, self._since_again = _newest(Uplink), _newest(RepeatedUplink)
@@ -139,23 +176,31 @@ class Bench:
         ]
 
     def records(self) -> list[SenmlRecord]:
-        """All records in the meter's frames since octets were last given."""
-        records: list[SenmlRecord] = []
-        for frame in self.frames():
-            try:
-                records += parse_pack(frame.payload)
-            except SenMLError:
-                continue
-        return records
+        """All records of the meter since octets were last given: in its frames, and in reports of its concentrator."""
+        prefix = f"{NAME_PREFIX}{self.title.hex()}:"
+        bodies = self._bodies()
+        records = _records_of(keys.open_frames(self.title, self._naming(self.title, bodies)))
+        if self.is_opened_at_concentrator and (title := self.concentrator_title) is not None:
+            reported = _records_of(keys.open_frames(title, self._naming(title, bodies)))
+            records += [one for one in reported if one.name.startswith(prefix)]
+        return [one._replace(name=one.name.removeprefix(prefix)) for one in records]
 
     def frames(self) -> list[keys.BenchFrame]:
         """The meter's frames since octets were last given, opened."""
+        return keys.open_frames(self.title, self._naming(self.title, self._bodies()))
+
+    def _bodies(self) -> list[bytes]:
+        """The bodies of all uplinks since octets were last given."""
         uplinks = Uplink.objects.filter(pk__gt=self._since, body__isnull=False).order_by("pk")
         again = RepeatedUplink.objects.filter(pk__gt=self._since_again, uplink__body__isnull=False).order_by("pk")
-        bodies = [*uplinks.values_list("body", flat=True), *again.values_list("uplink__body", flat=True)]
-        frames = [octets for body in bodies for octets in split_sequence(bytes(body or b""))]
-        mine = [octets for octets in frames if self.title in octets[: 3 * SYSTEM_TITLE_OCTETS]]
-        return keys.open_frames(self.title, mine) if mine else []
+        found = [*uplinks.values_list("body", flat=True), *again.values_list("uplink__body", flat=True)]
+        return [bytes(body or b"") for body in found]
+
+    @staticmethod
+    def _naming(title: bytes, bodies: Sequence[bytes]) -> list[bytes]:
+        """The frames in these bodies that a title could have sealed."""
+        frames = [octets for body in bodies for octets in split_sequence(body)]
+        return [octets for octets in frames if title in octets[: 3 * SYSTEM_TITLE_OCTETS]]
 
     def intervals(self, from_s: int, to_s: int) -> dict[int, int]:
         """The intervals of the load profile that the head-end has, by their start."""
@@ -181,6 +226,14 @@ class Bench:
                 return False
             self._sleep(self.timing.poll_s)
         return True
+
+
+def _records_of(frames: Sequence[keys.BenchFrame]) -> list[SenmlRecord]:
+    records: list[SenmlRecord] = []
+    for frame in frames:
+        with suppress(SenMLError):
+            records += parse_pack(frame.payload)
+    return records
 
 
 def _newest(model: type[Uplink] | type[RepeatedUplink]) -> int:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
+from django.utils import timezone
 
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from concentrators.commands.downlink import Offer
+from concentrators.fleet import laboratory
 from concentrators.fleet.assignments import holding
-from concentrators.models import Assignment, LaboratoryOffer, RepeatedUplink
+from concentrators.models import Assignment, Concentrator, LaboratoryOffer, RepeatedUplink
 from meters.models import Meter
 
 _NEXT_NUMBER = "nextval(pg_get_serial_sequence('concentrators_command', 'id'))"
@@ -37,8 +39,35 @@ def are_delivered(offered: Sequence[int]) -> bool:
     return not LaboratoryOffer.objects.filter(number__in=offered, delivered_at=None).exists()
 
 
+def lose(meter: Meter, uplinks: int) -> None:
+    """Lose the next uplinks of the meter's concentrator, none with 0: they are acknowledged, and never stored."""
+    Concentrator.objects.filter(pk__in=_concentrators_of(meter)).update(uplinks_to_lose=uplinks)
+
+
+def are_to_lose(meter: Meter) -> bool:
+    """Whether uplinks of the meter's concentrator are to be lost yet."""
+    return Concentrator.objects.filter(pk__in=_concentrators_of(meter), uplinks_to_lose__gt=0).exists()
+
+
+def is_lost(concentrator: Concentrator) -> bool:
+    """Whether this uplink of a concentrator is lost, which takes it off those that are to be.
+
+    Never in production, and never of a concentrator without a laboratory meter, whatever its row says.
+    """
+    if not concentrator.uplinks_to_lose or not laboratory.is_allowed():
+        return False
+    of_laboratory = holding(timezone.now()).filter(concentrator=concentrator, meter__is_laboratory=True)
+    rows = Concentrator.objects.filter(pk=concentrator.pk, uplinks_to_lose__gt=0)
+    return of_laboratory.exists() and bool(rows.update(uplinks_to_lose=F("uplinks_to_lose") - 1))
+
+
+def _concentrators_of(meter: Meter) -> QuerySet[Assignment, int]:
+    return holding(timezone.now()).filter(meter=meter).values_list("concentrator_id", flat=True)
+
+
 def withdraw(meter: Meter) -> None:
-    """Nothing more is offered to the meter, and nothing noted of its concentrator."""
+    """Nothing more is offered to the meter, and nothing noted or lost of its concentrator."""
+    lose(meter, 0)
     LaboratoryOffer.objects.filter(meter=meter).delete()
     RepeatedUplink.objects.filter(concentrator__assignments__meter=meter).delete()
 

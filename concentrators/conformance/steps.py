@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import cbor2
@@ -14,10 +15,14 @@ from keyvault.device_keys.bench import Disguise
 from keyvault.device_keys.key_rows import TRANSFER_EPOCH
 from meters.readings.obis import LOAD_PROFILE, STANDARD_REGISTERS, RegisterKind
 
-SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL = 1, 2, 3, 4, 5
+SET_KEY, READ_NOW, RESEND, SET_CLOCK, SET_INTERVAL, AGREE_KEY, SET_CONCENTRATOR = 1, 2, 3, 4, 5, 6, 7
 _NO_KIND = 99
+_ALG = 10
+_KEY = bytes(range(0x40, 0x60))  # refused, and so never anybody's
 _CUMULATIVE = {one.obis_code for one in STANDARD_REGISTERS if one.kind is RegisterKind.CUMULATIVE}
 _CLOCK_TRIES = 4  # the first may be too late, the next brings how far it was heard then
+_LOSS_TRIES = 3  # what is lost may be another frame of the meter than the answer
+_DAY_S = 86_400
 _BACK_S = 6 * 3600
 
 
@@ -91,7 +96,7 @@ def _other_epoch(bench: Bench) -> Disguise:
     return Disguise(kid=bench.title + (bench.epoch + 1).to_bytes(2, "big"))
 
 
-def _refused(*fields: int | str, epoch: int | None = None) -> Callable[[Bench], None]:
+def _refused(*fields: int | str | bytes, epoch: int | None = None) -> Callable[[Bench], None]:
     """A command of a kind or shape that no meter knows."""
 
     def attempt(bench: Bench) -> None:
@@ -133,19 +138,14 @@ def _resend_of_nothing(bench: Bench) -> None:
     bench.expect(bench.order(RESEND, 0, 1), DONE)
 
 
-def _clock_of_three_items(bench: Bench) -> None:
-    time_s = bench.now_s()
-    bench.expect(bench.order(SET_CLOCK, time_s), LATE, time_s)
+def _clock_too_late(*heard: Callable[[Bench], int]) -> Callable[[Bench], None]:
+    """A set clock with that item, or with none, which the meter must not believe."""
 
+    def attempt(bench: Bench) -> None:
+        time_s = bench.now_s()
+        bench.expect(bench.order(SET_CLOCK, time_s, *(item(bench) for item in heard)), LATE, time_s)
 
-def _clock_unheard(bench: Bench) -> None:
-    time_s = bench.now_s()
-    bench.expect(bench.order(SET_CLOCK, time_s, 0), LATE, time_s)
-
-
-def _clock_from_the_future(bench: Bench) -> None:
-    time_s = bench.now_s()
-    bench.expect(bench.order(SET_CLOCK, time_s, bench.heard() + 1_000_000), LATE, time_s)
+    return attempt
 
 
 def _set_clock(bench: Bench) -> None:
@@ -176,40 +176,37 @@ def _clock_held_back(bench: Bench) -> None:
     bench.expect(order, LATE, time_s)
 
 
-def _interval_that_it_has(bench: Bench) -> None:
-    minutes = bench.meter.interval_minutes
-    bench.expect(bench.order(SET_INTERVAL, minutes, _whole_hours_ahead(bench)), DONE)
+def _interval(said: str, minutes: Callable[[int], int], from_s: int = 0) -> Callable[[Bench], None]:
+    """A set interval: the minutes by those that the meter has, from a midnight ahead and that many seconds on."""
 
-
-def _interval_of_no_minutes(bench: Bench) -> None:
-    bench.expect(bench.order(SET_INTERVAL, 0, _whole_hours_ahead(bench)), REFUSED)
-
-
-def _interval_off_the_grid(bench: Bench) -> None:
-    other = 60 if bench.meter.interval_minutes != 60 else 30
-    bench.expect(bench.order(SET_INTERVAL, other, _whole_hours_ahead(bench) + 60), REFUSED)
-
-
-def _interval_in_the_past(bench: Bench) -> None:
-    other = 60 if bench.meter.interval_minutes != 60 else 30
-    bench.expect(bench.order(SET_INTERVAL, other, _whole_hours_ahead(bench) - 7 * 86_400), REFUSED)
-
-
-def _whole_hours_ahead(bench: Bench) -> int:
-    return (bench.now_s() // 86_400 + 2) * 86_400
-
-
-def _key_refused(alg: int, *more: int) -> Callable[[Bench], None]:
     def attempt(bench: Bench) -> None:
-        key = secrets.token_bytes(32)
-        bench.expect(bench.order(SET_KEY, bench.epoch + 1, key, alg, *more, epoch=TRANSFER_EPOCH), REFUSED)
+        start_s = (bench.now_s() // _DAY_S + 2) * _DAY_S + from_s
+        bench.expect(bench.order(SET_INTERVAL, minutes(bench.meter.interval_minutes), start_s), said)
+
+    return attempt
+
+
+def _other_length(minutes: int) -> int:
+    return 30 if minutes == 60 else 60
+
+
+def _key_refused(kind: int, *fields: object, epoch: int | None = TRANSFER_EPOCH) -> Callable[[Bench], None]:
+    """A key command with these items after its epoch that the meter refuses, so that it keeps its key."""
+
+    def attempt(bench: Bench) -> None:
+        if kind == AGREE_KEY and bench.has_agreed_keys:
+            raise LeftOutError("the meter agrees on its keys: each of its new keys comes by this command")
+        bench.expect(bench.order(kind, bench.epoch + 1, *fields, epoch=epoch), REFUSED)
         bench.expect(bench.order(_NO_KIND), REFUSED)  # under the old key still
 
     return attempt
 
 
-def _key_under_the_device_key(bench: Bench) -> None:
-    bench.expect(bench.order(SET_KEY, bench.epoch + 1, secrets.token_bytes(32), 10), REFUSED)
+def _key_that_it_has(bench: Bench) -> None:
+    """As if the answer to the command that brought it had been lost, and the command were sealed again."""
+    order = bench.order(SET_KEY, bench.epoch, secrets.token_bytes(32), _ALG, epoch=TRANSFER_EPOCH)
+    bench.expect(order, DONE)
+    bench.expect(bench.order(_NO_KIND), REFUSED)  # under the key that it has
 
 
 def _rotate(bench: Bench) -> Command:
@@ -245,6 +242,49 @@ def _old_key(bench: Bench) -> None:
     bench.expect_silence(late.octets)
 
 
+def _lose_answer(bench: Bench, order: Order) -> None:
+    """Give a command, and lose what the meter sends next on its way; LeftOutError where that was something else."""
+    bench.lose_next_uplink()
+    bench.give([order.octets])
+    bench.until(bench.has_lost, "no uplink")
+    if bench.answers(order.number):
+        raise LeftOutError("another frame of the meter was lost in the place of its answer: try again")
+
+
+def _answer_lost(bench: Bench) -> None:
+    for _ in range(_LOSS_TRIES):
+        order = bench.order(READ_NOW)
+        with suppress(LeftOutError):
+            _lose_answer(bench, order)
+            break
+    first = bench.expect(order, DONE)  # the same octets again, as nobody answered
+    bench.expect(order, DONE, first.second)
+
+
+def _clock_answer_lost(bench: Bench) -> None:
+    """The head-end seals it again, with its number and another time: to the meter it is another command."""
+    order, _ = _set_in_time(bench)
+    later = bench.order(SET_CLOCK, bench.now_s(), bench.heard())
+    _lose_answer(bench, later)
+    time_s = bench.now_s()
+    plaintext = cbor2.dumps([SET_CLOCK, later.number, time_s, bench.heard()], canonical=True)
+    bench.expect(bench.order_of(plaintext, later.number), DONE, time_s)
+    bench.expect_silence(order.octets, order.number)
+
+
+def _set_concentrator(bench: Bench) -> None:
+    title = bench.concentrator_title
+    if title is None:
+        raise LeftOutError("its concentrator has no system title: manage.py concentrator --help")
+    dropped = bench.dropped_at_concentrator()
+    said = {bench.ask(bench.order(SET_CONCENTRATOR, title)).said for _ in range(2)}
+    if said != {DONE} and (bench.is_opened_at_concentrator or said != {REFUSED}):
+        raise MismatchError(f"it answers {' and '.join(sorted(said))} to the title of its concentrator, twice the same")
+    bench.expect(bench.order(READ_NOW), DONE)  # in frames for that concentrator
+    if bench.dropped_at_concentrator() > dropped:
+        raise MismatchError("its concentrator dropped frames of it: their hop tags do not fit, or are missing")
+
+
 STEPS: tuple[Step, ...] = (
     Step("read-now", "sends its cumulative registers, and answers done", _read_now),
     Step("the same again", "gives the same answer again, and does nothing else", _same_again),
@@ -268,19 +308,36 @@ STEPS: tuple[Step, ...] = (
     Step("no octets", "drops it silently", _of_octets(lambda _: b"", None)),
     Step("resend", "sends the same values again, and answers done", _resend),
     Step("resend of nothing", "answers done", _resend_of_nothing),
-    Step("set clock of three items", "answers too late, at the time in the command", _clock_of_three_items),
-    Step("set clock, nothing heard", "answers too late", _clock_unheard),
-    Step("set clock of a frame not sealed yet", "answers too late", _clock_from_the_future),
+    Step("set clock of three items", "answers too late, at the time in the command", _clock_too_late()),
+    Step("set clock, nothing heard", "answers too late", _clock_too_late(lambda _: 0)),
+    Step(
+        "set clock of a frame not sealed yet",
+        "answers too late",
+        _clock_too_late(lambda bench: bench.heard() + 1_000_000),
+    ),
     Step("set clock", "sets it, answers done at the new time; the same answer again", _set_clock),
     Step("set clock held back", "answers too late", _clock_held_back),
-    Step("set interval that it has", "answers done", _interval_that_it_has),
-    Step("set interval of no minutes", "answers refused", _interval_of_no_minutes),
-    Step("set interval off the grid", "answers refused", _interval_off_the_grid),
-    Step("set interval in the past", "answers refused", _interval_in_the_past),
-    Step("set key of scheme 0 in six items", "answers refused, keeps its key", _key_refused(10, 0)),
-    Step("set key of an unknown scheme", "answers refused, keeps its key", _key_refused(10, 99)),
-    Step("set key of an unknown alg", "answers refused, keeps its key", _key_refused(99)),
-    Step("set key under the device key", "answers refused", _key_under_the_device_key),
+    Step("set interval that it has", "answers done", _interval(DONE, lambda minutes: minutes)),
+    Step("set interval of no minutes", "answers refused", _interval(REFUSED, lambda _: 0)),
+    Step("set interval off the grid", "answers refused", _interval(REFUSED, _other_length, 60)),
+    Step("set interval in the past", "answers refused", _interval(REFUSED, _other_length, -7 * _DAY_S)),
+    Step("set key of scheme 0 in six items", "answers refused, keeps its key", _key_refused(SET_KEY, _KEY, _ALG, 0)),
+    Step("set key of an unknown scheme", "answers refused, keeps its key", _key_refused(SET_KEY, _KEY, _ALG, 99)),
+    Step("set key of an unknown alg", "answers refused, keeps its key", _key_refused(SET_KEY, _KEY, 99)),
+    Step("set key under the device key", "answers refused", _key_refused(SET_KEY, _KEY, _ALG, epoch=None)),
+    Step("a key that it has", "answers done, and changes nothing", _key_that_it_has),
+    Step("agree key of a meter without a pair", "answers refused", _key_refused(AGREE_KEY, _ALG, 0, _KEY)),
+    Step("agree key of another shape", "answers refused", _key_refused(AGREE_KEY, _ALG, 0)),
+    Step("agree key under the device key", "answers refused", _key_refused(AGREE_KEY, _ALG, 0, _KEY, epoch=None)),
+    Step("set concentrator of seven octets", "answers refused", _refused(SET_CONCENTRATOR, bytes(7))),
+    Step(
+        "set concentrator under the transfer key",
+        "answers refused",
+        _refused(SET_CONCENTRATOR, bytes(8), epoch=TRANSFER_EPOCH),
+    ),
+    Step("set concentrator", "uses its title, with hop tags that fit; or answers refused, twice", _set_concentrator),
+    Step("its answer is lost", "gives the same answer to the same octets", _answer_lost),
+    Step("set clock, its answer is lost", "sets it to the time of the next one", _clock_answer_lost),
     Step("a new key", "sends under it at once; the same answer again", _new_key),
     Step("the key before", "is for commands until one came under the new key", _old_key),
 )

@@ -65,7 +65,8 @@ def find(token: str, now: datetime) -> ConcentratorToken | None:
     """
     octets = bearer.digest(token)
     rows = fetch_rows(
-        """SELECT t.id, t.label, t.created_at, t.expires_at, t.last_used_at, c.id, c.name, c.created_at
+        """SELECT t.id, t.label, t.created_at, t.expires_at, t.last_used_at, c.id, c.name, c.created_at,
+                  c.uplinks_to_lose
            FROM concentrators_concentratortoken t JOIN concentrators_concentrator c ON c.id = t.concentrator_id
            WHERE t.digest = %s AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > %s)
                  AND c.is_active""",
@@ -75,12 +76,12 @@ def find(token: str, now: datetime) -> ConcentratorToken | None:
     if not rows:
         return None
     pk, label, created_at, expires_at, last_used_at, *of_concentrator = rows[0]
-    concentrator_id, name, registered_at = of_concentrator
+    concentrator_id, name, registered_at, to_lose = of_concentrator
     if last_used_at is None or now - last_used_at > _LAST_USE_EVERY:
         ConcentratorToken.objects.filter(pk=pk).update(last_used_at=now)
     return ConcentratorToken(
         pk=pk,
-        concentrator=Concentrator(pk=concentrator_id, name=name, created_at=registered_at),
+        concentrator=Concentrator(pk=concentrator_id, name=name, created_at=registered_at, uplinks_to_lose=to_lose),
         digest=octets,
         label=label,
         created_at=created_at,

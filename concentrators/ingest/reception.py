@@ -47,6 +47,11 @@ class Receipt(NamedTuple):
     is_again: bool = False
 
 
+def lost(body: bytes) -> Receipt:
+    """A receipt of nothing: the body is lost on purpose, in a conformance run. Its number, 0, is that of no uplink."""
+    return Receipt(0, hashlib.sha256(body).digest(), len(frames_of(body)))
+
+
 def decode(body: bytes, encoding: str) -> bytes:
     """Undo the Content-Encoding of a body, with never more than UPLINK_MAX_OCTETS in memory.
 

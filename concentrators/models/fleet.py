@@ -22,6 +22,9 @@ class Concentrator(models.Model):
     )
     is_active = models.BooleanField(default=True, help_text="an inactive concentrator is refused at the door")
     created_at = models.DateTimeField(auto_now_add=True)
+    uplinks_to_lose = models.PositiveSmallIntegerField(
+        default=0, editable=False, help_text="in a conformance run of a laboratory meter, on purpose"
+    )
 
     # What DRF asks of request.user; a concentrator never signs in otherwise.
     is_authenticated = True

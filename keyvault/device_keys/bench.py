@@ -59,6 +59,17 @@ def active_epoch(system_title: bytes) -> int:
     return epoch
 
 
+def source_of(system_title: bytes, epoch: int) -> str:
+    """What the key of an epoch is computed from: stored, derived or agreed."""
+    rows = DeviceKey.objects.filter(system_title=system_title, epoch=epoch)
+    return str(rows.values_list("source", flat=True).get())
+
+
+def scheme_of(system_title: bytes, epoch: int) -> str:
+    """The scheme of an epoch."""
+    return str(DeviceKey.objects.values_list("scheme", flat=True).get(system_title=system_title, epoch=epoch))
+
+
 def seal(
     system_title: bytes, epoch: int, plaintext: bytes, number: int, now: datetime, disguise: Disguise = AS_IT_IS
 ) -> bytes:
@@ -83,6 +94,8 @@ def heard(system_title: bytes, epoch: int) -> int:
 
 def open_frames(system_title: bytes, frames: list[bytes]) -> list[BenchFrame]:
     """What frames of the meter say whose tag fits, in their order; others are left out."""
+    if not frames:
+        return []
     keys = {make_kid(system_title, key.epoch): key for key in _open([system_title], epochs_of(system_title))}
     schemes = dict(DeviceKey.objects.filter(system_title=system_title).values_list("epoch", "scheme"))
     found = []

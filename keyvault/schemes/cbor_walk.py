@@ -245,7 +245,7 @@ class Walk:
     def _map(self, head: Head, at: int, end: int, depth: int, path: Place) -> tuple[int, str]:
         count = "indefinite length" if head.argument is None else f"{head.argument:,} pairs"
         names: dict[Place, str] = {(0,): "header: ", (1,): "unprotected header, under no tag: "}
-        name = names.get(path, "" if self._sign1.within(path) is None else self._meaning(path, "")) + "map of "
+        name = (names.get(path, "") if self._sign1.within(path) is None else self._meaning(path, "")) + "map of "
         self._add(at, head.after, depth, "{ }" if head.argument is not None else "{_ }", name + count)
         position, pairs = head.after, list[str]()
         while not self._ended(head, position, len(pairs)):

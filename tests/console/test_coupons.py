@@ -49,3 +49,4 @@ def test_a_failure_shows_what_is_proven(admin_client: Client) -> None:
     for octets in (first, second, meter.list_of(0), meter.list_of(5)):
         assert sha256(octets).hexdigest() in page
     assert "announced in two lists" in page
+    assert "Cell(" not in page

@@ -165,7 +165,7 @@ def conformance(
     settings.IS_PRODUCTION = False
     make = ["make", "meter", f"BUILD={folder}", f"CC={COMPILER}"]
     subprocess.run(make, cwd=source, check=True, capture_output=True, timeout=120)
-    concentrator = ConcentratorFactory.create()
+    concentrator = ConcentratorFactory.create(system_title=secrets.token_bytes(8))
     title = secrets.token_bytes(8).hex()
     words = ["--concentrator", concentrator.name, "--scheme", scheme, "--algorithm", str(alg), "--json"]
     shown = io.StringIO()

@@ -17,7 +17,7 @@ from concentrators.conformance.bench import DONE, LATE, REFUSED, Answer, Bench, 
 from concentrators.conformance.steps import STEPS, LeftOutError, Step
 from concentrators.fleet import laboratory, tokens
 from concentrators.fleet.laboratory import BenchMeter, LaboratoryError
-from concentrators.models import Concentrator, ConformanceRun, LaboratoryOffer, RepeatedUplink, StepVerdict
+from concentrators.models import Concentrator, ConformanceRun, LaboratoryOffer, RepeatedUplink, StepVerdict, Uplink
 from keyvault.audit.chain import Actor
 from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import bench as keys
@@ -27,6 +27,8 @@ from meters.models import Meter
 from tests.builders import senml_payload
 from tests.concentrators import fleet
 from tests.concentrators.fleet import Device
+from tests.concentrators.test_hop_reports import Holder
+from tests.concentrators.test_hop_reports import meters as hop_meters
 from tests.factories import ConcentratorFactory
 
 pytestmark = pytest.mark.django_db
@@ -163,6 +165,48 @@ class TestOffers:
         assert not offers.receipt(other.pk, number, delivered=True, now=timezone.now())
 
 
+class TestLoss:
+    def post(self, concentrator: Concentrator, device: Device, interval: int) -> int:
+        body = encode_sequence([device.frame(interval)])
+        headers = {"Authorization": f"Bearer {tokens.issue(concentrator)}"}
+        answer = Client().post("/api/v1/uplinks", body, "application/cbor-seq", headers=headers)
+        assert answer.status_code == 202
+        return int(answer.json()["uplink"])
+
+    def test_an_uplink_is_lost_on_purpose_and_the_next_is_not(self, concentrator: Concentrator, device: Device) -> None:
+        bench = Bench(device.meter, AT_ONCE)
+        bench.lose_next_uplink()
+        assert not bench.has_lost()
+        assert (self.post(concentrator, device, 0), Uplink.objects.count()) == (0, 0)
+        assert bench.has_lost()
+        assert self.post(concentrator, device, 1) == Uplink.objects.get().pk
+        bench.lose_next_uplink()
+        offers.withdraw(device.meter)
+        assert self.post(concentrator, device, 2)
+
+    @pytest.mark.parametrize("setting", ["IS_PRODUCTION", "REQUIRE_APPROVAL"])
+    def test_none_is_lost_in_production_or_of_ordinary_meters(
+        self, concentrator: Concentrator, device: Device, settings: Settings, setting: str
+    ) -> None:
+        Bench(device.meter, AT_ONCE).lose_next_uplink()
+        setattr(settings, setting, True)
+        assert self.post(concentrator, device, 0)
+        setattr(settings, setting, False)
+        Meter.objects.update(is_laboratory=False)
+        assert self.post(concentrator, device, 1)
+
+
+def test_records_of_a_meter_whose_concentrator_opens() -> None:
+    holder = Holder()
+    (hop,) = hop_meters(holder, 1)
+    bench = Bench(hop.meter, AT_ONCE)
+    assert (bench.is_opened_at_concentrator, bench.has_agreed_keys) == (True, False)
+    assert bench.concentrator_title == holder.title
+    event = senml_payload({"0-0:96.13.0": 17}, fleet.START_S, unit="count")
+    fleet.post(holder.row, [holder.report(hop, wh=5), hop.seal(event)], timezone.now())
+    assert [(one.name, one.value) for one in bench.records()] == [("0-0:96.13.0", 17), (fleet.INTERVAL, 5)]
+
+
 class TestBench:
     def heard(self, device: Device, register: str, number: int, second: int) -> Bench:
         bench = Bench(device.meter, AT_ONCE)
@@ -199,7 +243,7 @@ class TestBench:
             bench.order(2, disguise=Disguise(kid=bytes(10))),
         ]
         counters = [int.from_bytes(one.octets.split(b"\x06\x45")[1][:5], "big") for one in orders]
-        assert counters == list(range(counters[0], counters[0] + 4))
+        assert counters == sorted(set(counters))
         assert DownlinkCounter.objects.get(key=device.row()).last == counters[-1]
         assert len({one.number for one in orders}) == 4
 
