@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -19,6 +20,7 @@ from ami_headend.core.client_ip import is_loopback
 from ami_headend.local import embedded
 from ami_headend.local.display import Lines
 from ami_headend.local.embedded import OwnService
+from ami_headend.local.embedded.processes import tethered
 from ami_headend.local.supervision import LocalSupervisor, RestartsError
 from ami_headend.processes import beat_command, web_command, worker_command
 from keyvault import master_key
@@ -102,10 +104,16 @@ def head_end(answers: Callable[[str], bool], start_s: float) -> Iterator[str]:
         port = probe.getsockname()[1]
     commands = [web_command("127.0.0.1", port, 1), worker_command(2), beat_command()]
     with prepared("127.0.0.1", port) as ready, (settings.VAR_DIR / "simulate.log").open("ab") as log:
-        # In sessions of their own: the caller handles Ctrl-C and ends them last.
+        # In sessions of their own: the caller handles Ctrl-C and ends them last. If it is killed, they end, too.
         started = [
             subprocess.Popen(
-                command, env=ready.env, cwd=settings.BASE_DIR, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=ready.env,
+                cwd=settings.BASE_DIR,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=tethered(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread yet
             )
             for command in commands
         ]

@@ -35,7 +35,7 @@ class Production:
         self._link = factory.link(spool)
         self._mischief = Mischief(plan, self._ghosts, self._link)
         self._enrolments = Enrolments(plan, factory, self._meters)
-        self._is_enrolled = not plan.enrolled
+        self._is_enrolled = not plan.enrolled or self.tick > 0  # nothing was measured before
         self._sets_change_at_s = plan.key_sets_change_at_s or 0
         self._with_next_set = {
             number

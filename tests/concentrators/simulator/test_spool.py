@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from concentrators.simulator.factory import Factory
+from concentrators.simulator.household import HouseholdLoad
 from concentrators.simulator.meter import Memory
+from concentrators.simulator.plan import Plan
+from concentrators.simulator.production import Production
 from concentrators.simulator.spool import Batch, Outgoing, Spool, SpoolError
 from keyvault.cose.structures import split_sequence
+from tests.concentrators.simulator.test_misbehaviour import HEAD_END
 
 
 def frames(*octets: bytes, concentrator: int = 0) -> list[Outgoing]:
@@ -49,6 +54,15 @@ def test_progress_goes_on_where_an_earlier_process_stopped(tmp_path: Path) -> No
     assert spool.progress() == (4, 2)
     spool.close()
     assert Spool(tmp_path).progress() == (4, 2)
+
+
+def test_a_run_that_goes_on_measures_though_late_frames_are_held(tmp_path: Path) -> None:
+    """They are due at a time of the simulation that only comes if meters measure."""
+    plan = Plan("0a0b0c0d", 5, ["one", "two", "three"], 1, [30], 0, 86_400, enrolled_every=3)
+    assert plan.enrolled
+    spool = Spool(tmp_path)
+    spool.hand_over([Outgoing(0, b"late", "accepted", not_before_s=50_000)], [], facts={"tick": 3, "enrolling": True})
+    assert Production(plan, HouseholdLoad(5, 0), spool, Factory(plan, bytes(32), HEAD_END)).is_ready()
 
 
 def test_whole_batches_only_unless_partial(tmp_path: Path) -> None:
