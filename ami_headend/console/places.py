@@ -13,7 +13,7 @@ from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, clipped, link, moment
 from ami_headend.console.groups import fill, filling
 from ami_headend.console.list_exports import ListExport, paged
-from ami_headend.console.lists import ROWS, ListPage, box, chosen, text, text_of
+from ami_headend.console.lists import ROWS, ListPage, box, chosen, number_of, text, text_of
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.fleet.groups import Members
@@ -62,7 +62,7 @@ class PlacesPage(ListPage):
         return HttpResponseRedirect(request.get_full_path())
 
     def matching(self, filters: dict[str, Any]) -> QuerySet[Place]:
-        """Return the places that the filters leave, by name, each with its present installation."""
+        """Return the places that the filters leave, by name (of groups by id), each with its present installation."""
         now_hanging = Installation.objects.filter(removed_at=None).select_related("meter")
         rows = Place.objects.order_by("name").prefetch_related(
             Prefetch("installations", now_hanging, to_attr="now_hanging")
@@ -70,16 +70,19 @@ class PlacesPage(ListPage):
         if filters["search"].strip():
             rows = rows.filter(search.as_q(search.place_condition(filters["search"])))
         if filters["group"]:
-            rows = rows.filter(groups.of_places(ids(filters["group"]) or ()))
+            rows = rows.filter(groups.places_in_order(ids(filters["group"]) or ())).order_by("pk")
         return rows
 
     def exported(self, filters: dict[str, Any]) -> ListExport:
         access_record.note(self.request)
         rows = self.matching(filters)
 
-        def page(name: str | None) -> tuple[list[PlaceRow], str | None]:
-            shown = list((rows if name is None else rows.filter(name__gt=name))[: list_exports.BATCH])
-            return [_row(place) for place in shown], shown[-1].name if len(shown) == list_exports.BATCH else None
+        order = "pk" if filters["group"] else "name"
+
+        def page(key: str | int | None) -> tuple[list[PlaceRow], str | int | None]:
+            shown = list((rows if key is None else rows.filter(**{f"{order}__gt": key}))[: list_exports.BATCH])
+            following = _key(shown[-1], filters) if len(shown) == list_exports.BATCH else None
+            return [_row(place) for place in shown], following
 
         return ListExport(PlaceRow, paged(page), lambda most: rows.order_by()[:most].count(), is_personal=True)
 
@@ -87,7 +90,8 @@ class PlacesPage(ListPage):
         access_record.note(self.request)
         rows = self.matching(filters)
         if after:
-            rows = rows.filter(name__gt=text_of(after))
+            is_by_id = bool(filters["group"])
+            rows = rows.filter(pk__gt=number_of(after[0], 2**31)) if is_by_id else rows.filter(name__gt=text_of(after))
         shown = list(rows[:ROWS])
         columns = columns_of("place", "address", "-customer", "meter", "-since")
         see_meters = self.request.user.has_perm("meters.view_meter")
@@ -96,7 +100,12 @@ class PlacesPage(ListPage):
             columns.insert(0, Column(""))
             for place, line in zip(shown, lines, strict=True):
                 line.insert(0, box("fill", "place", place.pk, f"choose place {place.name}"))
-        return table(columns, lines), [shown[-1].name] if len(shown) == ROWS else None
+        return table(columns, lines), [_key(shown[-1], filters)] if len(shown) == ROWS else None
+
+
+def _key(place: Place, filters: dict[str, Any]) -> str | int:
+    """Return where a page ends: of groups by id, else by name."""
+    return place.pk if filters["group"] else place.name
 
 
 def _line(place: Place, *, see_meters: bool) -> list[Any]:

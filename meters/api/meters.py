@@ -112,7 +112,7 @@ class MeterList(ParameterView):
         order = "pk" if "group" in asked else "serial_number"
         found = self.found(asked).order_by(order)
         if "cursor" in asked:
-            found = found.filter(**{f"{order}__gt": _place(asked["cursor"], order)})
+            found = found.filter(**{f"{order}__gt": end_of_page(asked["cursor"], order)})
         shown = queries.with_length(found, timezone.now())
         page = _described(shown[: asked["page_size"]], request, is_list=True)
         full = len(page) == asked["page_size"]
@@ -120,9 +120,9 @@ class MeterList(ParameterView):
         return Response({"next": following, "results": MeterSerializer(page, many=True).data})
 
 
-def _place(cursor: str, order: str) -> str | int:
-    """Return where a page ended; 400 for a cursor of another list."""
-    if order == "serial_number":
+def end_of_page(cursor: str, order: str) -> str | int:
+    """Return where a page ended, in order of ``pk`` or of a name; 400 for a cursor of another list."""
+    if order != "pk":
         return cursor
     if not (cursor.isascii() and cursor.isdecimal() and int(cursor) < 2**31):
         raise ValidationError({"cursor": ["a cursor of another list: follow `next` unchanged"]})

@@ -7,7 +7,7 @@ from rest_framework import generics, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from meters.api.meters import ParameterView
+from meters.api.meters import ParameterView, end_of_page
 from meters.api.serializers import PAGE_MAX, GroupsField, QuerySerializer, SystemTitleField, given, ids_of, page_of
 from meters.models import Installation, Place
 from meters.registry import access_record, groups, place_readings
@@ -73,13 +73,17 @@ class PlaceList(ParameterView):
     @extend_schema(operation_id="places", parameters=[PlacesQuery], responses=page_of("PlacePage", PlaceSerializer))
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
-        wanted = given(asked, name__startswith="name", customer_reference="customer_reference", name__gt="cursor")
-        found = Place.objects.filter(**wanted).order_by("name")
+        wanted = given(asked, name__startswith="name", customer_reference="customer_reference")
+        order = "pk" if "group" in asked else "name"  # as they stand in a group's index
+        found = Place.objects.filter(**wanted).order_by(order)
         if "group" in asked:
-            found = found.filter(groups.of_places(ids_of(asked["group"]) or ()))
+            found = found.filter(groups.places_in_order(ids_of(asked["group"]) or ()))
+        if "cursor" in asked:
+            found = found.filter(**{f"{order}__gt": end_of_page(asked["cursor"], order)})
         access_record.note(request)
         page = list(found[: asked["page_size"]])
-        following = self.next_page(request, page[-1].name) if len(page) == asked["page_size"] else None
+        full = len(page) == asked["page_size"]
+        following = self.next_page(request, str(getattr(page[-1], order))) if full else None
         return Response({"next": following, "results": PlaceSerializer(page, many=True).data})
 
     @extend_schema(operation_id="places_create", request=PlaceSerializer, responses={201: PlaceSerializer})

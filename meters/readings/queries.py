@@ -304,7 +304,7 @@ def meters(
     """Return meters of a status, a scheme and any of the groups that match a search term (``search.py``)."""
     found = Meter.objects.all()
     if group_ids is not None:
-        found = found.filter(groups.of_meters(group_ids, "pk"))
+        found = found.filter(groups.meters_in_order(group_ids))
     if term:
         found = found.filter(search.as_q(search.meter_condition(term)))
     if scheme is not None:

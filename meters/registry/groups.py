@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from django.db import connection
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Q, QuerySet, Subquery
 
 from ami_headend.core import keyset, names
 from ami_headend.core.names import Alike, UnreadableNameError, alike
@@ -145,6 +145,24 @@ def one_of(group_ids: Iterable[int] | None, column: str = "meter_id") -> keyset.
 def of_places(group_ids: Collection[int], column: str = "pk") -> Q:
     """Return a condition for places that are in any of the groups."""
     return Q(**{f"{column}__in": PlaceInGroup.objects.filter(group__in=list(group_ids)).values("place_id")})
+
+
+def meters_in_order(group_ids: Collection[int]) -> Q:
+    """Return a condition for meters that are in any of the groups, for a list in order of their ids.
+
+    It begins at the first of them: else PostgreSQL walks over all meters that are older than a young group's.
+    """
+    return of_meters(group_ids, "pk") & Q(pk__gte=_first(MeterInGroup, "meter_id", group_ids))
+
+
+def places_in_order(group_ids: Collection[int]) -> Q:
+    """Return the same for places."""
+    return of_places(group_ids) & Q(pk__gte=_first(PlaceInGroup, "place_id", group_ids))
+
+
+def _first(model: type[MeterInGroup] | type[PlaceInGroup], column: str, group_ids: Collection[int]) -> Subquery:
+    rows = model.objects.filter(group__in=list(group_ids)).order_by(column)
+    return Subquery(rows.values(column)[:1])
 
 
 def of_meter(meter_id: int) -> list[tuple[FleetGroup, list[Via]]]:

@@ -116,6 +116,21 @@ def test_meters_of_groups(client: Client, fleet: dict[str, Any], query: str, fou
     assert serials(client, f"/api/v1/meters?{query}") == found
 
 
+@pytest.mark.parametrize("name", ["meters", "places"])
+def test_pages_of_a_group_go_on_by_number(client: Client, fleet: dict[str, Any], name: str) -> None:
+    actor, group = Actor("ann", "test"), FleetGroup.objects.get(name="leaky")
+    places = [Place.objects.create(name=f"House {n}") for n in (2, 1, 3)]
+    groups.put(group, Members([m.pk for m in fleet["meters"]], [p.pk for p in places]), actor)
+    found, url = [], f"/api/v1/{name}?group=leaky&page_size=1"
+    while url:
+        answer = client.get(url).json()
+        found += [row.get("serial_number", row.get("name")) for row in answer["results"]]
+        url = answer["next"]
+    assert found == {"meters": ["S1", "S2", "S3"], "places": ["House 2", "House 1", "House 3"]}[name]
+    wrong = client.get(f"/api/v1/{name}", {"group": "leaky", "cursor": "House 1"})
+    assert "a cursor of another list" in str(wrong.json())
+
+
 @pytest.mark.parametrize("name", ["meters", "places", "readings", "events", "failures", "totals", "alerts", "keys"])
 def test_an_unknown_group_is_named(client: Client, name: str) -> None:
     answer = client.get(f"/api/v1/{name}", {"group": "district:Nowhere"})
