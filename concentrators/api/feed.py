@@ -1,6 +1,8 @@
 """REST: the feed of readings and events, and how far its consumers have come."""
 
 import itertools
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
@@ -23,9 +25,9 @@ from concentrators.feed.writers import WRITERS
 from concentrators.models import FeedSubscription
 from keyvault.audit.chain import web_actor
 from meters.api.meters import CSVRenderer, ParameterView, ParquetRenderer
-from meters.api.serializers import QuerySerializer
-from meters.models import MeterEvent, Reading
-from meters.registry import access_record
+from meters.api.serializers import GroupsField, QuerySerializer, ids_of
+from meters.models import Meter, MeterEvent, Reading
+from meters.registry import access_record, groups
 from meters.registry.place_rights import may_see_places
 
 LIMIT_DEFAULT, LIMIT_MAX = 10_000, 1_000_000
@@ -44,6 +46,7 @@ class FeedQuery(QuerySerializer):
     cursor = serializers.CharField(
         required=False, max_length=200, help_text="Feed-Cursor of the previous page; without it, from the beginning"
     )
+    group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
     limit = serializers.IntegerField(default=LIMIT_DEFAULT, min_value=1, max_value=LIMIT_MAX, help_text="rows")
 
 
@@ -90,7 +93,8 @@ class FeedView(ParameterView):
         except GoneError as error:
             return gone(request, self.resource, error)
         access_record.note(request)
-        found = pages.batches(planned, shows_places=may_see_places(request.user))
+        only = partial(_in_groups, ids_of(asked["group"]) or []) if "group" in asked else None
+        found = pages.batches(planned, shows_places=may_see_places(request.user), only=only)
         first = list(itertools.islice(found, 1))  # an immediate error comes before status 200 is sent
         chosen = request.accepted_renderer
         headers = {
@@ -108,6 +112,12 @@ class FeedView(ParameterView):
             content_type=chosen.media_type,
             headers=headers,
         )
+
+
+def _in_groups(group_ids: Sequence[int], meter_ids: list[int]) -> list[int]:
+    """Return which of the meters are in any of the groups now."""
+    found = Meter.objects.filter(groups.of_meters(group_ids, "pk"), pk__in=meter_ids)
+    return list(found.values_list("pk", flat=True))
 
 
 _ROWS = {

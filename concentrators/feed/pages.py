@@ -4,7 +4,7 @@ A page is planned by counting alone, so its end is known before its first row is
 memory holds one batch of them.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from concentrators.feed import eras
 from concentrators.feed.cursor import FIRST, Cursor, Gone, Place, State
 from concentrators.feed.packed import unpack
 from concentrators.feed.rows import EventRow, Page, ReadingRow, Resource
-from concentrators.feed.tables import Piece, Tables, as_objects
+from concentrators.feed.tables import Chosen, Piece, Tables, as_objects
 
 BATCH = 50_000  # rows of a record batch, or one lot's where it has more
 _LOTS = 10_000  # of one page
@@ -93,24 +93,22 @@ def plan(resource: Resource, text: str | None, limit: int) -> Plan:
     return Plan(resource, slices, Cursor(resource, state.era, following), following == (state.last + 1, 0))
 
 
-def batches(planned: Plan, *, shows_places: bool, meter_ids: Collection[int] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a planned page in batches; ``meter_ids`` restricts them to those meters.
+def batches(planned: Plan, *, shows_places: bool, only: Chosen | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a planned page in batches; ``only`` chooses of the ids of meters whose rows are told.
 
     GoneError if they are no longer kept.
     """
-    tables = Tables(planned.resource, shows_places=shows_places, meter_ids=meter_ids)
+    tables = Tables(planned.resource, shows_places=shows_places, only=only)
     for part in _parts(planned.slices):
         yield tables.batch(_pieces(planned, part))
 
 
 def page(
-    resource: Resource, text: str | None, limit: int, *, meter_ids: Collection[int] | None = None
+    resource: Resource, text: str | None, limit: int, *, only: Chosen | None = None
 ) -> Page[ReadingRow | EventRow]:
     """Return a page of rows as objects. CursorError, GoneError."""
     planned = plan(resource, text, limit)
-    rows = [
-        row for batch in batches(planned, shows_places=True, meter_ids=meter_ids) for row in as_objects(resource, batch)
-    ]
+    rows = [row for batch in batches(planned, shows_places=True, only=only) for row in as_objects(resource, batch)]
     return Page(planned.cursor.era, tuple(rows), str(planned.cursor), planned.at_end)
 
 

@@ -1,6 +1,6 @@
 """Rows of the feed as Arrow record batches, in the columns that consumers get (docs/integration.md), and as objects."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ SCHEMAS = {
     Resource.EVENTS: pa.schema([*_OF_ANY, ("value", pa.int64())]),
 }
 _MINUTE_US = 60_000_000
+Chosen = Callable[[list[int]], Collection[int]]
 
 
 class Piece(NamedTuple):
@@ -56,12 +57,11 @@ class Piece(NamedTuple):
 class Tables:
     """Makes the record batches of a page of one resource; remembers the names that it looked up.
 
-    ``shows_places``: with the names of places. ``meter_ids``: rows of these meters only; None for all.
+    ``shows_places``: with the names of places. ``only`` chooses of the ids of meters those whose rows are told.
     """
 
-    def __init__(self, resource: Resource, *, shows_places: bool, meter_ids: Collection[int] | None = None) -> None:
-        self._resource, self._shows_places = resource, shows_places
-        self._only = None if meter_ids is None else pa.array(sorted(meter_ids), pa.int64())
+    def __init__(self, resource: Resource, *, shows_places: bool, only: Chosen | None = None) -> None:
+        self._resource, self._shows_places, self._only = resource, shows_places, only
         self._meters, self._registers = names.meters(), names.registers()
 
     def batch(self, pieces: Sequence[Piece]) -> pa.RecordBatch:
@@ -69,25 +69,25 @@ class Tables:
         schema = SCHEMAS[self._resource]
         given = [self._given(piece) for piece in pieces]
         told = {name: pa.concat_arrays([one[name] for one in given]) for name in given[0]} if given else {}
+        if told and self._only is not None:
+            wanted = pa.array(self._only(pc.unique(told["meter_id"]).to_pylist()), pa.int64())
+            is_told = pc.is_in(told["meter_id"].cast(pa.int64()), value_set=wanted)
+            told = {name: column.filter(is_told) for name, column in told.items()}
         if not told or not len(told["position"]):
             return pa.RecordBatch.from_pylist([], schema=schema)
         told |= self._looked_up(told)
         return pa.record_batch([told[field.name].cast(field.type) for field in schema], schema=schema)
 
     def _given(self, piece: Piece) -> dict[str, Any]:
-        """Return what a piece says without looking anything up; rows of other meters left out."""
+        """Return what a piece says without looking anything up."""
         rows = len(piece.columns.value)
-        told = {
+        return {
             "position": pa.repeat(pa.scalar(piece.position, pa.int64()), rows),
             "row": pa.array(range(piece.row, piece.row + rows), pa.int32()),
             "change": pa.repeat(piece.change, rows),
             "verified_at": pa.repeat(pa.scalar(piece.stored_at, TIME), rows),
             **piece.columns._asdict(),
         }
-        if self._only is None:
-            return told
-        wanted = pc.is_in(told["meter_id"].cast(pa.int64()), value_set=self._only)
-        return {name: column.filter(wanted) for name, column in told.items()}
 
     def _looked_up(self, told: dict[str, Any]) -> dict[str, Any]:
         uplinks = names.uplinks()  # nearly every batch has others

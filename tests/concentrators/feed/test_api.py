@@ -19,9 +19,13 @@ from concentrators.feed import eras, lots, pages, tables
 from concentrators.feed.cursor import Cursor
 from concentrators.feed.cursor import Place as At
 from concentrators.feed.rows import Resource
-from concentrators.models import Concentrator, FeedHead, FeedLot
+from concentrators.fleet import groups
+from concentrators.fleet.groups import Members
+from concentrators.models import Concentrator, FeedLot
+from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord
 from meters.models import HouseholdAccess
+from meters.registry.groups import GroupName
 from tests.concentrators import fleet
 from tests.concentrators.feed.numbering import numbered
 from tests.concentrators.fleet import START
@@ -223,12 +227,16 @@ def test_places_are_shown_to_whoever_may_see_them(concentrator: Concentrator, at
     assert batch.column("usage_point").null_count == 4
 
 
-def test_a_page_can_be_of_some_meters_alone(concentrator: Concentrator, at_end: str) -> None:
-    told(concentrator)
-    told(concentrator, 1)
-    mine = FeedLot.objects.get(position=FeedHead.objects.get().position)
-    planned = pages.plan(Resource.READINGS, at_end, 10)
-    (batch,) = pages.batches(planned, shows_places=True, meter_ids=[])
-    assert batch.num_rows == 0
-    assert planned.rows == 6
-    assert mine.readings == 2
+def test_a_page_can_be_of_the_meters_of_groups_alone(client: Client, concentrator: Concentrator, at_end: str) -> None:
+    inside, outside = fleet.commission(2, concentrator)
+    group = groups.make(GroupName("district", "North"), Actor("tester", "test"))
+    groups.put(group, Members(meters=[inside.meter.pk]), Actor("tester", "test"))
+    for number, devices in enumerate(([inside, outside], [outside])):
+        fleet.verified(concentrator, [device.frame(number) for device in devices])
+    numbered()
+    answer = get(client, cursor=at_end, group="district:North")
+    assert {row["system_title"] for row in lines(answer)} == {inside.title.hex()}
+    assert answer["Feed-Rows"] == "6"  # looked at: the cursor is after all of them
+    assert answer["Feed-Cursor"] == get(client, cursor=at_end)["Feed-Cursor"]
+    unknown = get(client, cursor=at_end, group="district:South")
+    assert (unknown.status_code, "district:South" in unknown.json()["detail"]) == (400, True)
