@@ -19,7 +19,7 @@ from ami_headend.api_tokens.tokens import Made, TokenError, UnknownTokenError
 from ami_headend.web.scopes import Scope
 from keyvault.audit.chain import web_actor
 from meters.api.meters import ParameterView
-from meters.api.serializers import NumberedPageQuery, page_of
+from meters.api.serializers import GroupsField, NumberedPageQuery, page_of
 
 _HOUR = timedelta(hours=1)
 _CHANGE = "api_tokens.change_apitoken"
@@ -41,6 +41,7 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
             "number",
             "name",
             "scopes",
+            "group_ids",
             "state",
             "created_at",
             "created_by",
@@ -77,6 +78,9 @@ class NewTokenSerializer(serializers.Serializer[Any]):
 
     name = serializers.CharField(max_length=100, help_text="as records name it")
     scopes = serializers.ListField(child=serializers.ChoiceField(list(Scope)), min_length=1, max_length=len(Scope))
+    groups = GroupsField(
+        required=False, help_text="only for meters in any of these groups (kind:name, or a tag); default: all meters"
+    )
     days = _days()
 
 
@@ -116,7 +120,8 @@ class TokenList(ParameterView):
         body.is_valid(raise_exception=True)
         asked = body.validated_data
         days = asked.get("days", settings.API_TOKEN_DAYS_MAX)
-        made = tokens.make(web_actor(request), asked["name"], asked["scopes"], days, timezone.now())
+        now, of_groups = timezone.now(), asked.get("groups")
+        made = tokens.make(web_actor(request), asked["name"], asked["scopes"], days, now, of_groups)
         return _shown_once(made)
 
 

@@ -27,11 +27,17 @@ def _token(
     scopes: Sequence[str],
     digest: bytes,
     previous: bytes | None,
-    *seconds: float | None,
+    created_s: float,
+    issued_s: float,
+    expires_s: float,
+    previous_until_s: float | None,
+    revoked_s: float | None,
+    group_ids: Sequence[int] | None = None,
 ) -> None:
     """Store a token as it was saved; one of its name under another id was never committed."""
     created_at, issued_at, expires_at, previous_until, revoked_at = (
-        None if at is None else datetime.fromtimestamp(at, UTC) for at in seconds
+        None if at is None else datetime.fromtimestamp(at, UTC)
+        for at in (created_s, issued_s, expires_s, previous_until_s, revoked_s)
     )
     if revoked_at is None:
         ghosts = ApiToken.objects.filter(name=name, revoked_at=None).exclude(pk=number)
@@ -40,6 +46,7 @@ def _token(
         "name": name,
         "created_by": created_by,
         "scopes": list(scopes),
+        "group_ids": None if group_ids is None else list(group_ids),
         "digest": digest,
         "previous_digest": previous,
         "created_at": created_at,

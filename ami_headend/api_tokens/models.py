@@ -19,6 +19,12 @@ class ApiToken(models.Model):
 
     name = NameField(max_length=100, validators=[check_one_line], help_text="the program, as records name it")
     scopes = ArrayField(models.CharField(max_length=20))
+    group_ids = ArrayField(
+        models.IntegerField(),
+        null=True,
+        blank=True,
+        help_text="groups of meters that it is limited to; null: all meters. A group that is removed opens nothing",
+    )
     digest = models.BinaryField(max_length=32, unique=True)
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=150)

@@ -3,9 +3,9 @@
 The journal keeps a token's whole row, so that after a restore of an older dump what was revoked stays revoked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -19,6 +19,7 @@ from ami_headend.web.scopes import Scope
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from meters.group_models import FleetGroup
 
 OVERLAP = timedelta(days=1)  # the usual time in which both secrets are good
 OVERLAP_MAX = timedelta(days=30)
@@ -50,8 +51,20 @@ def expiring(until: datetime) -> QuerySet[ApiToken]:
     return ApiToken.objects.filter(revoked_at=None, expires_at__lt=until).order_by("expires_at", "pk")
 
 
-def make(actor: Actor, name: str, scopes: Sequence[str], days: int, now: datetime) -> Made:
-    """Make a token that is valid for some days. TokenError, AuditError or MasterKeyError: none was made."""
+def make(
+    actor: Actor,
+    name: str,
+    scopes: Sequence[str],
+    days: int,
+    now: datetime,
+    groups: Collection[FleetGroup] | None = None,
+) -> Made:
+    """Make a token that is valid for some days, for all meters or those of groups.
+
+    TokenError, AuditError or MasterKeyError: none was made.
+    """
+    if groups is not None and not groups:
+        raise TokenError("name a group, or none for all meters")
     unknown = sorted(set(scopes) - set(Scope))
     if unknown or not scopes:
         wrong = f"there is no scope {', '.join(unknown)}" if unknown else "a token needs a scope"
@@ -62,6 +75,7 @@ def make(actor: Actor, name: str, scopes: Sequence[str], days: int, now: datetim
     token = ApiToken(
         name=name,
         scopes=[scope for scope in Scope if scope in scopes],
+        group_ids=None if groups is None else sorted(group.pk for group in groups),
         digest=bearer.digest(secret),
         created_at=now,
         created_by=actor.name[:150],
@@ -75,7 +89,14 @@ def make(actor: Actor, name: str, scopes: Sequence[str], days: int, now: datetim
     with transaction.atomic():
         token.save()
         _write(token)
-        subject = {"token": token.name, "id": token.pk, "scopes": token.scopes, "until": token.expires_at.isoformat()}
+        subject: dict[str, Any] = {
+            "token": token.name,
+            "id": token.pk,
+            "scopes": token.scopes,
+            "until": token.expires_at.isoformat(),
+        }
+        if groups is not None:
+            subject["groups"] = sorted(map(str, groups))
         chain.record(actor, "api_token.make", subject)
     return Made(token, secret)
 
@@ -152,4 +173,5 @@ def _write(token: ApiToken) -> None:
     times = [token.created_at, token.issued_at, token.expires_at, token.previous_until, token.revoked_at]
     previous = None if token.previous_digest is None else bytes(token.previous_digest)
     said = [token.pk, token.name, token.created_by, token.scopes, bytes(token.digest), previous]
-    journal.append("api_token", [*said, *(None if at is None else at.timestamp() for at in times)])
+    seconds = [None if at is None else at.timestamp() for at in times]
+    journal.append("api_token", [*said, *seconds, token.group_ids])

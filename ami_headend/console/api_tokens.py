@@ -1,5 +1,6 @@
 """The page of tokens of programs: what each may do, when it was used, and how one is made, rotated and revoked."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,9 @@ from ami_headend.core.numbers import row_number
 from ami_headend.web.scopes import Scope
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
+from meters.group_models import FleetGroup
+from meters.registry import groups
+from meters.registry.groups import GroupError
 
 SEE, MAKE, CHANGE = (f"api_tokens.{act}_apitoken" for act in ("view", "add", "change"))
 _LISTED = 200
@@ -59,7 +63,20 @@ class NewTokenForm(forms.Form):
         widget=UnfoldAdminCheckboxSelectMultipleWidget,
         label="May use",
     )
+    groups = forms.CharField(
+        required=False,
+        label="Only for groups",
+        help_text="as district:North | important; empty for all meters",
+        widget=UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
     days = _DaysField()
+
+    def clean_groups(self) -> list[FleetGroup] | None:
+        text = self.cleaned_data["groups"]
+        try:
+            return groups.find(map(str, groups.parse_all(text))) if text else None
+        except GroupError as error:
+            raise forms.ValidationError(f"{error}.") from None
 
 
 class RotationForm(forms.Form):
@@ -88,8 +105,11 @@ class ApiTokensPage(ConsolePage):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         can, now = self.request.user.has_perm, timezone.now()
+        listed = list(tokens.listed()[:_LISTED])
+        limits = {pk for token in listed for pk in token.group_ids or ()}
+        names = {group.pk: str(group) for group in FleetGroup.objects.filter(pk__in=limits)}
         context = {
-            "tokens": [_row(token, now) for token in tokens.listed()[:_LISTED]],
+            "tokens": [_row(token, names, now) for token in listed],
             "may_make": can(MAKE),
             "may_change": can(CHANGE),
             "form": NewTokenForm(),
@@ -116,7 +136,9 @@ class ApiTokensPage(ConsolePage):
             return self.render_to_response(self.get_context_data(form=form))
         given = form.cleaned_data
         try:
-            made = tokens.make(web_actor(request), given["name"], given["scopes"], given["days"], timezone.now())
+            made = tokens.make(
+                web_actor(request), given["name"], given["scopes"], given["days"], timezone.now(), given["groups"]
+            )
         except TokenError as error:
             form.add_error(None, f"Nothing was done: {error}.")
             return self.render_to_response(self.get_context_data(form=form))
@@ -147,13 +169,14 @@ class ApiTokensPage(ConsolePage):
         return self.render_to_response(self.get_context_data(secret=made.secret, made=made.token))
 
 
-def _row(token: ApiToken, now: datetime) -> dict[str, Any]:
+def _row(token: ApiToken, groups_by_id: Mapping[int, str], now: datetime) -> dict[str, Any]:
     state = token.state(now)
     is_short = state == "valid" and token.expires_at - now < _EXPIRES_SOON
     return {
         "id": token.pk,
         "name": token.name,
         "scopes": ", ".join(token.scopes),
+        "groups": ", ".join(groups_by_id.get(pk, "a removed group") for pk in token.group_ids or ()),
         "state": label("expires soon", "warning") if is_short else label(state, _COLOURS[state]),
         "expires": moment(token.revoked_at or token.expires_at),
         "used": ago(token.last_used_at, now),

@@ -33,7 +33,7 @@ from rest_framework.request import Request
 
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.core.step_up import StepUpNeededError
-from ami_headend.web import scopes
+from ami_headend.web import group_limits, scopes
 from ami_headend.web.scopes import Program
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys.provisioning import ProvisioningError
@@ -62,6 +62,7 @@ class ViewPermission(DjangoModelPermissions):
     def has_permission(self, request: Request, view: Any) -> bool:
         if isinstance(request.user, Program):
             scopes.check(request, request.user)
+            group_limits.check(request, view, request.user)
         rights: Mapping[str, Sequence[str]] = getattr(view, "rights", {})
         named = rights.get(request.method or "")
         if named is None:

@@ -95,6 +95,7 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("resends", "POST"): Scope.COMMANDS,
         # Keys, evidence, corrections and tokens: a person answers for these.
         ("keys", "GET"): Closed.PEOPLE,
+        ("key-retirement", "POST"): Closed.PEOPLE,
         ("agreement-keys", "GET"): Closed.PEOPLE,
         ("authorities", "GET"): Closed.PEOPLE,
         ("certificates", "GET"): Closed.PEOPLE,
@@ -104,6 +105,7 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("awaited-enrolments", "POST"): Closed.PEOPLE,
         ("push-profiles", "GET"): Closed.PEOPLE,
         ("push-profiles", "POST"): Closed.PEOPLE,
+        ("push-profile-retirement", "POST"): Closed.PEOPLE,
         ("failures", "GET"): Closed.PEOPLE,
         ("reported-hop-failures", "GET"): Closed.PEOPLE,
         ("clock-corrections", "GET"): Closed.PEOPLE,
@@ -142,8 +144,9 @@ class Program:
     is_authenticated = is_active = True
     is_anonymous = is_staff = is_superuser = False
 
-    def __init__(self, pk: int, name: str, scopes: Iterable[str]) -> None:
+    def __init__(self, pk: int, name: str, scopes: Iterable[str], group_ids: Iterable[int] | None = None) -> None:
         self.pk, self.name = pk, name
+        self.group_ids = None if group_ids is None else tuple(group_ids)  # of the meters that it is limited to
         self.scopes = tuple(scopes)
         self._rights = frozenset().union(*(_RIGHTS[Scope(scope)] for scope in self.scopes))
 

@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.urls import replace_query_param
 
+from ami_headend.web import group_limits
 from keyvault.device_keys import schemes_in_use
 from meters.api.serializers import (
     CursorField,
@@ -68,7 +69,7 @@ class ParameterView(generics.GenericAPIView[Any]):
     def parameters(self, request: Request) -> dict[str, Any]:
         query = self.query_class(data=request.query_params)
         query.is_valid(raise_exception=True)
-        return query.validated_data  # type: ignore[no-any-return]
+        return group_limits.restricted(request, self, query.validated_data)
 
     def next_page(self, request: Request, cursor: str) -> str:
         return replace_query_param(request.build_absolute_uri(), "cursor", cursor)

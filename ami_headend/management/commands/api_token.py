@@ -14,6 +14,8 @@ from ami_headend.core.commands import DomainCommand
 from ami_headend.web.scopes import Scope
 from keyvault.audit.chain import AuditError, command_actor
 from keyvault.master_key import MasterKeyError
+from meters.registry import groups
+from meters.registry.groups import GroupError
 
 
 class Command(DomainCommand):
@@ -28,17 +30,21 @@ class Command(DomainCommand):
         "  manage.py api_token list\n"
         "  manage.py api_token list --json\n"
         "  manage.py api_token make billing --scope readings --scope feed --days 180\n"
+        "  manage.py api_token make north --scope readings --group district:North\n"
         "  manage.py api_token rotate billing --overlap-hours 48    both secrets are good for two days\n"
         "  manage.py api_token rotate billing --overlap-hours 0     the present secret is refused at once\n"
         "  manage.py api_token revoke billing"
     )
-    refusals = (TokenError, AuditError, MasterKeyError)
+    refusals = (TokenError, GroupError, AuditError, MasterKeyError)
     nothing_done = ". Nothing was changed."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("action", choices=["list", "make", "rotate", "revoke"])
         parser.add_argument("name", nargs="?", help="the token's name; not for list")
         parser.add_argument("--scope", action="append", default=[], choices=list(Scope), help="may be repeated")
+        parser.add_argument(
+            "--group", action="append", help="limit it to meters in this group (kind:name, or a tag); may be repeated"
+        )
         parser.add_argument("--days", type=int, help="how long the secret is valid; default: API_TOKEN_DAYS_MAX")
         hours = tokens.OVERLAP // timedelta(hours=1)
         parser.add_argument(
@@ -54,7 +60,8 @@ class Command(DomainCommand):
         if name is None:
             self._list(as_json=options["json"])
         elif action == "make":
-            self._show(tokens.make(actor, name, options["scope"], days, now))
+            limits = None if options["group"] is None else groups.find(options["group"])
+            self._show(tokens.make(actor, name, options["scope"], days, now, limits))
         elif action == "rotate":
             try:
                 overlap = timedelta(hours=options["overlap_hours"])

@@ -1,0 +1,53 @@
+"""Tokens of programs that are limited to groups of meters: what they open, and that answers hold nothing else.
+
+An address opens if it names one meter, which has to be in the groups now, or if its list can be restricted to groups.
+All others are refused to such a token.
+"""
+
+from typing import Any
+
+from rest_framework import exceptions
+from rest_framework.request import Request
+
+from ami_headend.web.scopes import Program
+from meters.group_models import FleetGroup, MeterInGroup
+from meters.registry.lookup import RegistryError, parse_system_title
+
+
+def check(request: Request, view: Any, program: Program) -> None:
+    """PermissionDenied, or NotFound for a meter in none of the groups, if a limited token may not come here."""
+    if program.group_ids is None:
+        return
+    match: Any = request.resolver_match
+    title = match.kwargs.get("system_title") if match else None
+    if title is None and not _takes_groups(view):
+        raise exceptions.PermissionDenied(
+            "The token is limited to groups of meters, and what this address gives cannot be restricted to them."
+        )
+    if title is not None and not _holds(program.group_ids, title):
+        raise exceptions.NotFound(f"No meter with system title {title} is in the groups of the token.")
+
+
+def restricted(request: Request, view: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """Return query parameters, restricted to the groups of a limited token. PermissionDenied if they name others."""
+    ids = request.user.group_ids if isinstance(request.user, Program) else None
+    if ids is None or not _takes_groups(view):
+        return asked
+    own = list(FleetGroup.objects.filter(pk__in=ids))
+    foreign = [str(group) for group in asked.get("group", []) if group.pk not in ids]
+    if foreign or not own:
+        why = f"it is not limited to {', '.join(foreign)}" if foreign else "none of its groups is there any more"
+        raise exceptions.PermissionDenied(f"The token does not open this: {why}.")
+    return {**asked, "group": asked.get("group") or own}
+
+
+def _takes_groups(view: Any) -> bool:
+    return "group" in getattr(getattr(view, "query_class", None), "_declared_fields", {})
+
+
+def _holds(group_ids: tuple[int, ...], title: str) -> bool:
+    try:
+        octets = parse_system_title(title)
+    except RegistryError:
+        return False
+    return MeterInGroup.objects.filter(group__in=group_ids, meter__system_title=octets).exists()

@@ -1,0 +1,139 @@
+"""Tokens limited to groups: they see the meters that are in them now, and what cannot be restricted is shut."""
+
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from ami_headend.api_tokens import tokens
+from ami_headend.api_tokens.journal_replay import TokenReplayer
+from ami_headend.api_tokens.models import ApiToken
+from ami_headend.core import rate_limits
+from ami_headend.web.scopes import NEEDED, Scope
+from concentrators.fleet import groups
+from concentrators.fleet.groups import Members
+from keyvault import master_key
+from keyvault.audit.chain import Actor
+from keyvault.journal import reading
+from keyvault.models import AuditRecord
+from meters.group_models import FleetGroup
+from meters.models import Meter, MeterEvent, Place, Register
+from meters.registry.groups import parse
+from tests.factories import ConcentratorFactory, MeterFactory
+from tests.test_doors import REST, _ask
+from tests.test_doors import rows as rows  # noqa: PLC0414 - a fixture
+
+pytestmark = pytest.mark.django_db
+
+ANN = Actor("ann", "")
+
+
+@pytest.fixture
+def north() -> FleetGroup:
+    return groups.make(parse("area:North"), ANN)
+
+
+@pytest.fixture
+def mine(north: FleetGroup) -> Meter:
+    """A meter in the group; another one is not."""
+    meter, _ = MeterFactory.create(serial_number="mine"), MeterFactory.create(serial_number="other")
+    groups.put(north, Members(meters=[meter.pk]), ANN)
+    register = Register.objects.order_by("pk")[0]
+    at = {"captured_at": timezone.now(), "received_at": timezone.now()}
+    for one in Meter.objects.all():
+        MeterEvent.objects.create(meter=one, register=register, value=1, uplink_id=1, **at)
+    return meter
+
+
+def limited(*of: FleetGroup) -> Client:
+    rate_limits.limiter().storage.reset()
+    secret = tokens.make(ANN, f"token {ApiToken.objects.count()}", list(Scope), 1, timezone.now(), of).secret
+    return Client(headers={"authorization": f"Bearer {secret}"}, raise_request_exception=False)
+
+
+def of_meter(name: str, meter: Meter) -> str:
+    return reverse(name, args=[bytes(meter.system_title).hex()])
+
+
+def test_one_meter_opens_if_it_is_in_a_group_now(north: FleetGroup, mine: Meter) -> None:
+    client, other = limited(north), Meter.objects.get(serial_number="other")
+    for name in ("meter", "meter-commands", "meter-gaps"):
+        assert client.get(of_meter(name, mine)).status_code == 200
+        assert client.get(of_meter(name, other)).status_code == 404
+    assert client.get(reverse("meter", args=["nonsense"])).status_code == 404
+    body: dict[str, Any] = {"kind": "read_now"}
+    for meter, status in ((other, 404), (mine, 201)):
+        answer = client.post(of_meter("meter-commands", meter), body, content_type="application/json")
+        assert answer.status_code == status
+    groups.take(north, Members(meters=[mine.pk]), ANN)
+    assert client.get(of_meter("meter", mine)).status_code == 404
+
+
+def test_lists_hold_the_meters_of_the_groups_alone(north: FleetGroup, mine: Meter) -> None:
+    client, south = limited(north), groups.make(parse("area:South"), ANN)
+    title = bytes(mine.system_title).hex()
+    groups.put(south, Members(meters=list(Meter.objects.values_list("pk", flat=True))), ANN)
+    assert [row["serial_number"] for row in client.get("/api/v1/meters").json()["results"]] == ["mine"]
+    assert [row["system_title"] for row in client.get("/api/v1/events").json()["results"]] == [title]
+    other = bytes(Meter.objects.get(serial_number="other").system_title).hex()
+    assert client.get("/api/v1/events", {"meter": other}).json()["results"] == []
+    assert client.get("/api/v1/readings", {"meter": other}).json()["results"] == []
+    assert len(client.get("/api/v1/meters", {"group": "area:North"}).json()["results"]) == 1
+    refused = client.get("/api/v1/meters", {"group": "area:South"})
+    assert (refused.status_code, "not limited to area:South" in refused.json()["detail"]) == (403, True)
+    both = limited(north, south)
+    assert len(both.get("/api/v1/meters").json()["results"]) == 2
+
+
+def test_places_and_concentrators_are_those_in_the_groups(north: FleetGroup) -> None:
+    inside, _ = (Place.objects.create(name=name, address="x") for name in ("inside", "outside"))
+    dcu, _ = ConcentratorFactory.create(), ConcentratorFactory.create()
+    groups.put(north, Members(places=[inside.pk], concentrators=[dcu.pk]), ANN)
+    client = limited(north)
+    assert [row["name"] for row in client.get("/api/v1/places").json()["results"]] == ["inside"]
+    assert client.get(f"/api/v1/places/{inside.pk}").status_code == 403
+    assert client.get("/api/v1/totals").json()["results"] == []
+
+
+@pytest.mark.usefixtures("rows")
+def test_every_other_address_is_shut(north: FleetGroup) -> None:
+    """Of all addresses that a scope opens: none gives a limited token what it cannot restrict."""
+    client = limited(north)
+    by_list = {"readings", "events", "alerts", "meters", "places", "totals"}
+    seen = set()
+    for door in REST:
+        if not isinstance(NEEDED.get((door.name, door.method.upper())), Scope):
+            continue
+        answer = _ask(client, door)
+        seen.add(door.name)
+        expected = {200} if door.name in by_list else {403, 404}
+        assert answer.status_code in expected, (door.name, answer.content)
+    assert by_list < seen
+
+
+def test_a_removed_group_opens_nothing(north: FleetGroup, mine: Meter) -> None:
+    client = limited(north)
+    groups.remove(north, ANN)
+    assert client.get("/api/v1/meters").status_code == 403
+    assert client.get(of_meter("meter", mine)).status_code == 404
+
+
+def test_the_limit_is_recorded_and_outlives_a_restore(north: FleetGroup, settings: Any) -> None:
+    settings.KEY_JOURNAL_DIR.mkdir(exist_ok=True)
+    limited(north)
+    assert AuditRecord.objects.latest("number").subject["groups"] == ["area:North"]
+    ApiToken.objects.all().delete()
+    for record in reading.read([settings.KEY_JOURNAL_DIR], master_key.provider().fresh(), 0):
+        if record.kind == "api_token":
+            TokenReplayer().kinds["api_token"](record)
+    assert ApiToken.objects.get().group_ids == [north.pk]
+
+
+def test_the_command_takes_groups(north: FleetGroup, capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("api_token", "make", "mdm", scope=["readings"], group=["area:North"])
+    assert ApiToken.objects.get().group_ids == [north.pk]
+    with pytest.raises(CommandError, match=r"no group area:West.*Nothing was changed"):
+        call_command("api_token", "make", "other", scope=["readings"], group=["area:West"])
