@@ -123,6 +123,7 @@ class TestConformance:
         ("if (!has_heard || !is_young(m, epoch, o->items[3].value)) return LATE;", "(void)is_young; (void)epoch;"),
     )
 
+    @pytest.mark.timeout(480)  # forty-six steps, each of which waits for the meter
     def test_the_reference_meter_passes(self, stack: Stack, tmp_path: Path, settings: Settings) -> None:
         assert conformance(stack, tmp_path, settings, "ccm") == {}
 
