@@ -34,6 +34,7 @@ from tests.scheduling import LongestFirst
 
 MIGRATED = "TESTS_MIGRATED_LOCK"  # where the workers share one migrated database: the lock of whoever makes it
 MEMORY_OCTETS = 6 << 30  # that must be free for a run to be in memory; it takes up to 3 GB
+PREFIX = "ami-tests-"  # of a run's folder, then its process: sockets have paths of at most 107 octets
 pytest_plugins = ["tests.flows.stack", "tests.keyvault.providers"]
 # An example takes long on a busy machine: what a test may cost is measured by tests that say so.
 hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,12 +57,16 @@ def _in_memory() -> str | None:
     place = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
     if "TMPDIR" in os.environ or not place.is_dir() or os.statvfs(place).f_flag & os.ST_NOEXEC:
         return None
+    for folder in place.glob(f"{PREFIX}*"):  # what a run left that was killed
+        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)) and folder.stat().st_uid == os.geteuid():
+            shutil.rmtree(folder, ignore_errors=True)
     has_room = min(psutil.virtual_memory().available, shutil.disk_usage(place).free) > MEMORY_OCTETS
     return str(place) if has_room and os.access(place, os.W_OK) else None
 
 
 def _start_services() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="ami-headend-tests-", dir=_in_memory()))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=_in_memory()))
     stack = ExitStack()
     atexit.register(stack.close)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
