@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.feed import cursor as cursors
-from concentrators.feed import eras
+from concentrators.feed import eras, sequencer
 from concentrators.feed.cursor import FIRST, Cursor, Gone, Place, State
 from concentrators.feed.packed import unpack
 from concentrators.feed.rows import EventRow, Page, ReadingRow, Resource
@@ -61,8 +61,15 @@ class Plan:
 def plan(resource: Resource, text: str | None, limit: int) -> Plan:
     """Plan the page of at most ``limit`` rows after a cursor; without one, from the first position that is kept.
 
-    CursorError; GoneError if the cursor is of another era, or of rows that are no longer kept. Three queries.
+    What has settled since is numbered first, where nothing else follows: a consumer need not wait for the schedule.
+    CursorError; GoneError if the cursor is of another era, or of rows that are no longer kept.
     """
+    planned = _plan(resource, text, limit)
+    return _plan(resource, text, limit) if planned.at_end and sequencer.number_settled() else planned
+
+
+def _plan(resource: Resource, text: str | None, limit: int) -> Plan:
+    """Plan a page of what is numbered; three queries."""
     state = eras.state()
     if text is None:
         place: Place | Gone = max(FIRST, Place(state.first_kept, 0))

@@ -17,6 +17,7 @@ from pytest_django import Settings
 from ami_headend.backup import restoring
 from concentrators.commands.downlink import _Due, _note_offered, _note_sealed, _to_seal
 from concentrators.commands.queue import CommandRequest, enqueue, enqueue_keys, expire
+from concentrators.feed import eras
 from concentrators.fleet import registry, tokens
 from concentrators.ingest.verification import verify
 from concentrators.models import (
@@ -25,6 +26,7 @@ from concentrators.models import (
     CommandState,
     Concentrator,
     ConcentratorToken,
+    FeedEra,
     RotationWave,
     WaveState,
 )
@@ -152,6 +154,7 @@ def picture() -> dict[str, Any]:
                 "digest", "label", "revoked_at", "expires_at"
             )
         ],
+        "eras of the feed": list(FeedEra.objects.order_by("pk").values_list("pk", "parent", "position")),
         "audit": list(AuditRecord.objects.order_by("number").values_list("number", "act")),
     }
 
@@ -183,6 +186,12 @@ def assert_brought_back(folder: Path, act: Callable[[], object]) -> dict[str, An
 
 
 # --- keys ----------------------------------------------------------------------------------------------
+
+
+def test_an_era_of_the_feed_is_known_after_the_next_restore(folder: Path) -> None:
+    assert_brought_back(folder, lambda: eras.begin(timezone.now()))
+    (first,) = FeedEra.objects.filter(parent=None)
+    assert FeedEra.objects.filter(parent=first).count() == 1
 
 
 def test_new_keys_of_every_kind_come_back(folder: Path) -> None:
