@@ -6,7 +6,10 @@ from django.db import models
 from django.db.models import Func, Q
 
 from ami_headend.core.names import Alike, NameField
-from meters import group_models  # noqa: F401 - tables of this app, too
+from meters import (
+    code_models,
+    group_models,  # noqa: F401 - tables of this app, too
+)
 from meters.readings.obis import RegisterKind
 
 
@@ -298,11 +301,18 @@ class MeterEvent(models.Model):
         null=True, help_text="number of the scheme that protected it; empty: the usual one"
     )
 
+    acknowledgement = models.ForeignKey(
+        code_models.EventAcknowledgement, models.SET_NULL, null=True, related_name="+", db_index=False
+    )
+
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["meter", "register", "captured_at", "value"], name="meter_event_once_each")
         ]
-        indexes = [models.Index(fields=["-captured_at", "-id"], name="meter_event_by_time")]
+        indexes = [
+            models.Index(fields=["-captured_at", "-id"], name="meter_event_by_time"),
+            models.Index(fields=["register", "value", "-captured_at"], name="meter_event_by_code"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.register} of {self.meter} at {self.captured_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from meters.api import enrolment, keys, mask_groups, meters, places, push_profiles, signatures
+from meters.api import codes, enrolment, keys, mask_groups, meters, places, push_profiles, signatures
 
 # The list of meters is served by concentrators.api.meters, which knows where each belongs.
 urlpatterns = [
@@ -24,5 +24,6 @@ urlpatterns = [
         name="push-profile-retirement",
     ),
     path("events", meters.EventList.as_view(), name="events"),
+    path("codes", codes.CodeList.as_view(), name="codes"),
     path("places/<int:pk>", places.PlaceDetail.as_view(), name="place"),
 ]

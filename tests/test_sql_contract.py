@@ -77,6 +77,10 @@ ELSEWHERE = {
     ),
     "concentrators/failures/statistics.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
+    "concentrators/fleet/outages.py": (
+        "which meters are out is told by their events, and counted by concentrator",
+        {"meters_fleetgroup", "meters_meter", "meters_meterevent", "meters_meteringroup", "meters_register"},
+    ),
     "concentrators/fleet/hop_failures.py": (_NAMES, {"meters_meter"}),
     "concentrators/fleet/laboratory.py": ("what raises no alerts is told by the meter and its place", {"meters_meter"}),
     "concentrators/ingest/meter_cache.py": (_STORES, {"meters_earlierlength", "meters_meter"}),

@@ -40,6 +40,14 @@ _ADVICE = {
             "Otherwise have the meter inspected. If it was opened, its keys may be known: compromise and replace them.",
         ),
     ),
+    Condition.OUTAGE: Advice(
+        "Meters of this concentrator said that their power went, and nothing since. One alert is for all of them.",
+        (
+            "The page of outages lists them, since when, and how many of the concentrator's meters they are.",
+            "Order a reading from them there: who answers has power, and leaves the list.",
+            "If many went at one time, ask whoever runs the grid; if it is one house, whoever lives there.",
+        ),
+    ),
     Condition.SILENT_METER: Advice(
         "No frame of this meter was accepted for a while, though its concentrator posts.",
         (

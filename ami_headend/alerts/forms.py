@@ -63,7 +63,7 @@ class RuleForm(forms.ModelForm[Rule]):
         chosen = cleaned.get("selector") or ""
         if needed.selector is None:
             cleaned["selector"] = ""
-        elif chosen not in dict(needed.selectors):
+        elif not needed.takes(chosen):
             known = ", ".join(value for value, _ in needed.selectors)
             self.add_error("selector", f"This condition needs a {needed.selector}, one of: {known}.")
         if cleaned.get("group") and not needed.may_have_group:

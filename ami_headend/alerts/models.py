@@ -16,6 +16,7 @@ class Condition(models.TextChoices):
     FAILURE_RATE = "failure_rate", "share of refused frames"
     KIND_SEEN = "kind_seen", "integrity failures of a kind"
     METER_EVENT = "meter_event", "meter events (tamper, cover opened)"
+    OUTAGE = "outage", "meters of a concentrator without power"
     SILENT_METER = "silent_meter", "silent meter"
     SILENT_CONCENTRATOR = "silent_concentrator", "silent concentrator"
     COMPLETENESS = "completeness", "completeness of intervals"
@@ -59,7 +60,9 @@ class Rule(models.Model):
 
     name = models.CharField(max_length=120, unique=True, validators=[check_one_line])
     condition = models.CharField(max_length=20, choices=Condition)
-    selector = models.CharField(max_length=40, blank=True, help_text="kind of failure, or OBIS code of an event log")
+    selector = models.CharField(
+        max_length=40, blank=True, help_text="kind of failure; or log, code or severity of events"
+    )
     threshold = models.FloatField(null=True, blank=True)
     period_minutes = models.PositiveIntegerField(null=True, blank=True)
     group = models.ForeignKey(

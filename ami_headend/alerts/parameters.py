@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from ami_headend.alerts.models import Condition
-from concentrators.failures.kinds import FailureKind
+from concentrators.failures.kinds import FailureKind, Severity
+from meters.codes import event_codes
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 
@@ -20,10 +21,26 @@ class Parameters:
     selector: str | None = None
     selectors: tuple[tuple[str, str], ...] = ()
     may_have_group: bool = False
+    takes_codes: bool = False  # a log with a code, too
+
+    def takes(self, selector: str) -> bool:
+        """Whether a rule of the condition may have this selector."""
+        return selector in dict(self.selectors) or (self.takes_codes and _is_code(selector))
 
 
 _KINDS = tuple((kind.value, kind.label) for kind in FailureKind)
 _LOGS = ((FRAUD_LOG, "fraud log: tamper, cover, magnet"), (STANDARD_LOG, "standard log: outage, clock set"))
+
+_SEVERITIES = tuple((one.label, f"events that are {one.label} or worse, without outages") for one in Severity)
+
+
+def _is_code(text: str) -> bool:
+    try:
+        event_codes.parse_key(text)
+    except ValueError:
+        return False
+    return True
+
 
 PARAMETERS = {
     Condition.FAILURE_RATE: Parameters(
@@ -33,8 +50,14 @@ PARAMETERS = {
         "failures", period="counted over, minutes", selector="kind", selectors=_KINDS, may_have_group=True
     ),
     Condition.METER_EVENT: Parameters(
-        "events", period="counted over, minutes", selector="log", selectors=_LOGS, may_have_group=True
+        "events",
+        period="counted over, minutes",
+        selector="log, severity, or log/code",
+        selectors=(*_LOGS, *_SEVERITIES),
+        takes_codes=True,
+        may_have_group=True,
     ),
+    Condition.OUTAGE: Parameters("meters without power", period="gone within, minutes"),
     Condition.SILENT_METER: Parameters(period="no frame for, minutes", may_have_group=True),
     Condition.SILENT_CONCENTRATOR: Parameters(period="no post for, minutes", may_have_group=True),
     Condition.COMPLETENESS: Parameters(

@@ -9,9 +9,10 @@ from django.utils.http import urlencode
 
 from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, SubjectKind
 from ami_headend.console.alert_subjects import RIGHTS, subjects_url
+from ami_headend.console.events import SEE_EVENTS, events_url
 from ami_headend.console.failures import SEE, failures_url
 from ami_headend.core import clock
-from meters.models import Register
+from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
 
 class Link(NamedTuple):
@@ -22,7 +23,6 @@ class Link(NamedTuple):
     permission: str
 
 
-_EVENTS = "admin:meters_meterevent_changelist", "meters.view_meterevent"
 _UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
 _WHOLE = {  # lists without a filter for the subject
     Condition.KEYS_WORN: [("Device keys", ("admin:keys", "keyvault.view_devicekey"))],
@@ -77,7 +77,11 @@ def _rows(alert: Alert) -> list[Link]:
             named["start"] = f"{since:%Y-%m-%d %H:%M}"
             return [Link("Failures", failures_url(**named), SEE), _list("Uplinks", _UPLINKS, **of_subject)]
         case Condition.METER_EVENT:
-            return [_list("Events of this log", _EVENTS, **of_subject, **_of_log(alert.rule.selector))]
+            chosen = events_url(**named, **_of_events(alert.rule.selector), **{"from": f"{since:%Y-%m-%d %H:%M}"})
+            return [Link("Events that it counted", chosen, SEE_EVENTS)]
+        case Condition.OUTAGE:
+            page = reverse("admin:outage", args=[alert.subject_id]) if is_one else reverse("admin:outages")
+            return [Link("Meters without power", page, SEE_EVENTS)]
         case Condition.SILENT_METER:
             return [Link("Failures", failures_url(**named), SEE)] if is_one else []
         case Condition.SILENT_CONCENTRATOR | Condition.COMPLETENESS:
@@ -86,9 +90,11 @@ def _rows(alert: Alert) -> list[Link]:
             return [_list(*page) for page in _WHOLE.get(condition, ())]
 
 
-def _of_log(obis_code: str) -> dict[str, int]:
-    register = Register.objects.filter(obis_code=obis_code).first()
-    return {} if register is None else {"register__id__exact": register.pk}
+def _of_events(selector: str) -> dict[str, str]:
+    """Return the filters of the list of events for what a rule counts: a log, a code or a severity."""
+    if selector in (STANDARD_LOG, FRAUD_LOG):
+        return {"log": selector}
+    return {"code": selector} if "/" in selector else {"severity": selector}
 
 
 def _list(text: str, page: tuple[str, str], **query: str | int) -> Link:

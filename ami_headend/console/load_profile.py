@@ -15,7 +15,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.profiles import DayShare
 from ami_headend.web.tables import HtmlTable, columns_of, table
-from meters.models import Meter, Register
+from meters.models import Meter, Place, Register
 from meters.readings.expectation import ExpectedPeriod
 from meters.readings.gaps import Gap, GapReport
 from meters.readings.obis import LOAD_PROFILE, RegisterKind
@@ -111,6 +111,12 @@ def exports(meter: Meter, start: datetime, end: datetime, register: Register) ->
     return [
         (name, f"{reverse('readings')}?{urlencode({**asked, 'format': name.lower()})}") for name in ("CSV", "Parquet")
     ]
+
+
+def green_button(place: Place, start: datetime, end: datetime) -> tuple[str, str]:
+    """Return the name and the API address of the download of a place's intervals in [start, end) as Green Button."""
+    asked = {"from": start.isoformat().replace("+00:00", "Z"), "to": end.isoformat().replace("+00:00", "Z")}
+    return "Green Button", f"{reverse('green-button', args=[place.pk])}?{urlencode(asked)}"
 
 
 def _gaps(found: Sequence[Gap]) -> HtmlTable:

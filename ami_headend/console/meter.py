@@ -21,13 +21,24 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
+from ami_headend.console.events import events_of, events_url
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
-from ami_headend.console.formatting import NOTHING, ago, energy, label, link, moment, power, protection, thousands
+from ami_headend.console.formatting import (
+    NOTHING,
+    ago,
+    energy,
+    label,
+    link,
+    moment,
+    power,
+    protection,
+    thousands,
+)
 from ami_headend.console.groups import group_links
 from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.keys.enrolment import allow_url
-from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
+from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, green_button, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.console.records import signatures_url
@@ -48,9 +59,9 @@ from keyvault.device_keys import last_heard, schemes_in_use
 from keyvault.enrolment import inventory as enrolment
 from keyvault.master_key import MasterKeyError
 from keyvault.models import DeviceKey, InvocationCounter, KeyState, Session
-from keyvault.schemes.table import MASKED, SCHEMES, algorithm_name, scheme_numbered
+from keyvault.schemes.table import MASKED, SCHEMES, algorithm_name
 from meters.contents.signed import SIGNED
-from meters.models import Installation, Meter, MeterEvent, MeterStatus
+from meters.models import Installation, Meter, MeterStatus
 from meters.readings import export as files
 from meters.readings import queries
 from meters.readings.gaps import GapsError, expected_periods, gap_report
@@ -81,6 +92,12 @@ class _OfMeter(LoadProfilePage):
         """Return the meter of the address, or 404."""
         known = Meter.objects.annotate(heard_at=last_heard.last_at("system_title"))
         return get_object_or_404(queries.with_length(known, timezone.now()), pk=self.kwargs["pk"])
+
+    @cached_property
+    def installation(self) -> Installation | None:
+        """Return where the meter hangs now; None if nowhere."""
+        standing = Installation.objects.filter(meter=self.meter, removed_at=None)
+        return standing.select_related("place").first()
 
 
 class MeterPage(_OfMeter):
@@ -125,12 +142,11 @@ class MeterPage(_OfMeter):
             "masks": _content(scheme) == MASKED,
             "enrolment": enrolment.of_device(bytes(meter.system_title)),
             "keys": _keys(meter, now, may_retire=can(rights.ROTATE_DEVICE_KEYS)) if can(rights.SEE_KEYS) else None,
-            "events": _events(meter) if can("meters.view_meterevent") else None,
-            "events_url": f"{reverse('admin:meters_meterevent_changelist')}?meter__id__exact={meter.pk}",
+            "events": events_of(meter, _ROWS) if can("meters.view_meterevent") else None,
+            "events_url": events_url(meter=meter.serial_number),
         }
         if context["may_see_places"]:
-            standing = Installation.objects.filter(meter=meter, removed_at=None)
-            context["place"] = standing.select_related("place").first()
+            context["place"] = self.installation
         if can("concentrators.view_integrityfailure"):
             rows, _ = failure_queries.failures(FailureSelection(meter_id=meter.pk), _ROWS)
             context["failures"] = failures_table(rows, now)
@@ -154,13 +170,19 @@ class MeterPage(_OfMeter):
         report = gap_report(meter, register, shown.start, shown.end, now)
         return {
             **self.load_profile(curve, recent, expected, report, now),
-            "exports": exports(meter, shown.start, shown.end, register),
+            "exports": exports(meter, shown.start, shown.end, register) + self._green_button(),
             "signatures_url": signatures_url(bytes(meter.system_title).hex(), shown.start, shown.end),
             "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{self.link()}",
             "last_values": _last_values(
                 queries.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard_at else [], now
             ),
         }
+
+    def _green_button(self) -> list[tuple[str, str]]:
+        """Return the download of the meter's place, for those who may see it."""
+        if not may_see_places(self.request.user) or self.installation is None:
+            return []
+        return [green_button(self.installation.place, self.shown.start, self.shown.end)]
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Give the meter a command, or cancel one that nobody has fetched."""
@@ -351,19 +373,6 @@ def _counters(row: Any) -> tuple[str, str, str]:
         return NOTHING, NOTHING, NOTHING
     runs = row.gaps or ()
     return thousands(row.highest), thousands(len(runs)), thousands(sum(run.upper - run.lower for run in runs))
-
-
-def _events(meter: Meter) -> HtmlTable:
-    rows = MeterEvent.objects.filter(meter=meter).select_related("register").order_by("-captured_at", "-id")[:_ROWS]
-    return table(
-        columns_of("time", "event", "#value", "-protected by"),
-        [[moment(row.captured_at), row.register.name, thousands(row.value), _protected_by(row)] for row in rows],
-    )
-
-
-def _protected_by(row: MeterEvent) -> Any:
-    scheme = scheme_numbered(row.scheme)
-    return protection(scheme.name, scheme.caveat)
 
 
 def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> HtmlTable:

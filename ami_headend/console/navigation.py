@@ -8,7 +8,9 @@ from django.urls import reverse
 
 from ami_headend.console.alerts import AlertsPage
 from ami_headend.console.api_tokens import ApiTokensPage
+from ami_headend.console.codes import CodesPage
 from ami_headend.console.concentrators import ConcentratorsPage
+from ami_headend.console.events import EventsPage
 from ami_headend.console.failures import FailuresPage
 from ami_headend.console.groups import GroupsPage
 from ami_headend.console.keys.approvals import ApprovalsPage
@@ -20,6 +22,7 @@ from ami_headend.console.keys.master_key import MasterKeyPage
 from ami_headend.console.keys.waves import WavesPage
 from ami_headend.console.masked_totals import MaskedTotalsPage
 from ami_headend.console.meters import MetersPage
+from ami_headend.console.outages import OutagesPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.places import PlacesPage
@@ -67,13 +70,15 @@ GROUPS = [
             _console_page(MetersPage),
             _console_page(ReadingsPage),
             _console_page(SignaturesPage),
-            _model_page("Events", "notifications", "meters.meterevent"),
+            _console_page(EventsPage, "admin:meters_meterevent_changelist"),
+            _console_page(OutagesPage),
             _console_page(PlacesPage, "admin:meters_place_changelist"),
             _console_page(GroupsPage),
             _model_page("Installations", "build", "meters.installation"),
             _model_page("Previous interval lengths", "timelapse", "meters.earlierlength"),
             _model_page("Registers", "list_alt", "meters.register"),
             _console_page(PushProfilesPage),
+            _console_page(CodesPage),
         ],
     ),
     (

@@ -9,7 +9,7 @@ from django.utils.functional import cached_property
 
 from ami_headend.console.formatting import label, link, moment
 from ami_headend.console.groups import group_links
-from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, recent_since
+from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, green_button, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
@@ -50,13 +50,14 @@ class PlacePage(LoadProfilePage):
     def _readings(self, hung: list[Installation], now: datetime) -> dict[str, Any]:
         """Return the context of readings: the chart of the period, its gaps, and recent days."""
         shown, register = self.shown, self.register
-        return self.load_profile(
+        context = self.load_profile(
             place_readings.load_curve(hung, register, shown.start, shown.end),
             place_readings.load_curve(hung, register, recent_since(now), now),
             place_readings.expected(hung, midnight(self.first_day(now)), now, now),
             place_readings.gaps(hung, register, shown.start, shown.end, now),
             now,
         )
+        return context | {"exports": [green_button(self.place, shown.start, shown.end)]}
 
     def _meters(self, hung: list[Installation], now: datetime, *, with_exports: bool) -> HtmlTable:
         columns = columns_of("meter", "-status", "from", "to")

@@ -13,8 +13,10 @@ from ami_headend.console.admin_exports import ModelListExport
 from ami_headend.console.alert_subjects import AlertSubjectsExport, AlertSubjectsPage
 from ami_headend.console.alerts import AlertPage, AlertsPage
 from ami_headend.console.api_tokens import ApiTokensPage
+from ami_headend.console.codes import CodesPage
 from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
+from ami_headend.console.events import EventsPage
 from ami_headend.console.failure import FailurePage
 from ami_headend.console.failure_numbers import FailureNumbersPage
 from ami_headend.console.failures import FailureGroupsPage, FailuresPage
@@ -36,6 +38,7 @@ from ami_headend.console.masked_totals import MaskedTotalsPage
 from ami_headend.console.meter import MeterGapsExport, MeterPage
 from ami_headend.console.meter_import import MeterImportPage
 from ami_headend.console.meters import MetersPage
+from ami_headend.console.outages import OutagePage, OutagesPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.place import PlacePage
@@ -71,6 +74,10 @@ PAGES: list[type[ConsolePage]] = [
     PushProfilePage,
     ReadingsPage,
     SignaturesPage,
+    EventsPage,
+    OutagesPage,
+    OutagePage,
+    CodesPage,
     TotalsPage,
     MaskedTotalsPage,
     TalliesPage,

@@ -103,6 +103,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "meters", "description": "Meters, missing data of each, and commands to them."},
         {"name": "readings", "description": "Values that meters measured."},
         {"name": "events", "description": "Events that meters reported about themselves."},
+        {"name": "codes", "description": "What events, registers and qualities are called outside."},
         {"name": "totals", "description": "Sums over the meters of a concentrator, interval by interval."},
         {"name": "places", "description": "Places where meters hang."},
         {"name": "groups", "description": "Groups and tags of meters, places and concentrators."},

@@ -40,7 +40,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal")
     | _views("meters", "meter", "place", "installation", "register", "reading", "meterevent", "earlierlength")
-    | _views("meters", "pushprofile", "fleetgroup")
+    | _views("meters", "pushprofile", "fleetgroup", "sitecode")
+    | {"meters.add_eventacknowledgement"}
     | {f"meters.{act}_fleetgroup" for act in ("add", "change", "delete")}
     | {"meters.add_pushprofile", "meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
@@ -66,7 +67,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {_HANDLE_ALERTS, "alerts.add_rule", "alerts.change_rule", "alerts.delete_rule"}
     | {"alerts.add_channel", "alerts.change_channel", "alerts.delete_channel", "alerts.rotate_channel_secret"}
     | _views("concentrators", "concentratortoken", "assignment", "feedsubscription")
-    | _views("meters", "meter", "register", "pushprofile", "fleetgroup")
+    | _views("meters", "meter", "register", "pushprofile", "fleetgroup", "sitecode")
+    | {"meters.change_sitecode", "meters.delete_sitecode"}
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
     | {"ami_headend.share_savedview"}
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
@@ -83,7 +85,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _ROTATION
     | _KEYS
     | _views("concentrators", "concentratortoken", "assignment", "intervaltotal", "feedsubscription")
-    | _views("meters", "meter", "register", "pushprofile", "fleetgroup")
+    | _views("meters", "meter", "register", "pushprofile", "fleetgroup", "sitecode")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")
     | _views("signin", "signin")

@@ -36,7 +36,7 @@ EVERYDAY = frozenset(
         *("admin:logout", "admin:login", "admin:sign-in", "second-factor", "second-factor-set-up"),
         # Acknowledging failures and alerts; verifying the audit chain.
         *("admin:failures", "admin:failure", "admin:failures-acknowledge", "admin:acknowledgement"),
-        *("admin:alerts", "admin:alert", "admin:audit"),
+        *("admin:alerts", "admin:alert", "admin:audit", "admin:events"),
         # Enrolling and placing meters, and commands to them; registering places.
         *("admin:meter", "meter-commands", "meter-command", "resends"),
         *(f"admin:meters_meter_{page}" for page in ("changelist", "add", "change", "assign", "interval")),

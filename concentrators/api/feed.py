@@ -18,6 +18,7 @@ from rest_framework.response import Response
 from ami_headend.web.problems import problem
 from concentrators.feed import pages, subscriptions
 from concentrators.feed.cursor import Cursor, CursorError
+from concentrators.feed.formats.profile import ProfileError, parse_profile
 from concentrators.feed.pages import GoneError
 from concentrators.feed.rows import Resource
 from concentrators.feed.subscriptions import Standing, SubscriptionError
@@ -166,10 +167,14 @@ class SubscriptionSerializer(serializers.Serializer[Standing]):
     positions = serializers.IntegerField(help_text="positions after it")
     rows = serializers.IntegerField(help_text="rows after it")
     lag_s = serializers.IntegerField(help_text="age of the oldest of them, in seconds")
+    profile = serializers.DictField(help_text="how its messages of IEC 61968-9 are written (docs/formats.md)")
 
 
 class SubscriptionCursorSerializer(serializers.Serializer[Any]):
     cursor = serializers.CharField(max_length=200, help_text="`Feed-Cursor` of the last page that was taken whole")
+    profile = serializers.DictField(
+        required=False, help_text="how its messages of IEC 61968-9 are written; default: as before"
+    )
 
 
 class SubscriptionList(generics.GenericAPIView[Any]):
@@ -187,7 +192,7 @@ class SubscriptionDetail(generics.GenericAPIView[Any]):
     """How far one consumer has come."""
 
     queryset = FeedSubscription.objects.none()
-    refusals = (SubscriptionError,)
+    refusals = (SubscriptionError, ProfileError)
 
     @extend_schema(operation_id="feed_subscription", responses=SubscriptionSerializer)
     def get(self, request: Request, name: str) -> Response:
@@ -202,10 +207,14 @@ class SubscriptionDetail(generics.GenericAPIView[Any]):
         """Store how far a consumer has come; the first time, this makes the subscription (audited)."""
         body = SubscriptionCursorSerializer(data=request.data)
         body.is_valid(raise_exception=True)
+        profile = body.validated_data.get("profile")
+        parse_profile(profile or {})  # before anything is stored
         try:
             subscriptions.keep(name, body.validated_data["cursor"], web_actor(request), timezone.now())
         except CursorError as error:
             raise serializers.ValidationError({"cursor": [str(error)]}) from None
+        if profile is not None:
+            subscriptions.set_profile(name, profile, web_actor(request))
         return self._shown(name)
 
     @extend_schema(operation_id="feed_subscription_delete", responses={204: None})

@@ -1,12 +1,8 @@
 """The possible verdicts of a frame, and the severity of each failure. Pure: no Django."""
 
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 
-
-class Severity(IntEnum):
-    INFO = 10
-    WARNING = 20
-    CRITICAL = 30
+from meters.codes.severity import Severity as Severity  # noqa: PLC0414 - others know it from here
 
 
 class FailureKind(StrEnum):

@@ -58,7 +58,7 @@ class Told:
     captured_at: datetime  # of an interval: its start. UTC
     scheme: str  # that protected it on its way (docs/schemes.md)
     quality: tuple[Quality, ...]  # at least one
-    received_at: datetime
+    received_at: datetime | None  # None: its uplink is gone, as those are that are older than retention
     verified_at: datetime  # when this position was stored
     uplink: int  # the id of the uplink that brought it
 

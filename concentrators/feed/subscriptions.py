@@ -1,7 +1,9 @@
 """Subscriptions: how far each consumer says that it has come, and how far it is behind."""
 
+import json
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import transaction
 
@@ -9,6 +11,7 @@ from ami_headend.core.sql import select
 from concentrators.feed import cursor as cursors
 from concentrators.feed import eras
 from concentrators.feed.cursor import Cursor, CursorError, Gone, Place, State
+from concentrators.feed.formats.profile import Profile, parse_profile, written
 from concentrators.feed.rows import Resource
 from concentrators.models import FeedSubscription
 from keyvault.audit import chain
@@ -38,6 +41,7 @@ class Standing(NamedTuple):
     positions: int
     rows: int
     lag: timedelta
+    profile: Mapping[str, Any]
 
     @property
     def lag_s(self) -> int:
@@ -94,8 +98,8 @@ def standings(now: datetime, name: str | None = None) -> list[Standing]:
     """Return all subscriptions, or the one of a name, in order of names. Three queries."""
     state = eras.state()
     rows = select(
-        """SELECT s.name, s.resource, s.era, s.position, s.row, s.account, s.created_at, s.moved_at, l.stored_at,
-                  greatest(0, CASE s.resource
+        """SELECT s.name, s.resource, s.era, s.position, s.row, s.account, s.created_at, s.moved_at, s.profile,
+                  l.stored_at, greatest(0, CASE s.resource
                       WHEN 'readings' THEN h.readings - coalesce(here.readings_before, h.readings)
                       ELSE h.events - coalesce(here.events_before, h.events) END - s.row)
            FROM concentrators_feedsubscription s CROSS JOIN concentrators_feedhead h
@@ -110,15 +114,37 @@ def standings(now: datetime, name: str | None = None) -> list[Standing]:
         [name, name],
     )
     found = []
-    for title, resource, era, position, row, account, created_at, moved_at, stored_at, behind in rows:
+    for title, resource, era, position, row, account, created_at, moved_at, profile, stored_at, behind in rows:
         cursor = Cursor(Resource(resource), era, Place(position, row))
         is_gone = _is_gone(cursor, state)
         lag = max(timedelta(0), now - stored_at) if stored_at is not None and not is_gone else timedelta(0)
         positions = 0 if is_gone else max(0, state.last + 1 - position)
         rows_behind = 0 if is_gone else int(behind)
-        found.append(
-            Standing(
-                title, cursor.resource, cursor, account, created_at, moved_at, is_gone, positions, rows_behind, lag
-            )
-        )
+        counts = is_gone, positions, rows_behind, lag
+        found.append(Standing(title, cursor.resource, cursor, account, created_at, moved_at, *counts, _whole(profile)))
     return found
+
+
+def _whole(profile: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings of a stored profile, which may lack those that came with a later release."""
+    given = json.loads(profile) if isinstance(profile, str) else profile
+    return written(parse_profile(given))
+
+
+def profile_of(name: str | None) -> Profile:
+    """Return the profile of a subscription, or the usual one without a name. SubscriptionError if there is none."""
+    if name is None:
+        return Profile()
+    found = FeedSubscription.objects.filter(name=name).values_list("profile", flat=True).first()
+    if found is None:
+        raise SubscriptionError(f"there is no subscription {name[:60]!r}")
+    return parse_profile(found)
+
+
+def set_profile(name: str, given: Mapping[str, Any], actor: Actor) -> None:
+    """Store the profile of a subscription; audited. ProfileError, or SubscriptionError if there is no such one."""
+    profile = written(parse_profile(given))
+    with transaction.atomic():
+        if not FeedSubscription.objects.filter(name=name).update(profile=profile):
+            raise SubscriptionError(f"there is no subscription {name[:60]!r}")
+        chain.record(actor, "feed.profile", {"subscription": name, "profile": profile})

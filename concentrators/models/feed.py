@@ -98,6 +98,9 @@ class FeedSubscription(models.Model):
     era = models.CharField(max_length=16)
     position = models.BigIntegerField()
     row = models.IntegerField()
+    profile = models.JSONField(
+        default=dict, db_default={}, help_text="how its messages of IEC 61968-9 are written: docs/formats.md"
+    )
     account = models.CharField(max_length=150, help_text="who moved it last")
     created_at = models.DateTimeField(db_default=Now())
     moved_at = models.DateTimeField(help_text="when its consumer last said how far it has come")

@@ -36,7 +36,8 @@ from meters.api.serializers import (
     page_of,
 )
 from meters.models import Installation, Meter, MeterEvent, Reading
-from meters.readings import export, queries
+from meters.readings import event_queries, export, queries
+from meters.readings.event_queries import EventSelection
 from meters.readings.gaps import GapsError, gap_report
 from meters.readings.queries import ReadingSelection, SelectionError
 from meters.registry import access_record
@@ -253,14 +254,33 @@ class ReadingList(SelectionView):
         return super().get(request)
 
 
+def event_selection(asked: dict[str, Any]) -> EventSelection:
+    """Return the selection of a valid query for events."""
+    is_acknowledged = asked["is_acknowledged"]
+    return EventSelection(
+        asked["from"],
+        asked["to"],
+        asked.get("meter"),
+        asked.get("register"),
+        asked.get("cursor"),
+        severity=asked.get("severity"),
+        codes=asked.get("code"),
+        is_open=None if is_acknowledged is None else not is_acknowledged,
+        group_ids=ids_of(asked.get("group")),
+    )
+
+
 class EventList(SelectionView):
     """Meter events in order of time."""
 
     queryset = MeterEvent.objects.none()
     query_class = EventsQuery
-    query = staticmethod(queries.events)
+    query = staticmethod(event_queries.events)
     schema_of_rows = export.EVENT_SCHEMA
     filename = "events"
+
+    def selection(self, asked: dict[str, Any]) -> EventSelection:
+        return event_selection(asked)
 
     @extend_schema(
         operation_id="events", parameters=[EventsQuery], responses=page_responses("EventPage", EventSerializer)

@@ -12,6 +12,8 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from keyvault.schemes.table import scheme_choices
+from meters.codes.event_codes import CodeKey, parse_key
+from meters.codes.severity import Severity
 from meters.group_models import FleetGroup
 from meters.models import Meter, MeterStatus, Register
 from meters.readings.obis import LOAD_PROFILE, RegisterKind
@@ -194,7 +196,28 @@ class SelectionQuery(PageQuery):
 
 
 class EventsQuery(SelectionQuery):
+    """Events, also by what their codes mean."""
+
+    severity = serializers.ChoiceField(
+        [one.label for one in Severity], required=False, help_text="this severity or a worse one"
+    )
+    code = serializers.ListField(
+        child=serializers.CharField(max_length=40),
+        required=False,
+        max_length=SELECTION_MAX,
+        help_text="log and code, such as 0-0:96.11.0/1; may be repeated",
+    )
+    is_acknowledged = serializers.BooleanField(required=False, default=None, allow_null=True)
     cursor_ids = 1
+
+    def validate_code(self, texts: list[str]) -> list[CodeKey]:
+        try:
+            return [parse_key(text) for text in texts]
+        except ValueError as error:
+            raise serializers.ValidationError(str(error)) from None
+
+    def validate_severity(self, text: str) -> Severity:
+        return Severity[text.upper()]
 
 
 class GapsQuery(PeriodQuery):
@@ -279,14 +302,19 @@ class ReadingSerializer(serializers.Serializer[Any]):
 
 
 class EventSerializer(serializers.Serializer[Any]):
-    """An event that a meter reported about itself."""
+    """An event that a meter reported about itself, and what its code means (docs/events.md)."""
 
     id = serializers.IntegerField()
     system_title = serializers.CharField()
+    serial_number = serializers.CharField()
     obis_code = serializers.CharField()
     captured_at = serializers.DateTimeField()
     received_at = serializers.DateTimeField()
-    value = serializers.IntegerField()
+    value = serializers.IntegerField(help_text="the code")
+    name = serializers.CharField(help_text="what the code means")
+    severity = serializers.ChoiceField([one.label for one in Severity])
+    type = serializers.CharField(help_text="EndDeviceEventType (IEC 61968-9)")
+    is_acknowledged = serializers.BooleanField()
     uplink = serializers.IntegerField()
     scheme = serializers.CharField(help_text="the scheme that protected it")
     caveat = serializers.CharField(

@@ -1,9 +1,10 @@
 """What the codes of the standard and the fraud log mean: names, severities and EndDeviceEventTypes. Pure.
 
-The numbers are those of the IDIS package (0.0.96.11.0.255 and 0.0.96.11.1.255), read in five public head-ends and
-meters that agree on them; where they did not, or only one has the code, ``is_verified`` is false. EndDeviceEventTypes
-(IEC 61968-9: device type, domain, subdomain, event or action; device type 3 is an electricity meter) are those that
-public head-ends use. They differ from vendor to vendor, which is why a site may override each of them.
+The numbers are those of the IDIS package (0.0.96.11.0.255 and 0.0.96.11.1.255), as two public head-ends (Connexo,
+AiMiR) have them. A public meter firmware agrees in 1 to 6, 40 to 46, 49, 50, 60 to 64 and 76 to 89, and has others for
+7 to 25. EndDeviceEventTypes (IEC 61968-9: device type, domain, subdomain, event or action; device type 3 is an
+electricity meter) are those that Connexo, AiMiR and Silver Spring's UIQ use. They differ by vendor, which is
+why a site may override each of them. ``is_verified`` is false where a number or a type was seen nowhere, or only once.
 """
 
 import re
@@ -12,7 +13,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from meters.codes.severity import Severity
-from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
+from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, FRAUD_LOG, STANDARD_LOG
 
 _TYPE = re.compile(r"\d{1,4}(\.\d{1,4}){3}", re.ASCII)
 _UNKNOWN_TYPE = "3.0.0.0"
@@ -27,7 +28,7 @@ class Outage(StrEnum):
     ENDS = "ends"
 
 
-class EventKey(NamedTuple):
+class CodeKey(NamedTuple):
     """A code in a log: the OBIS code of the register of events, and the value."""
 
     log: str
@@ -91,9 +92,9 @@ _STANDARD = {
     82: EventMeaning("voltage missing L1", _W, "3.26.131.293"),
     83: EventMeaning("voltage missing L2", _W, "3.26.132.293"),
     84: EventMeaning("voltage missing L3", _W, "3.26.133.293"),
-    85: EventMeaning("voltage normal L1", _I, "3.26.131.216"),
-    86: EventMeaning("voltage normal L2", _I, "3.26.132.216"),
-    87: EventMeaning("voltage normal L3", _I, "3.26.133.216"),
+    85: EventMeaning("voltage normal L1", _I, "3.26.131.216", is_verified=False),
+    86: EventMeaning("voltage normal L2", _I, "3.26.132.216", is_verified=False),
+    87: EventMeaning("voltage normal L3", _I, "3.26.133.216", is_verified=False),
     88: EventMeaning("phase sequence reversed", _W, "3.12.17.257", is_verified=False),
     89: EventMeaning("neutral missing", _C, is_verified=False),
     90: EventMeaning("phase asymmetry", _W, is_verified=False),
@@ -116,44 +117,47 @@ _FRAUD = {
     91: EventMeaning("current reversed", _C, "3.12.93.219", is_verified=False),
     255: EventMeaning("fraud log cleared", _C, "3.17.44.28"),
 }
-SHIPPED: Mapping[EventKey, EventMeaning] = {
-    **{EventKey(STANDARD_LOG, code): meaning for code, meaning in _STANDARD.items()},
-    **{EventKey(FRAUD_LOG, code): meaning for code, meaning in _FRAUD.items()},
+_ANSWERS = {COMMAND_DONE: "done", COMMAND_REFUSED: "refused", COMMAND_LATE: "came too late"}  # docs/frame.md section 10
+SHIPPED: Mapping[CodeKey, EventMeaning] = {
+    **{CodeKey(STANDARD_LOG, code): meaning for code, meaning in _STANDARD.items()},
+    **{CodeKey(FRAUD_LOG, code): meaning for code, meaning in _FRAUD.items()},
 }
 
 
 class EventCodes:
     """The meanings of codes: the shipped ones, and those of the site instead."""
 
-    def __init__(self, of_site: Mapping[EventKey, EventMeaning] | None = None) -> None:
+    def __init__(self, of_site: Mapping[CodeKey, EventMeaning] | None = None) -> None:
         self.meanings = {**SHIPPED, **(of_site or {})}
 
     def meaning(self, log: str, code: int) -> EventMeaning:
         """Return what a code of a log means. Without an entry: critical in the fraud log, else info."""
-        found = self.meanings.get(EventKey(log, code))
+        if log in _ANSWERS:
+            return EventMeaning(f"command {code} {_ANSWERS[log]}", _I)
+        found = self.meanings.get(CodeKey(log, code))
         return found or EventMeaning(f"code {code}", _C if log == FRAUD_LOG else _I, is_verified=False)
 
-    def of_outage(self, outage: Outage) -> list[EventKey]:
+    def of_outage(self, outage: Outage) -> list[CodeKey]:
         """Return the codes that say that an outage begins, or ends."""
         return sorted(key for key, meaning in self.meanings.items() if meaning.outage is outage)
 
-    def at_least(self, severity: Severity) -> list[EventKey]:
+    def at_least(self, severity: Severity) -> list[CodeKey]:
         """Return the codes with an entry of at least a severity."""
         return sorted(key for key, meaning in self.meanings.items() if meaning.severity >= severity)
 
-    def below(self, severity: Severity) -> list[EventKey]:
+    def below(self, severity: Severity) -> list[CodeKey]:
         """Return the codes with an entry of less than a severity."""
         return sorted(key for key, meaning in self.meanings.items() if meaning.severity < severity)
 
 
-def parse_key(text: str) -> EventKey:
+def parse_key(text: str) -> CodeKey:
     """Return the log and the code that ``0-0:96.11.0/1`` names; ValueError with what is wrong."""
     log, _, code = text.partition("/")
     if log not in (STANDARD_LOG, FRAUD_LOG):
         raise ValueError(f"{text[:60]!r} names no log: write {STANDARD_LOG}/CODE or {FRAUD_LOG}/CODE")
     if not (code.isascii() and code.isdecimal() and str(int(code)) == code and int(code) < 2**63):
         raise ValueError(f"{text[:60]!r} has no code after the log: a whole number from 0 to 2^63 - 1")
-    return EventKey(log, int(code))
+    return CodeKey(log, int(code))
 
 
 def parse_meaning(value: Mapping[str, object]) -> EventMeaning:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from meters.readings.obis import ObisError, parse_obis
+from meters.readings.obis import LOAD_PROFILE, ObisError, parse_obis
 
 PERIOD, RATE = "mp", "tou"
 _PARTS = 18
@@ -31,7 +31,7 @@ SHIPPED: Mapping[str, str] = {
     "1-0:3.8.x": "0.0.0.1.2.1.12.0.0.0.0.tou.0.0.0.0.73.0",
     "1-0:4.8.0": "0.0.0.1.3.1.12.0.0.0.0.0.0.0.0.0.73.0",
     "1-0:4.8.x": "0.0.0.1.3.1.12.0.0.0.0.tou.0.0.0.0.73.0",
-    "1-0:1.29.0": "0.0.mp.4.1.1.12.0.0.0.0.0.0.0.0.0.72.0",
+    LOAD_PROFILE: "0.0.mp.4.1.1.12.0.0.0.0.0.0.0.0.0.72.0",
     "1-0:2.29.0": "0.0.mp.4.19.1.12.0.0.0.0.0.0.0.0.0.72.0",
     "1-0:3.29.0": "0.0.mp.4.2.1.12.0.0.0.0.0.0.0.0.0.73.0",
     "1-0:4.29.0": "0.0.mp.4.3.1.12.0.0.0.0.0.0.0.0.0.73.0",

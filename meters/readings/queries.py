@@ -1,4 +1,4 @@
-"""Queries of readings and events by meter, register and time, in pages by key.
+"""Queries of readings by meter, register and time, in pages by key; ``event_queries.py`` has those of events.
 
 Rows are in order of their key (time first), each page begins where the last one ended, and late pages cost no more than
 early ones. Exports consist of pages too: no statement or snapshot stays open while a client reads slowly, so an export
@@ -20,7 +20,7 @@ from ami_headend.core import keyset
 from ami_headend.core.sql import cursor
 from keyvault.device_keys import schemes_in_use
 from keyvault.schemes.table import scheme_numbered
-from meters.models import EarlierLength, Meter, MeterEvent, MeterStatus
+from meters.models import EarlierLength, Meter, MeterStatus
 from meters.registry import groups, search
 
 # A page scans little more than it shows, unless almost nothing matches in years of readings.
@@ -39,11 +39,6 @@ class ReadingKey(NamedTuple):
     captured_at: datetime
     meter_id: int
     register_id: int
-
-
-class EventKey(NamedTuple):
-    captured_at: datetime
-    id: int
 
 
 class ReadingRow(NamedTuple):
@@ -65,28 +60,12 @@ class ReadingRow(NamedTuple):
     caveat: str
 
 
-class EventRow(NamedTuple):
-    """An event; ``scheme`` and ``caveat`` as of a reading."""
-
-    id: int
-    system_title: str
-    obis_code: str
-    captured_at: datetime
-    received_at: datetime
-    value: int
-    uplink: int
-    scheme: str
-    caveat: str
-
-
 _READING_KEY = ", ".join(ReadingKey._fields)
 
 
 @dataclass(frozen=True)
 class ReadingSelection:
-    """A selection of readings or events: [start, end), of meters, registers and groups (by id; None is all), after a
-    key.
-    """
+    """A selection of readings: [start, end), of meters, registers and groups (by id; None is all), after a key."""
 
     start: datetime
     end: datetime
@@ -110,6 +89,29 @@ def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow],
         [*params, limit],
     )
     return [_shown(row) for row in rows], _key_of(rows[-1]) if len(rows) == limit else None
+
+
+class Stored(NamedTuple):
+    """A reading or an event by ids, as it is stored; an event has the length 0."""
+
+    captured_at: datetime
+    meter_id: int
+    register_id: int
+    value: int
+    uplink_id: int
+    interval_minutes: int
+    scheme: int | None
+
+
+def stored_readings(selection: ReadingSelection, limit: int) -> tuple[list[Stored], ReadingKey | None]:
+    """Return the first readings of a selection by ids, by their key, and the key of the next page; one query."""
+    condition, params = _condition(selection, ReadingKey._fields)
+    rows = fetch(
+        f"""SELECT {", ".join(Stored._fields)} FROM meters_reading WHERE {condition}
+            ORDER BY {_READING_KEY} LIMIT %s""",
+        [*params, limit],
+    )
+    return [Stored._make(row) for row in rows], ReadingKey._make(rows[-1][:3]) if len(rows) == limit else None
 
 
 def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
@@ -157,24 +159,6 @@ def count(selection: ReadingSelection, most: int) -> int:
     return int(fetch(f"SELECT count(*) FROM ({statement}) AS found", [*params, most])[0][0])
 
 
-def events(selection: ReadingSelection, limit: int) -> tuple[list[EventRow], EventKey | None]:
-    """Return the first events of a selection, oldest first, and the key of the next page; one query."""
-    condition, params = _condition(selection, EventKey._fields)
-    rows = fetch(
-        f"""SELECT e.id, m.system_title, g.obis_code, e.captured_at, e.received_at, e.value, e.uplink_id, e.scheme
-            FROM (SELECT * FROM {MeterEvent._meta.db_table} WHERE {condition}
-                  ORDER BY captured_at, id LIMIT %s) e
-            JOIN meters_meter m ON m.id = e.meter_id JOIN meters_register g ON g.id = e.register_id
-            ORDER BY e.captured_at, e.id""",
-        [*params, limit],
-    )
-    shown = []
-    for id_, title, code, at, received_at, value, uplink, number in rows:
-        scheme = scheme_numbered(number)
-        shown.append(EventRow(id_, title.hex(), code, at, received_at, value, uplink, scheme.name, scheme.caveat))
-    return shown, EventKey(rows[-1][3], rows[-1][0]) if len(rows) == limit else None
-
-
 def _shown(row: tuple[Any, ...]) -> ReadingRow:
     title, obis, at, minutes, value, scaler, unit, uplink, _, _, number, *_ = row
     scheme = scheme_numbered(number)
@@ -187,11 +171,12 @@ def _key_of(row: tuple[Any, ...]) -> ReadingKey:
 
 
 class Interval(NamedTuple):
-    """One value of an interval register, in the register's resolution."""
+    """One value of an interval register, in the register's resolution; ``scheme`` is the number of its scheme."""
 
     start: datetime
     interval_minutes: int
     value: int
+    scheme: int | None = None
 
 
 class LastValue(NamedTuple):
@@ -217,7 +202,7 @@ def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) 
     query.
     """
     rows = fetch(
-        """SELECT captured_at, interval_minutes, value FROM meters_reading
+        """SELECT captured_at, interval_minutes, value, scheme FROM meters_reading
            WHERE meter_id = %s AND register_id = %s AND captured_at >= %s AND captured_at < %s ORDER BY captured_at""",
         [meter_id, register_id, start, end],
     )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
+from keyvault.schemes.table import scheme_numbered
 from meters.models import Installation, Place, Register
 from meters.readings import queries
 from meters.readings.expectation import ExpectedPeriod
@@ -53,7 +54,10 @@ def gaps(hung: Sequence[Installation], register: Register, start: datetime, end:
 
 
 def _sum(one: Interval, other: Interval) -> Interval:
-    return Interval(one.start, max(one.interval_minutes, other.interval_minutes), one.value + other.value)
+    """Add two parts of an interval; its scheme is that of the part with the weaker protection."""
+    weaker = one if scheme_numbered(one.scheme).caveat else other
+    minutes = max(one.interval_minutes, other.interval_minutes)
+    return Interval(one.start, minutes, one.value + other.value, weaker.scheme)
 
 
 def _within(

@@ -15,6 +15,7 @@ from ami_headend.alerts import defaults, evaluation, silence
 from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.conditions.finding import SUBJECTS_MAX
 from ami_headend.alerts.defaults import RULES
+from ami_headend.alerts.forms import RuleForm
 from ami_headend.alerts.models import Alert, Condition, Rule, StoredMark
 from ami_headend.alerts.parameters import PARAMETERS
 from ami_headend.console import overview_panels
@@ -195,6 +196,46 @@ class TestEvents:
         assert (alert.subject_kind, alert.subject_id) == ("meter", meter.pk)
         assert alert.summary.startswith(f"1 event in the log {FRAUD_LOG}, the last at {fleet.START:%Y-%m-%d %H:%M}")
         assert MeterEvent.objects.count() == 2
+
+    def test_events_by_severity_or_code(self) -> None:
+        rule = only(Condition.METER_EVENT)
+        rule.selector = "critical"
+        rule.save()
+        self.event(FRAUD_LOG, 45)  # a cover that is closed again
+        opened, unknown = self.event(FRAUD_LOG, 44), self.event(FRAUD_LOG, 7777)
+        assert {alert.subject_id for alert in evaluated(rule)} == {opened.pk, unknown.pk}
+        rule.selector = f"{FRAUD_LOG}/45"
+        rule.save()
+        (alert,) = evaluated(rule)
+        assert alert.summary.startswith(f"1 event with the code {FRAUD_LOG}/45, the last at")
+
+    def test_outages_are_one_alert_for_a_concentrator(self) -> None:
+        by_severity, outage = only(Condition.METER_EVENT), Rule.objects.get(condition=Condition.OUTAGE)
+        by_severity.selector, by_severity.is_enabled = "info", True
+        by_severity.save()
+        concentrator = ConcentratorFactory.create()
+        devices = fleet.commission(4, concentrator)
+        said = [device.seal(senml_payload({STANDARD_LOG: 1}, fleet.START_S, unit="count")) for device in devices]
+        fleet.judged(concentrator, said)
+        outage.period_minutes, outage.is_enabled = 30 * 1440, True
+        outage.save()
+        assert evaluated(by_severity) == []
+        (alert,) = evaluated(outage, fleet.NOW)
+        assert (alert.subject_kind, alert.subject_id) == ("concentrator", concentrator.pk)
+        assert alert.summary.startswith("4 of its 4 meters said that their power went")
+        back = [device.seal(senml_payload({STANDARD_LOG: 2}, fleet.START_S + 60, unit="count")) for device in devices]
+        fleet.judged(concentrator, back[:2])
+        assert evaluated(outage, fleet.NOW) == []
+
+    @pytest.mark.parametrize(
+        ("selector", "is_right"),
+        [("critical", True), (f"{FRAUD_LOG}/44", True), ("1-0:1.8.0/1", False), ("bad", False)],
+    )
+    def test_what_a_rule_may_choose(self, selector: str, is_right: bool) -> None:
+        rule = Rule.objects.filter(condition=Condition.METER_EVENT)[0]
+        given = {name: getattr(rule, name) for name in ("name", "condition", "threshold", "period_minutes", "severity")}
+        form = RuleForm({**given, "selector": selector, "quiet_minutes": 60}, instance=rule)
+        assert form.is_valid() is is_right, form.errors
 
 
 class TestSilence:

@@ -117,7 +117,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[Any]]]:
         taken.append((statement, params))
         return fetch(statement, params)
 
-    monkeypatch.setattr(queries, "_fetch", noting)
+    monkeypatch.setattr(queries, "fetch", noting)
     return taken
 
 

@@ -13,7 +13,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from keyvault.schemes.table import SCHEMES
 from meters.models import Meter, MeterEvent, Reading, Register
-from meters.readings import export, queries
+from meters.readings import event_queries, export, queries
 from tests.factories import MeterFactory
 from tests.meters.conftest import Store
 from tests.toy_schemes import toys
@@ -197,7 +197,7 @@ def test_a_selection_that_costs_too_much_is_refused(
     reader: Client, monkeypatch: pytest.MonkeyPatch, as_format: str
 ) -> None:
     monkeypatch.setattr(queries, "STATEMENT_TIMEOUT_MS", 50)
-    monkeypatch.setattr(queries, "_condition", lambda selection, key: ("pg_sleep(2) IS NULL", []))
+    monkeypatch.setattr(event_queries, "where", lambda selection, codes: ("pg_sleep(2) IS NULL", []))
     MeterEvent.objects.create(
         meter=MeterFactory.create(),
         register=Register.objects.get(obis_code="0-0:96.11.1"),

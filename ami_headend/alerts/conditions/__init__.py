@@ -25,6 +25,7 @@ SEARCHES = {
     Condition.FAILURE_RATE: Search(traffic.failure_rate),
     Condition.KIND_SEEN: Search(traffic.kind_seen),
     Condition.METER_EVENT: Search(traffic.meter_event),
+    Condition.OUTAGE: Search(traffic.outage),
     Condition.SILENT_METER: Search(traffic.silent_meter, _MINUTE_S),
     Condition.SILENT_CONCENTRATOR: Search(traffic.silent_concentrator),
     Condition.COMPLETENESS: Search(traffic.completeness, 5 * _MINUTE_S),

@@ -10,15 +10,22 @@ from typing import Any
 from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, within
 from ami_headend.alerts.high_water_marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
+from ami_headend.core import keyset
 from ami_headend.core.sql import fetch_rows, int_array
 from concentrators.failures.kinds import FailureKind
-from concentrators.fleet import groups, health
+from concentrators.fleet import groups, health, outages
 from concentrators.fleet.laboratory import IS_OF_LABORATORY
 from concentrators.models import Concentrator
 from concentrators.totals import expected
 from concentrators.totals.completeness import shares
 from keyvault.device_keys import last_heard
+from meters.codes import event_codes
+from meters.codes.event_codes import Outage
+from meters.codes.severity import Severity
 from meters.models import MeterStatus
+from meters.readings import event_queries
+from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
+from meters.registry import site_codes
 
 FRAMES_MIN = 20  # fewer frames give no meaningful rate
 SETTLING = timedelta(hours=2)  # concentrators may post this late before an interval counts as missing
@@ -128,17 +135,22 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 
 
 def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Find meters with events in a log within the period, but for laboratory meters."""
+    """Find meters with events of a log, a code or a severity within the period, but for laboratory meters.
+
+    Of a severity, outages do not count: they have a condition of their own (``outage``), with one alert for each
+    concentrator instead of one for each meter.
+    """
+    wanted, params = _events_of(rule.selector)
     scope, ids = within(rule, meter="m.id")
     rows = fetch_rows(
         f"""SELECT m.id, m.serial_number, s.events, s.latest, count(*) OVER ()
-           FROM (SELECT e.meter_id, count(*) AS events, max(e.captured_at) AS latest
-                 FROM meters_meterevent e JOIN meters_register r ON r.id = e.register_id
-                 WHERE e.id > %s AND r.obis_code = %s GROUP BY e.meter_id HAVING count(*) >= %s::float8) s
+           FROM (SELECT meter_id, count(*) AS events, max(captured_at) AS latest
+                 FROM meters_meterevent
+                 WHERE id > %s AND {wanted} GROUP BY meter_id HAVING count(*) >= %s::float8) s
            JOIN meters_meter m ON m.id = s.meter_id AND NOT m.is_laboratory AND {scope}
            ORDER BY m.id = ANY(%s::int[]) DESC, s.latest DESC, m.id LIMIT %s""",
         marked_before(_since(rule, now)).event_id,
-        rule.selector,
+        *params,
         rule.threshold,
         *ids,
         int_array(open_ids),
@@ -147,10 +159,49 @@ def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     return _found(
         SubjectKind.METER,
         rows,
-        lambda events, latest: (
-            f"{events:,} event{'s' * (events != 1)} in the log {rule.selector}, the last at {latest:%Y-%m-%d %H:%M} UTC"
-        ),
+        lambda events, latest: f"{_times_of(events, rule.selector)}, the last at {latest:%Y-%m-%d %H:%M} UTC",
     )
+
+
+def _events_of(selector: str) -> tuple[str, list[Any]]:
+    """Return the condition for events of a log, a severity, or a code (log/code), and its values."""
+    codes = site_codes.events()
+    if selector in (STANDARD_LOG, FRAUD_LOG):
+        return "register_id = (SELECT id FROM meters_register WHERE obis_code = %s)", [selector]
+    if "/" in selector:
+        chosen, params = keyset.given(event_queries.coded([event_codes.parse_key(selector)]))
+        return chosen[0], params
+    outages_ = [*codes.of_outage(Outage.BEGINS), *codes.of_outage(Outage.ENDS)]
+    severe, params = keyset.given(
+        event_queries.at_least(Severity[selector.upper()], codes), event_queries.coded(outages_)
+    )
+    *first, of_outage = severe
+    return " AND ".join([*first, f"NOT {of_outage}"]), params
+
+
+def _times_of(events: int, selector: str) -> str:
+    number = f"{events:,} event{'s' * (events != 1)}"
+    if selector in (STANDARD_LOG, FRAUD_LOG):
+        return f"{number} in the log {selector}"
+    return f"{number} with the code {selector}" if "/" in selector else f"{number} of severity {selector} or worse"
+
+
+def outage(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Find concentrators with so many meters whose power went within the period and is not back."""
+    found = outages.by_concentrator(site_codes.events(), now, _since(rule, now))
+    many = [one for one in found if one.id is not None and one.out >= (rule.threshold or 0)]
+    many.sort(key=lambda one: (one.id not in open_ids, -one.out, one.id))
+    listed = [
+        Finding(
+            SubjectKind.CONCENTRATOR,
+            one.id or 0,
+            one.name,
+            f"{one.out:,} of its {one.meters:,} meters said that their power went, and nothing since; the first at"
+            f" {one.since:%Y-%m-%d %H:%M} UTC, the last at {one.latest:%Y-%m-%d %H:%M} UTC",
+        )
+        for one in many[:SUBJECTS_KEPT]
+    ]
+    return Findings(len(many), listed)
 
 
 def aggregate_mismatch(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:

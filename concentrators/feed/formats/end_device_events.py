@@ -50,9 +50,10 @@ def _write_event(xml: XmlWriter, row: EventRow, profile: Profile, codes: EventCo
             "Name": meaning.name,
             "Log": row.obis_code,
             "Code": str(row.value),
-            "ReportedDateTime": time_text(row.received_at),
             "Protection": ", ".join(one.value.replace("_", " ") for one in row.quality),
         }
+        if row.received_at is not None:
+            details["ReportedDateTime"] = time_text(row.received_at)
         for name, value in details.items():
             with xml.element("EndDeviceEventDetails"):
                 xml.leaf("name", name)

@@ -97,7 +97,8 @@ def _write_readings(xml: XmlWriter, readings: Sequence[_Typed], qualities: Quali
 
 def _write_value(xml: XmlWriter, typed: _Typed, at: str, qualities: Qualities) -> None:
     row = typed.row
-    xml.leaf("reportedDateTime", time_text(row.received_at))
+    if row.received_at is not None:
+        xml.leaf("reportedDateTime", time_text(row.received_at))
     xml.leaf("timeStamp", at)
     xml.leaf("value", value_text(row.value, row.unit, typed.multiplier))
     facts = {Fact(one.value) for one in row.quality}

@@ -18,6 +18,17 @@ from meters.codes.qualities import Qualities
 _NAMESPACE = "urn:ediel.org:measure:notifyvalidatedmeasuredata:0:1"
 _TYPE, _PROCESS, _SECTOR = "E66", "E23", "23"  # validated metered data; periodic metering; electricity
 PARTY_LENGTH, POINT_LENGTH, POSITIONS_MAX = 16, 35, 999_999
+# Code lists of the document, as far as a head-end needs them.
+SCHEMES = {"A10": "GS1", "A01": "EIC", "NDK": "Denmark", "NFI": "Finland", "NNO": "Norway", "NSE": "Sweden"}
+ROLES = {
+    "MDR": "metered data responsible",
+    "DGL": "metered data administrator",
+    "DEA": "metered data aggregator",
+    "DDM": "grid access provider",
+    "DDQ": "energy supplier",
+    "DDZ": "metering point administrator",
+    "EZ": "system operator",
+}
 _POINTS_AT_ONCE = 5_000
 _KILO = 3
 

@@ -221,6 +221,11 @@ def test_an_event_says_what_its_code_means() -> None:
     assert first == texts(events_of(event(position=9, row=3)), "//e:EndDeviceEvent/e:mRID")
 
 
+def test_rows_whose_uplink_is_gone_do_not_say_when_they_came() -> None:
+    assert texts(readings_of(interval(received_at=None)), "//r:reportedDateTime") == []
+    assert "ReportedDateTime" not in texts(events_of(event(received_at=None)), "//e:EndDeviceEventDetails/e:name")
+
+
 def test_an_unknown_code_is_passed_on() -> None:
     message = events_of(event(obis_code=STANDARD_LOG, value=2**63 - 1), year=2009, meter="names")
     assert b"<value>9223372036854775807</value>" in etree.tostring(message)

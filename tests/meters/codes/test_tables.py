@@ -7,7 +7,7 @@ import pytest
 
 from keyvault.schemes.table import SCHEMES
 from meters.codes import event_codes, qualities, reading_types
-from meters.codes.event_codes import EventCodes, EventKey, EventMeaning, Outage
+from meters.codes.event_codes import CodeKey, EventCodes, EventMeaning, Outage
 from meters.codes.qualities import Fact, Qualities, Quality
 from meters.codes.reading_types import ReadingTypes
 from meters.codes.severity import Severity
@@ -129,8 +129,8 @@ class TestEventCodes:
 
     def test_outages(self) -> None:
         own = {
-            EventKey(STANDARD_LOG, 1): EventMeaning("ours", Severity.INFO),
-            EventKey(STANDARD_LOG, 300): EventMeaning("mains lost", Severity.WARNING, outage=Outage.BEGINS),
+            CodeKey(STANDARD_LOG, 1): EventMeaning("ours", Severity.INFO),
+            CodeKey(STANDARD_LOG, 300): EventMeaning("mains lost", Severity.WARNING, outage=Outage.BEGINS),
         }
         assert EventCodes().of_outage(Outage.BEGINS) == [(STANDARD_LOG, 1)]
         assert EventCodes(own).of_outage(Outage.BEGINS) == [(STANDARD_LOG, 300)]
@@ -138,8 +138,8 @@ class TestEventCodes:
 
     def test_severities_divide_the_codes(self) -> None:
         known = EventCodes()
-        assert EventKey(FRAUD_LOG, 44) in known.at_least(Severity.CRITICAL)
-        assert EventKey(STANDARD_LOG, 7) not in known.at_least(Severity.CRITICAL)
+        assert CodeKey(FRAUD_LOG, 44) in known.at_least(Severity.CRITICAL)
+        assert CodeKey(STANDARD_LOG, 7) not in known.at_least(Severity.CRITICAL)
         assert sorted(known.at_least(Severity.WARNING) + known.below(Severity.WARNING)) == sorted(known.meanings)
 
     @pytest.mark.parametrize("text", ["1", "0-0:96.11.0", "0-0:96.11.0/", "0-0:96.11.0/-1", "0-0:96.11.0/01", "x/1"])

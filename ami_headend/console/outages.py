@@ -1,0 +1,174 @@
+"""The outage view: which meters said that their power went, by concentrator, since when, and who is asked."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.functional import cached_property
+
+from ami_headend.console.acts import Act, ActingPage, Wrong
+from ami_headend.console.events import SEE_EVENTS
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, thousands
+from ami_headend.console.lists import sentence
+from ami_headend.core import clock
+from ami_headend.web.tables import HtmlTable, columns_of, table
+from concentrators.commands import status_check
+from concentrators.commands.queue import DownlinkError
+from concentrators.commands.status_check import StatusCheck
+from concentrators.fleet import outages
+from concentrators.fleet.outages import ConcentratorOutage, GroupOutage, MeterOutage
+from concentrators.models import Concentrator
+from keyvault.audit.chain import web_actor
+from meters.registry import access_record, site_codes
+
+GIVE = "concentrators.add_command"
+_LISTED = 500
+_DAY = timedelta(days=1)
+
+
+class OutagesPage(ActingPage):
+    """Concentrators with meters that are out."""
+
+    route = "outages/"
+    name = "outages"
+    title = "Outages"
+    icon = "power_off"
+    permission_required = (SEE_EVENTS,)
+    template_name = "console/outages/page.html"
+    live_template_name = "console/outages/live.html"
+    live_every_s = 15
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        now, codes = context["now"], site_codes.events()
+        access_record.note(self.request)
+        found = outages.by_concentrator(codes, now)
+        ended = outages.restored(codes, now, _DAY)
+        out = sum(one.out for one in found)
+        oldest = min((one.since for one in found), default=None)
+        return {
+            **context,
+            "figures": [
+                Figure("Meters out", thousands(out), "and not back yet", "power_off", "", "bad" if out else "good"),
+                Figure("Concentrators", thousands(sum(one.id is not None for one in found)), "with such meters", "hub"),
+                Figure("Since", NOTHING if oldest is None else ago(oldest, now), "the oldest of them", "schedule"),
+                Figure("Back within a day", thousands(ended.meters), _times(ended), "power"),
+            ],
+            "found": _concentrators(found, now),
+            "groups": _groups(outages.by_group(codes, now), now),
+            "out": out,
+            "most": min(out, status_check.MOST),
+        }
+
+    def acts(self) -> Mapping[str, Act]:
+        return {"check": Act(GIVE, lambda request: checked(request, None))}
+
+
+class OutagePage(ActingPage):
+    """The meters of one concentrator that are out."""
+
+    route = "outages/<int:pk>/"
+    name = "outage"
+    title = "Outage"
+    icon = "power_off"
+    back = ("admin:outages", "All outages")
+    permission_required = (SEE_EVENTS,)
+    template_name = "console/outages/concentrator.html"
+    live_template_name = "console/outages/concentrator_live.html"
+    live_every_s = 15
+
+    @cached_property
+    def concentrator(self) -> Concentrator:
+        """Return the concentrator of the address, or 404."""
+        return get_object_or_404(Concentrator, pk=self.kwargs["pk"])
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        now, one = context["now"], self.concentrator
+        found = outages.meters_out(site_codes.events(), now, one.pk)
+        access_record.note(self.request, meters=[row.meter_id for row in found[:_LISTED]])
+        return {
+            **context,
+            "title": f"Outage at {one}",
+            "concentrator": one,
+            "found": _meters(found[:_LISTED], now),
+            "out": len(found),
+            "more": max(0, len(found) - _LISTED),
+            "most": min(len(found), status_check.MOST),
+        }
+
+    def acts(self) -> Mapping[str, Act]:
+        return {"check": Act(GIVE, lambda request: checked(request, self.concentrator.pk))}
+
+
+def checked(request: HttpRequest, concentrator_id: int | None) -> str:
+    """Ask meters that are out, once the user has confirmed it; return what was done. Wrong for a refusal."""
+    if request.POST.get("sure") != "yes":
+        raise Wrong("Nothing was ordered: confirm that so many meters are to be asked.")
+    try:
+        done = status_check.check(concentrator_id, web_actor(request), timezone.now())
+    except DownlinkError as error:
+        raise Wrong(f"Nothing was ordered. {sentence(error)}") from None
+    return in_words(done)
+
+
+def in_words(done: StatusCheck) -> str:
+    """Say what a check did."""
+    others = (
+        (done.heard, "were heard since"),
+        (done.asked_before, "have been asked already"),
+        (done.cannot, "take no such command"),
+        (done.left, "are left for the next check"),
+    )
+    said = [f"{number:,} {what}" for number, what in others if number]
+    return f"{done.asked:,} meters are asked to read now{''.join(f'; {one}' for one in said)}."
+
+
+def _times(ended: outages.Restored) -> str:
+    if not ended.meters:
+        return "nobody said so"
+    mean, longest = (duration(one.total_seconds()) for one in (ended.mean, ended.longest))
+    return f"out for {mean} on average, {longest} at most"
+
+
+def _lasted(since: datetime, now: datetime) -> str:
+    return duration(max(0.0, clock.age_s(since, now)))
+
+
+def _concentrators(found: Sequence[ConcentratorOutage], now: datetime) -> HtmlTable:
+    columns = columns_of("concentrator", "#meters out", "-#of", "since", "lasts", "-the latest")
+    rows = []
+    for one in found:
+        name: Any = "meters without a concentrator"
+        if one.id is not None:
+            name = link(reverse("admin:outage", args=[one.id]), one.name)
+        of = thousands(one.meters) if one.id is not None else NOTHING
+        rows.append([name, thousands(one.out), of, moment(one.since), _lasted(one.since, now), moment(one.latest)])
+    return table(columns, rows)
+
+
+def _groups(found: Sequence[GroupOutage], now: datetime) -> HtmlTable:
+    columns = columns_of("group", "#meters out", "-#of", "since", "lasts", "-the latest")
+    rows = []
+    for one in found:
+        name = link(reverse("admin:group", args=[one.id]), one.name)
+        since = moment(one.since), _lasted(one.since, now), moment(one.latest)
+        rows.append([name, thousands(one.out), thousands(one.meters), *since])
+    return table(columns, rows)
+
+
+def _meters(found: Sequence[MeterOutage], now: datetime) -> HtmlTable:
+    columns = columns_of("meter", "since", "lasts", "state", "-heard", "-reported")
+    rows = []
+    for one in found:
+        meter = link(reverse("admin:meter", args=[one.meter_id]), one.serial_number)
+        state, heard = label("out", "danger"), NOTHING
+        if one.heard_at is not None:
+            state, heard = label("heard since", "warning"), ago(one.heard_at, now)
+        rows.append([meter, moment(one.since), _lasted(one.since, now), state, heard, moment(one.received_at)])
+    return table(columns, rows)

@@ -1,0 +1,70 @@
+"""Ask meters that are out for a reading at once: who answers has power. Bounded, and audited as one act."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from django.db import transaction
+
+from concentrators.commands import queue
+from concentrators.commands.queue import OPEN, CommandRequest, DownlinkError
+from concentrators.fleet import outages
+from concentrators.fleet.outages import MeterOutage
+from concentrators.models import Command, CommandKind
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor
+from keyvault.device_keys.commandable import masking, without_aes
+from meters.models import Meter
+from meters.registry import site_codes
+
+MOST = 1_000  # meters of one check
+
+
+class StatusCheck(NamedTuple):
+    """Of the meters that are out: how many are asked, were asked before, were heard since, or take no such command.
+
+    ``left`` are more than one check may ask: check again for the next ones.
+    """
+
+    asked: int
+    asked_before: int
+    heard: int
+    cannot: int
+    left: int
+
+
+def check(concentrator_id: int | None, actor: Actor, now: datetime, most: int = MOST) -> StatusCheck:
+    """Order a reading from meters that are out, of a concentrator or all; those without a sign of life first.
+
+    Those that were heard since, or have such a command already, are not asked. DownlinkError if nobody is out;
+    AuditError or MasterKeyError: then no meter is asked.
+    """
+    with transaction.atomic():
+        found = outages.meters_out(site_codes.events(), now, concentrator_id)
+        if not found:
+            raise DownlinkError("no meter is out")
+        silent = [one for one in found if one.heard_at is None]
+        askable, cannot = _askable(silent)
+        before = set(
+            Command.objects.filter(
+                meter__in=[one.meter_id for one in askable], kind=CommandKind.READ_NOW, state__in=OPEN
+            ).values_list("meter_id", flat=True)
+        )
+        wanted = [one for one in askable if one.meter_id not in before]
+        now_asked = wanted[:most]
+        result = StatusCheck(
+            len(now_asked), len(before), len(found) - len(silent), cannot, len(wanted) - len(now_asked)
+        )
+        if now_asked:
+            meters = Meter.objects.in_bulk([one.meter_id for one in now_asked])
+            queue.enqueue([CommandRequest(one, CommandKind.READ_NOW, {}) for one in meters.values()], actor.name, now)
+            subject = {"concentrator": concentrator_id, "meters": result.asked, "left": result.left}
+            chain.record(actor, "outage.check", subject, f"{result.asked} queued")
+    return result
+
+
+def _askable(found: list[MeterOutage]) -> tuple[list[MeterOutage], int]:
+    """Return the meters that take the command, and how many do not: without AES, or masking what they measure."""
+    titles = {one.system_title for one in found}
+    deaf = {*without_aes(titles), *masking(titles)} if titles else set()
+    askable = [one for one in found if one.system_title not in deaf]
+    return askable, len(found) - len(askable)
