@@ -41,6 +41,13 @@ def of_groups(group_ids: Collection[int]) -> Q:
     )
 
 
+def of_state(state: str, now: datetime, group_ids: Collection[int] | None) -> QuerySet[Alert]:
+    """Return the alerts that are ``open``, ``snoozed`` or ``ended``, of groups; None for all."""
+    lists = {"open": open_alerts(now), "snoozed": snoozed_alerts(now), "ended": past_alerts()}
+    rows = lists[state]
+    return rows if group_ids is None else rows.filter(of_groups(group_ids))
+
+
 def count_by_severity(now: datetime) -> dict[int, int]:
     """Return the number of open alerts that are not snoozed, by severity; one query."""
     rows = open_alerts(now).order_by().values_list("severity").annotate(number=Count("pk"))

@@ -8,7 +8,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -22,6 +22,8 @@ from ami_headend.alerts.handling import HandlingError
 from ami_headend.alerts.models import Alert, AlertStep, Channel, Rule, Step
 from ami_headend.alerts.reminders import Word
 from ami_headend.alerts.reminders_store import REPLACED
+from ami_headend.console import list_exports
+from ami_headend.console.alert_export import exported
 from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
@@ -82,6 +84,18 @@ class AlertsPage(ConsolePage):
     template_name = "console/alerts/page.html"
     live_template_name = "console/alerts/live.html"
     live_every_s = 10
+    can_export = True
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        """Show the alerts, or save those of the state and the groups as a file (``export``)."""
+        if "export" not in request.GET:
+            return super().get(request, *args, **kwargs)
+        query = request.GET.copy()
+        query.pop("export")
+        filters = AlertFilters(query)
+        chosen = ids(filters.cleaned_data.get("group")) if filters.is_valid() else []
+        rows = queries.of_state(_state(request), timezone.now(), chosen)
+        return list_exports.answer(request, self.name, exported(rows), f"{request.path}?{query.urlencode()}")
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
@@ -89,8 +103,7 @@ class AlertsPage(ConsolePage):
         context["figures"] = _figures(now)
         if self.is_live_request:
             return context
-        state = self.request.GET.get("state", "open")
-        state = state if state in STATES else "open"
+        state = _state(self.request)
         filters = AlertFilters(self.request.GET)
         chosen = ids(filters.cleaned_data.get("group")) if filters.is_valid() else []
         alerts, next_page = _page(state, self.request.GET.get("after"), now, chosen)
@@ -100,6 +113,7 @@ class AlertsPage(ConsolePage):
             **context,
             "state": state,
             "filters": filters,
+            "query": urlencode({"state": state, **kept}),
             "is_filtered": bool(kept),
             "tabs": [(name, f"?{urlencode({'state': name, **kept})}", name == state) for name in STATES],
             "alerts": alerts_table(alerts, now, selectable=may_handle),
@@ -233,13 +247,17 @@ def _evaluated(now: datetime) -> Figure:
     return Figure("Rules evaluated", ago(max(times), now), note, "monitor_heart", tone="bad" if failing else "good")
 
 
+def _state(request: HttpRequest) -> str:
+    """Return the state of an address; open, unless it names another one."""
+    state = request.GET.get("state", "open")
+    return state if state in STATES else "open"
+
+
 def _page(state: str, after: str | None, now: datetime, group_ids: list[int] | None) -> tuple[list[Alert], str | None]:
     """Return the alerts of a state and of groups (None for all), and the key of the next page of ended ones."""
-    only = Q() if group_ids is None else queries.of_groups(group_ids)
+    rows = queries.of_state(state, now, group_ids)
     if state != "ended":
-        rows = queries.open_alerts(now) if state == "open" else queries.snoozed_alerts(now)
-        return list(rows.filter(only)[: 10 * ROWS]), None
-    rows = queries.past_alerts().filter(only)
+        return list(rows[: 10 * ROWS]), None
     at, _, pk = (after or "").partition("~")
     try:
         place = datetime.fromisoformat(at), int(pk)

@@ -17,6 +17,7 @@ from meters.readings import export
 from meters.readings.queries import SelectionError
 
 FORMATS = ("csv", "parquet")
+SUM = pa.decimal128(38, 0)  # of values of 64 bits each
 ROWS_MAX = 1_000_000
 BATCH = 5_000
 _TYPES: dict[Any, pa.DataType] = {
@@ -41,9 +42,10 @@ class ListExport(NamedTuple):
     is_personal: bool = False
 
 
-def schema_of(form: type[Any]) -> pa.Schema:
-    """Return the columns of a named tuple, by the types of its fields."""
-    return pa.schema([(name, _TYPES[_plain(hint)]) for name, hint in get_type_hints(form).items()])
+def schema_of(form: type[Any], **others: pa.DataType) -> pa.Schema:
+    """Return the columns of a named tuple, by the types of its fields; ``others`` have another one than usual."""
+    hints = get_type_hints(form)
+    return pa.schema([(name, others.get(name) or _TYPES[_plain(hint)]) for name, hint in hints.items()])
 
 
 def _plain(hint: Any) -> Any:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, label, moment
+from ami_headend.console.list_exports import SUM, ListExport, schema_of
 from ami_headend.console.lists import ROWS, number_of, time_of
 from ami_headend.console.records import RecordsPage
 from ami_headend.web.admin import FilterForm
@@ -15,6 +17,7 @@ from concentrators.totals.masked_queries import (
     MaskedTotalSelection,
     totals,
 )
+from meters.readings.queries import batches
 
 _IDS = 2**63
 
@@ -59,6 +62,11 @@ class MaskedTotalsPage(RecordsPage):
             for row in found
         ]
         return table(columns, rows), key
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        selection = MaskedTotalSelection(*self.period(filters))
+        found = batches(totals, selection, list_exports.BATCH)
+        return ListExport(schema_of(MaskedTotalRow, value_sum=SUM), found, lambda most: len(totals(selection, most)[0]))
 
 
 def _state(row: MaskedTotalRow) -> str:

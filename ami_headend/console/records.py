@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, link, moment, protection, thousands
-from ami_headend.console.list_exports import ListExport, paged
+from ami_headend.console.list_exports import SUM, ListExport, paged, schema_of
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -200,7 +200,7 @@ class TotalsPage(RecordsPage):
     def exported(self, filters: dict[str, Any]) -> ListExport:
         selection = self._selection(filters)
         found = queries.batches(totals, selection, list_exports.BATCH)
-        return ListExport(TotalRow, found, lambda most: count(selection, most))
+        return ListExport(schema_of(TotalRow, value_sum=SUM), found, lambda most: count(selection, most))
 
 
 def _meters(total: TotalRow) -> str:

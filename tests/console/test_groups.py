@@ -79,7 +79,7 @@ def test_the_page_of_a_group_tells_how_its_meters_are_doing(root: Client, north:
 @pytest.mark.parametrize(
     ("name", "there", "away"),
     [
-        ("meters", ["S1", "S3"], ["S2<"]),
+        ("meters", [">S1<", ">S3<"], [">S2<"]),
         ("concentrators", ["DCU-1<"], ["DCU-2<"]),
         ("places", ["House 1"], []),
         ("readings", [], []),

@@ -11,15 +11,18 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from ami_headend.alerts.models import Alert, Rule
 from ami_headend.console import list_exports
 from ami_headend.console.lists import LISTS
 from ami_headend.models import SavedView
 from ami_headend.signin import roles
 from concentrators.fleet import groups as acts
 from concentrators.fleet.groups import Members
+from concentrators.models import IntervalTotal
 from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord
-from meters.models import Place
+from meters.models import Place, Register
+from meters.readings.obis import LOAD_PROFILE
 from meters.registry import lifecycle
 from meters.registry.groups import parse
 from tests.console.people import person
@@ -128,7 +131,26 @@ def test_an_export_has_what_the_filters_show(fleet: None, monkeypatch: pytest.Mo
     assert table.column("serial_number").to_pylist() == ["S0", "S1", "S2"]
 
 
-@pytest.mark.parametrize("name", ["readings", "interval_totals", "failure_tallies", "failures", "failure-groups"])
+def test_alerts_and_sums_of_any_size_are_exported() -> None:
+    rule = Rule.objects.create(name="quiet", condition="silent_meter")
+    times = {"severity": 20, "opened_at": NOW, "seen_at": NOW}
+    for subject, resolved_at in (("S1", None), ("S2", NOW)):
+        Alert.objects.create(
+            rule=rule, subject_kind="meter", subject=subject, summary="x", resolved_at=resolved_at, **times
+        )
+    client = person(roles.OPERATOR)
+    assert [row["subject"] for row in saved(client, "alerts")] == ["S1"]
+    assert [row["subject"] for row in saved(client, "alerts", state="ended")] == ["S2"]
+    key = {"register": Register.objects.get(obis_code=LOAD_PROFILE), "interval_minutes": 30, "interval_start": NOW}
+    concentrator = ConcentratorFactory.create()
+    IntervalTotal.objects.create(concentrator=concentrator, value_sum=2**64, meters_counted=3, **key)
+    (total,) = saved(client, "interval_totals")
+    assert total["value_sum"] == str(2**64)
+
+
+@pytest.mark.parametrize(
+    "name", ["masked_totals", "readings", "interval_totals", "failure_tallies", "failures", "failure-groups"]
+)
 def test_every_list_can_be_exported(name: str) -> None:
     assert saved(person(roles.OPERATOR), name) == []
     assert "export=csv" in person(roles.OPERATOR).get(reverse(f"admin:{name}")).content.decode()
