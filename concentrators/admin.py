@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
-from concentrators import admin_commands, admin_evidence  # noqa: F401 - they register their pages
+from concentrators import admin_commands, admin_deadlines, admin_evidence  # noqa: F401 - they register their pages
 from concentrators.admin_forms import (
     AssignForm,
     ConcentratorForm,

@@ -15,7 +15,7 @@ from concentrators.failures import acknowledgement
 from concentrators.feed import sequencer
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
 from concentrators.ingest.transaction_retry import TransientError
-from concentrators.totals import mask_collector, reported_sums
+from concentrators.totals import mask_collector, read_success, reported_sums
 from keyvault.device_keys import epochs
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,14 @@ def step_rotation_waves() -> None:
 def compare_reported_sums() -> None:
     """Hold what concentrators add up against what is here."""
     reported_sums.compare(timezone.now())
+
+
+@shared_task(**LONG)
+def count_read_days() -> None:
+    """Count what had arrived of the days that have become due, and what came later of those before."""
+    counted = read_success.count_due(timezone.now())
+    if counted:
+        logger.info("read success of %d days counted", counted)
 
 
 @shared_task

@@ -102,6 +102,7 @@ ELSEWHERE = {
         _STORES,
         {"meters_maskedreading", "meters_meter", "meters_reading", "meters_register"},
     ),
+    "concentrators/totals/read_success.py": (_STORES, {"meters_maskedreading", "meters_reading", "meters_register"}),
     "concentrators/totals/masked_queries.py": (_NAMES, {"keyvault_maskauthority", "meters_register"}),
     "concentrators/totals/masked_sets.py": (_STORES, {"meters_maskedreading", "meters_meter", "meters_register"}),
     "concentrators/totals/mask_collector.py": (_STORES, {"meters_maskedreading", "meters_meter"}),

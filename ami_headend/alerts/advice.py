@@ -74,6 +74,14 @@ _ADVICE = {
             "If they are lost at the concentrator but still in the meter, send the meter the command to resend.",
         ),
     ),
+    Condition.READ_DEADLINE: Advice(
+        "Fewer of a day's intervals had arrived by a deadline than its target asks.",
+        (
+            "The page Deadlines lists the concentrators that lacked most; begin with those that are silent.",
+            "What comes later counts as late: the day stays missed. The alert ends with the next day that is met.",
+            "Ask for what is still missing on the page of the meter, or let RESEND_GAPS do it every hour.",
+        ),
+    ),
     Condition.AGGREGATE_MISMATCH: Advice(
         "The concentrator reports a sum for its hop and mac meters that differs from ours. It is a fault, no proof"
         " of fraud: both the readings and their sum come from the concentrator.",

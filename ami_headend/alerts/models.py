@@ -20,6 +20,7 @@ class Condition(models.TextChoices):
     SILENT_METER = "silent_meter", "silent meter"
     SILENT_CONCENTRATOR = "silent_concentrator", "silent concentrator"
     COMPLETENESS = "completeness", "completeness of intervals"
+    READ_DEADLINE = "read_deadline", "readings that were not there by a deadline"
     AGGREGATE_MISMATCH = "aggregate_mismatch", "sums of a concentrator that differ from ours"
     ROTATION_STALLED = "rotation_stalled", "stalled rotation"
     KEYS_WORN = "keys_worn", "device keys due for replacement"

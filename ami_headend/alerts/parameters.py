@@ -63,6 +63,7 @@ PARAMETERS = {
     Condition.COMPLETENESS: Parameters(
         "intervals received, percent", 100, "over the last, minutes", may_have_group=True
     ),
+    Condition.READ_DEADLINE: Parameters(),
     Condition.AGGREGATE_MISMATCH: Parameters(period="differs for, minutes", may_have_group=True),
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
     Condition.KEYS_WORN: Parameters("age of a device key, days", may_have_group=True),

@@ -20,6 +20,7 @@ from ami_headend.alerts import silence
 from ami_headend.console import charts, concentrator_keys
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.concentrators import health_label
+from ami_headend.console.deadlines import strip_of
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import (
@@ -128,7 +129,7 @@ class ConcentratorPage(ConsolePage):
         if can("meters.view_fleetgroup"):
             context["groups"] = group_links((one, [Via.METER]) for one in groups.of_concentrator(concentrator.pk))
         if can("concentrators.view_intervaltotal"):
-            context |= self._completeness(now)
+            context |= self._completeness(now) | strip_of(concentrator.pk, now)
         if can("concentrators.view_concentratortoken"):
             context |= {"tokens": _tokens(concentrator, now), "may_make": can(MAKE), "may_end": can(END)}
             context.setdefault("token_form", TokenForm())

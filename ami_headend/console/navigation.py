@@ -10,6 +10,7 @@ from ami_headend.console.alerts import AlertsPage
 from ami_headend.console.api_tokens import ApiTokensPage
 from ami_headend.console.codes import CodesPage
 from ami_headend.console.concentrators import ConcentratorsPage
+from ami_headend.console.deadlines import DeadlinesPage
 from ami_headend.console.events import EventsPage
 from ami_headend.console.failures import FailuresPage
 from ami_headend.console.groups import GroupsPage
@@ -61,6 +62,8 @@ GROUPS = [
             _console_page(TalliesPage),
             _console_page(TotalsPage),
             _console_page(MaskedTotalsPage),
+            _console_page(DeadlinesPage),
+            _model_page("Terms of deadlines", "event_available", "concentrators.readdeadline"),
             _console_page(SubscriptionsPage),
         ],
     ),

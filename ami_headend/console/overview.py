@@ -6,6 +6,7 @@ from typing import Any
 from ami_headend import cached_answers
 from ami_headend.console import overview_panels
 from ami_headend.console.components import SEE_COMPONENTS, components
+from ami_headend.console.deadlines import SEE_DEADLINES, newest_figures
 from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES, SCHEMES_IN_USE
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.rotation_queries import OPEN_WAVES
@@ -41,7 +42,9 @@ def _sections(user: Any, now: datetime) -> dict[str, Any]:
     questions = [question for question, right in _RIGHTS.items() if user.has_perm(right)]
     answers = cached_answers.answers(questions, now)
     profiles = answers[PROFILES.name].found if PROFILES in questions else None
-    panels = []
+    panels: list[overview_panels.Panel] = []
+    if user.has_perm(SEE_DEADLINES):
+        panels.append({"figures": newest_figures(now)})
     if profiles is not None:
         panels.append(overview_panels.profiles(profiles))
     if METERS_HEARD in questions:

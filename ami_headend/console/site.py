@@ -16,6 +16,7 @@ from ami_headend.console.api_tokens import ApiTokensPage
 from ami_headend.console.codes import CodesPage
 from ami_headend.console.concentrator import ConcentratorPage
 from ami_headend.console.concentrators import ConcentratorsPage
+from ami_headend.console.deadlines import DeadlinesPage
 from ami_headend.console.events import EventsPage
 from ami_headend.console.failure import FailurePage
 from ami_headend.console.failure_numbers import FailureNumbersPage
@@ -80,6 +81,7 @@ PAGES: list[type[ConsolePage]] = [
     CodesPage,
     TotalsPage,
     MaskedTotalsPage,
+    DeadlinesPage,
     TalliesPage,
     ConcentratorsPage,
     ConcentratorPage,

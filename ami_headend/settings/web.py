@@ -105,6 +105,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "events", "description": "Events that meters reported about themselves."},
         {"name": "codes", "description": "What events, registers and qualities are called outside."},
         {"name": "totals", "description": "Sums over the meters of a concentrator, interval by interval."},
+        {"name": "completeness", "description": "Which share of expected intervals had arrived by deadlines."},
         {"name": "places", "description": "Places where meters hang."},
         {"name": "groups", "description": "Groups and tags of meters, places and concentrators."},
         {"name": "keys", "description": "The status of device keys; never their octets."},
@@ -128,6 +129,7 @@ SPECTACULAR_SETTINGS = {
         "SchemeEnum": "keyvault.schemes.table.scheme_choices",
         "NewSchemeEnum": "keyvault.schemes.table.new_scheme_choices",
         "AlgorithmEnum": "keyvault.schemes.table.algorithm_choices",
+        "DayStatusEnum": "concentrators.api.read_success.STATUSES",
         "NewAlgorithmEnum": "keyvault.schemes.table.new_algorithm_choices",
     },
     "POSTPROCESSING_HOOKS": [

@@ -28,6 +28,7 @@ _ROTATION = _views("concentrators", "command", "rotationwave", "wavemeter")
 _KEYS = _views("keyvault", "devicekey", "invocationcounter", "tagfailures")
 _ALERTS = _views("alerts", "alert", "rule")
 _COMPONENTS = _views("ami_headend", "components")
+_SEE_DEADLINES = "concentrators.view_readdeadline"
 _HANDLE_ALERTS = "alerts.handle_alert"
 
 RIGHTS: dict[str, frozenset[str]] = {
@@ -46,7 +47,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"meters.add_pushprofile", "meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
-    | {f"concentrators.{act}_feedsubscription" for act in ("view", "change", "delete")},
+    | {f"concentrators.{act}_feedsubscription" for act in ("view", "change", "delete")}
+    | {_SEE_DEADLINES},
     # Looks after the keys. Sees no reading.
     KEY_OFFICER: _ROTATION
     | _COMPONENTS
@@ -71,6 +73,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"meters.change_sitecode", "meters.delete_sitecode"}
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
     | {"ami_headend.share_savedview"}
+    | {_SEE_DEADLINES, "concentrators.add_readdeadline", "concentrators.change_readdeadline"}
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
     | _views("signin", "signin")
@@ -91,6 +94,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("signin", "signin")
     | _views("api_tokens", "apitoken")
     | _views("meters", "householdaccess")
+    | {_SEE_DEADLINES}
     | {rights.SEE_APPROVALS, rights.SEE_AUDIT, rights.EXPORT_AUDIT},
 }
 

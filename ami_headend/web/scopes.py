@@ -82,6 +82,7 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("outages", "GET"): Scope.EVENTS,
         ("outages", "POST"): Scope.COMMANDS,
         ("totals", "GET"): Scope.TOTALS,
+        ("completeness-deadlines", "GET"): Scope.TOTALS,
         ("masked-totals", "GET"): Scope.TOTALS,
         ("masked-total-answers", "GET"): Scope.TOTALS,
         ("meters", "GET"): Scope.REGISTRY,

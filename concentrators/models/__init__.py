@@ -8,6 +8,7 @@ from concentrators.models.conformance import (
     RepeatedUplink,
     StepVerdict,
 )
+from concentrators.models.deadlines import ReadDay, ReadDeadline, ReadShare
 from concentrators.models.failures import Acknowledgement, FailureGroup, FailureTally, IntegrityFailure, RefusedFrame
 from concentrators.models.feed import FeedEra, FeedHead, FeedLot, FeedSubscription
 from concentrators.models.fleet import (
@@ -51,6 +52,9 @@ __all__ = [
     "MaskQuestion",
     "MaskedMeter",
     "MaskedSet",
+    "ReadDay",
+    "ReadDeadline",
+    "ReadShare",
     "RefusedFrame",
     "RegistryGeneration",
     "RepeatedUplink",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ami_headend.alerts.conditions import feed, keys, masked, signed, site, traffic
+from ami_headend.alerts.conditions import deadlines, feed, keys, masked, signed, site, traffic
 from ami_headend.alerts.conditions.finding import Findings
 from ami_headend.alerts.models import Condition, Rule
 
@@ -29,6 +29,7 @@ SEARCHES = {
     Condition.SILENT_METER: Search(traffic.silent_meter, _MINUTE_S),
     Condition.SILENT_CONCENTRATOR: Search(traffic.silent_concentrator),
     Condition.COMPLETENESS: Search(traffic.completeness, 5 * _MINUTE_S),
+    Condition.READ_DEADLINE: Search(deadlines.read_deadline, _MINUTE_S),
     Condition.AGGREGATE_MISMATCH: Search(traffic.aggregate_mismatch),
     Condition.ROTATION_STALLED: Search(keys.rotation_stalled),
     Condition.KEYS_WORN: Search(keys.keys_worn, _HOUR_S),

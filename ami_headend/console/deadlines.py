@@ -1,0 +1,223 @@
+"""Deadlines of readings: was a day delivered in time, which concentrators were worst, and how the last days were."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from django import forms
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.http import urlencode
+from unfold.widgets import UnfoldAdminTextInputWidget
+
+from ami_headend.console.figures import Figure
+from ami_headend.console.formatting import NOTHING, label, link, percent, thousands
+from ami_headend.console.lists import choice
+from ami_headend.console.page import ConsolePage
+from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.tables import HtmlTable, columns_of, table
+from concentrators.fleet import groups
+from concentrators.models import ReadDay, ReadDeadline, ReadShare
+from concentrators.totals import read_deadlines, read_success
+from concentrators.totals.read_deadlines import DayStatus
+from concentrators.totals.read_success import Success
+from meters.group_forms import GroupsField, ids
+
+SEE_DEADLINES = "concentrators.view_intervaltotal"
+STRIP_DAYS = 28
+_WORST = 10
+_ALMOST = 0.95
+_COLOURS = {DayStatus.MET: "success", DayStatus.MISSED: "danger", DayStatus.NOTHING: "info", DayStatus.OPEN: "info"}
+_TONES = {DayStatus.MET: "good", DayStatus.MISSED: "bad"}
+
+
+class DeadlineFilters(KnownParametersForm):
+    """A day, a deadline, and groups of concentrators; the newest day and the soonest deadline where nothing is said."""
+
+    day = forms.DateField(
+        required=False, widget=UnfoldAdminTextInputWidget(attrs={"type": "date"}), help_text="whose readings were due"
+    )
+    deadline = choice("deadline", (), "the soonest")
+    group = GroupsField()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        names = ReadDeadline.objects.order_by("days_after", "due_time", "pk").values_list("pk", "name")
+        self.fields["deadline"].choices = [("", "the soonest"), *names]  # type: ignore[attr-defined]
+
+
+class StripDay(NamedTuple):
+    """A day of a strip: its colour, what it says, and the link to it."""
+
+    tone: str
+    said: str
+    url: str
+
+
+class DeadlinesPage(ConsolePage):
+    """One day of one deadline, and the days before."""
+
+    route = "deadlines/"
+    name = "deadlines"
+    title = "Deadlines"
+    icon = "alarm"
+    permission_required = (SEE_DEADLINES,)
+    template_name = "console/deadlines/page.html"
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        context = super().get_context_data(**kwargs)
+        form = DeadlineFilters(self.request.GET)
+        context |= {"form": form, "is_filtered": bool(self.request.GET), "legend": True}
+        return {**context, **_shown(form.cleaned_data, context["now"])} if form.is_valid() else context
+
+
+def figure(day: ReadDay, counted: Success, now: datetime, url: str) -> Figure:
+    """Return the share that had arrived by a deadline."""
+    status = read_deadlines.status(counted.expected, counted.in_time, day.target_percent)
+    missing = counted.expected - counted.in_time - counted.late
+    target = f"target {day.target_percent.normalize():f} %"
+    note = (
+        f"{target}; {thousands(counted.late)} late, {thousands(missing)} missing" if counted.expected else str(status)
+    )
+    share = percent(counted.in_time, counted.expected)
+    return Figure(f"{_named(day, now)} by {_due(day)}", share, note, "alarm", url, _TONES.get(status, ""))
+
+
+def newest_figures(now: datetime) -> list[Figure]:
+    """Return the figure of the soonest deadline for the newest day that was counted; none before the first. A query."""
+    return [figure(day, _fleet(day), now, _url(day)) for day in read_success.newest_days(now)[:1]]
+
+
+def strip_of(concentrator_id: int, now: datetime) -> dict[str, Any]:
+    """Return the last days of one concentrator by the soonest deadline; empty before the first. Three queries."""
+    for newest in read_success.newest_days(now)[:1]:
+        days = read_success.history(newest.deadline, newest.day, STRIP_DAYS)
+        mine = read_success.history_of(days, [concentrator_id]).get(concentrator_id, {})
+        return {"deadline": newest.deadline, "deadline_strip": _strip(newest.day, days, mine)}
+    return {}
+
+
+def _shown(asked: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    day = _chosen(asked, now)
+    if day is None:
+        return {"nothing": "Nothing was counted for this day and deadline: it is not due yet, or from before."}
+    mine = None if asked["group"] is None else groups.concentrator_ids(ids(asked["group"]) or ())
+    query = {"deadline": day.deadline_id, **({"group": _written(asked["group"])} if mine is not None else {})}
+    days = read_success.history(day.deadline, day.day, STRIP_DAYS)
+    counted = {one.pk: _fleet(one) for one in days} if mine is None else read_success.sums(days, mine)
+    return {
+        "day": day,
+        "figures": [figure(day, counted[day.pk], now, ""), *_parts(counted[day.pk])],
+        "strip": _strip(day.day, days, counted, query),
+        "worst": _worst(read_success.worst(day, _WORST, mine), days),
+        "earlier": _query(day.day - timedelta(days=1), query),
+        "later": _query(day.day + timedelta(days=1), query) if _is_followed(day) else "",
+    }
+
+
+def _chosen(asked: Mapping[str, Any], now: datetime) -> ReadDay | None:
+    """Return the day that the filters mean, if it was counted."""
+    if asked["day"] is None and not asked["deadline"]:
+        return next(iter(read_success.newest_days(now)), None)
+    rows = ReadDay.objects.select_related("deadline")
+    if asked["deadline"]:
+        rows = rows.filter(deadline=int(asked["deadline"]))
+    if asked["day"] is not None:
+        rows = rows.filter(day=asked["day"])
+    return rows.order_by("-day", "deadline__days_after", "deadline__due_time", "deadline_id").first()
+
+
+def _is_followed(day: ReadDay) -> bool:
+    return ReadDay.objects.filter(deadline=day.deadline_id, day=day.day + timedelta(days=1)).exists()
+
+
+def _parts(counted: Success) -> list[Figure]:
+    missing = counted.expected - counted.in_time - counted.late
+    return [
+        Figure("In time", thousands(counted.in_time), f"of {thousands(counted.expected)} intervals", "check"),
+        Figure("Late so far", thousands(counted.late), "arrived after the deadline", "schedule"),
+        Figure("Missing", thousands(missing), "have not arrived", "block", "", "" if not missing else "unsure"),
+    ]
+
+
+def _worst(rows: Sequence[ReadShare], days: Collection[ReadDay]) -> HtmlTable:
+    histories = read_success.history_of(days, [row.concentrator_id for row in rows])
+    return table(
+        columns_of("concentrator", "state", "#in time", "-#late", "-#missing", f"-{STRIP_DAYS} days"),
+        [
+            [
+                link(reverse("admin:concentrator", args=[row.concentrator_id]), row.concentrator.name),
+                _state(row),
+                percent(row.in_time, row.expected) if row.in_time else "0 %",
+                thousands(row.late),
+                thousands(row.expected - row.in_time - row.late),
+                _small_strip(_strip(row.of_day.day, days, histories.get(row.concentrator_id, {}))),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _state(row: ReadShare) -> str:
+    status = read_deadlines.status(row.expected, row.in_time, row.of_day.target_percent)
+    return label(str(status), _COLOURS[status])
+
+
+def _small_strip(days: Sequence[StripDay]) -> str:
+    return render_to_string("console/deadlines/strip.html", {"days": days, "is_small": True})
+
+
+def _strip(
+    last: date, days: Collection[ReadDay], counted: Mapping[int, Success], query: Mapping[str, Any] | None = None
+) -> list[StripDay]:
+    """Return STRIP_DAYS days up to ``last``; with ``query`` they link to the page of their day."""
+    known = {one.day: one for one in days}
+    shown = [last - timedelta(days=n) for n in reversed(range(STRIP_DAYS))]
+    return [_strip_day(day, known.get(day), counted, query) for day in shown]
+
+
+def _strip_day(
+    day: date, found: ReadDay | None, counted: Mapping[int, Success], query: Mapping[str, Any] | None
+) -> StripDay:
+    name = f"{day:%a} {day.day} {day:%B}"
+    if found is None:
+        return StripDay("none", f"{name}: not counted", "")
+    url = "" if query is None else _query(day, query)
+    own = counted.get(found.pk, Success(0, 0, 0))
+    status = read_deadlines.status(own.expected, own.in_time, found.target_percent)
+    if status is DayStatus.NOTHING:
+        return StripDay("none", f"{name}: {status}", url)
+    tone = (
+        "5" if status is DayStatus.MET else str((own.in_time > 0) * (3 if own.in_time >= _ALMOST * own.expected else 1))
+    )
+    share = percent(own.in_time, own.expected) if own.in_time else "0 %"
+    return StripDay(tone, f"{name}: {share} in time, {status}", url)
+
+
+def _fleet(day: ReadDay) -> Success:
+    return Success(day.expected, day.in_time, day.late)
+
+
+def _named(day: ReadDay, now: datetime) -> str:
+    """Name a day as it is called in the zone of its deadline."""
+    today = now.astimezone(day.deadline.terms.zone).date()
+    return "Yesterday" if day.day == today - timedelta(days=1) else f"{day.day:%a} {day.day.day} {day.day:%B}"
+
+
+def _due(day: ReadDay) -> str:
+    """Write when a day was due, in the zone of its deadline, with the number of days if they are several."""
+    due_at = day.due_at.astimezone(day.deadline.terms.zone)
+    after = (due_at.date() - day.day).days
+    return f"{due_at:%H:%M}" if after == 1 else f"{due_at:%H:%M}, {after} days after"
+
+
+def _url(day: ReadDay) -> str:
+    return f"{reverse('admin:deadlines')}{_query(day.day, {'deadline': day.deadline_id})}"
+
+
+def _query(day: date, query: Mapping[str, Any]) -> str:
+    return f"?{urlencode({'day': day.isoformat(), **query})}"
+
+
+def _written(found: Sequence[Any]) -> str:
+    return "|".join(map(str, found)) or NOTHING

@@ -1,0 +1,117 @@
+"""What the console shows of deadlines: overview, page, strips."""
+
+import re
+from datetime import UTC, datetime, time, timedelta
+
+import pytest
+from django.urls import reverse
+from django.utils import timezone
+
+from ami_headend.console import deadlines
+from ami_headend.signin import roles
+from concentrators.fleet import groups
+from concentrators.models import Concentrator, ReadDay, ReadDeadline, ReadShare
+from keyvault.audit.chain import Actor
+from meters.registry.groups import GroupName
+from tests.concentrators.statements import counting
+from tests.console.people import person
+from tests.factories import ConcentratorFactory
+
+pytestmark = pytest.mark.django_db
+
+YESTERDAY = timezone.now().date() - timedelta(days=1)
+
+
+def counted(days_ago: int, **in_time: int) -> ReadDay:
+    """A day on which these concentrators had so many of 100 intervals in time, and one more late."""
+    day = YESTERDAY - timedelta(days=days_ago)
+    start = datetime.combine(day, time(), tzinfo=UTC)
+    row = ReadDay.objects.create(
+        deadline=ReadDeadline.objects.get(),
+        day=day,
+        start=start,
+        end=start + timedelta(days=1),
+        due_at=start + timedelta(hours=31),
+        target_percent=98,
+        expected=100 * len(in_time),
+        in_time=sum(in_time.values()),
+        late=len(in_time),
+        arrived=0,
+        counted_at=timezone.now(),
+    )
+    for name, number in in_time.items():
+        concentrator = Concentrator.objects.filter(name=name).first() or ConcentratorFactory.create(name=name)
+        ReadShare.objects.create(of_day=row, concentrator=concentrator, expected=100, in_time=number, late=1)
+    return row
+
+
+def words(html: object) -> str:
+    return " ".join(re.sub("(?s)<.*?>", " ", str(html)).split())
+
+
+def test_the_first_figure_of_the_overview_says_whether_yesterday_came_in_time() -> None:
+    assert deadlines.newest_figures(timezone.now()) == []
+    counted(1, A=99)
+    counted(0, A=97, B=99)
+    figure = person(roles.OPERATOR).get(reverse("admin:index")).context["figures"][0]
+    assert figure.title == "Yesterday by 07:00"
+    assert (figure.value, figure.tone) == ("98.0 %", "good")
+    assert figure.note == "target 98 %; 2 late, 2 missing"
+    assert figure.url.startswith(reverse("admin:deadlines"))
+
+
+def test_the_page_has_the_worst_first_and_the_days_before() -> None:
+    counted(2, A=99, B=99)
+    counted(0, A=90, B=99, C=0)
+    answer = person(roles.AUDITOR).get(reverse("admin:deadlines"))
+    rows = [[words(cell.content) for cell in row][:5] for row in answer.context["worst"].rows]
+    assert rows == [
+        ["C", "missed", "0 %", "1", "99"],
+        ["A", "missed", "90.0 %", "1", "9"],
+        ["B", "met", "99.0 %", "1", "0"],
+    ]
+    strip = answer.context["strip"]
+    assert len(strip) == deadlines.STRIP_DAYS
+    assert [day.tone for day in strip[-3:]] == ["5", "none", "1"]
+    assert "63.0 % in time, missed" in strip[-1].said
+
+
+def test_a_day_of_a_group() -> None:
+    counted(0, A=90, B=99)
+    group = groups.make(GroupName("district", "North"), Actor("ann", "test"))
+    mine = Concentrator.objects.get(name="B")
+    groups.put_and_take(group, groups.Members(concentrators=[mine.pk]), groups.Members(), Actor("ann", "test"))
+    client = person(roles.OPERATOR)
+    asked = {"group": "district:North", "day": YESTERDAY.isoformat()}
+    answer = client.get(reverse("admin:deadlines"), asked)
+    assert answer.context["figures"][0].value == "99.0 %"
+    assert len(answer.context["worst"].rows) == 1
+    assert "group=district%3ANorth" in answer.context["earlier"]
+    for wrong in ({"day": "x"}, {"deadline": "999"}, {"group": "district:South"}, {"colour": "red"}):
+        answer = client.get(reverse("admin:deadlines"), wrong)
+        assert answer.status_code == 200
+        assert answer.context["form"].errors
+    answer = client.get(reverse("admin:deadlines"), {"day": "2020-01-01"})
+    assert "Nothing was counted" in answer.content.decode()
+
+
+def test_the_page_of_a_concentrator_has_its_strip() -> None:
+    counted(0, A=90, B=99)
+    mine = Concentrator.objects.get(name="A")
+    answer = person(roles.OPERATOR).get(reverse("admin:concentrator", args=[mine.pk]))
+    assert "90.0 % in time, missed" in answer.context["deadline_strip"][-1].said
+
+
+def test_what_the_page_costs_does_not_depend_on_the_fleet() -> None:
+    day = counted(0, A=90, B=99)
+    client = person(roles.OPERATOR)
+    client.get(reverse("admin:deadlines"))
+    costs = []
+    for _ in range(2):
+        with counting() as statements:
+            client.get(reverse("admin:deadlines"))
+        costs.append(len(statements))
+        for number in range(12):
+            concentrator = ConcentratorFactory.create()
+            ReadShare.objects.create(of_day=day, concentrator=concentrator, expected=100, in_time=number, late=0)
+    assert costs[0] == costs[1]
