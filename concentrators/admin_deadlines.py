@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from unfold.decorators import display
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.web.admin import LargeTableAdmin
 from concentrators.models import ReadDeadline
@@ -22,6 +23,13 @@ class ReadDeadlineAdmin(LargeTableAdmin):
     list_display = ["name", "due", "zone", "target", "is_active"]
     search_fields = ["name__icontains"]
     ordering = ["name"]
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
+        """Return the form field; of the time without Django's hint to the server's zone: the deadline has its own."""
+        if db_field.name == "due_time":
+            options["widget"] = UnfoldAdminTextInputWidget(attrs={"type": "time"})
+            return db_field.formfield(**options)
+        return super().formfield_for_dbfield(db_field, request, **options)
 
     @display(description="due")
     def due(self, deadline: ReadDeadline) -> str:

@@ -35,6 +35,7 @@ urlpatterns = [
     path("feed/messages/events", messages.FeedEventMessages.as_view(), name="feed-event-messages"),
     path("messages/readings", messages.ReadingMessages.as_view(), name="reading-messages"),
     path("messages/events", messages.EventMessages.as_view(), name="event-messages"),
+    path("feed/completeness", read_success.FeedCompleteness.as_view(), name="feed-completeness"),
     path("feed/subscriptions", feed.SubscriptionList.as_view(), name="feed-subscriptions"),
     path("feed/subscriptions/<str:name>", feed.SubscriptionDetail.as_view(), name="feed-subscription"),
     path("completeness/deadlines", read_success.DeadlineSuccess.as_view(), name="completeness-deadlines"),

@@ -246,6 +246,7 @@ REST = [
     Door("feed-event-messages", {OPERATOR}),
     Door("reading-messages", {OPERATOR}),
     Door("event-messages", {OPERATOR}),
+    Door("feed-completeness", {OPERATOR, AUDITOR}),
     Door("feed-subscriptions", TRAFFIC),
     Door("feed-subscription", TRAFFIC, of=("billing",)),
     Door("feed-subscription", {OPERATOR}, "put", ("billing",)),

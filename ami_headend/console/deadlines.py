@@ -22,6 +22,7 @@ from concentrators.totals import read_deadlines, read_success
 from concentrators.totals.read_deadlines import DayStatus
 from concentrators.totals.read_success import Success
 from meters.group_forms import GroupsField, ids
+from meters.group_models import FleetGroup
 
 SEE_DEADLINES = "concentrators.view_intervaltotal"
 STRIP_DAYS = 28
@@ -63,6 +64,7 @@ class DeadlinesPage(ConsolePage):
     icon = "alarm"
     permission_required = (SEE_DEADLINES,)
     template_name = "console/deadlines/page.html"
+    views = None  # its filters are no list's, and are not saved
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
@@ -86,6 +88,14 @@ def figure(day: ReadDay, counted: Success, now: datetime, url: str) -> Figure:
 def newest_figures(now: datetime) -> list[Figure]:
     """Return the figure of the soonest deadline for the newest day that was counted; none before the first. A query."""
     return [figure(day, _fleet(day), now, _url(day)) for day in read_success.newest_days(now)[:1]]
+
+
+def group_figures(concentrator_ids: Collection[int], group: FleetGroup, now: datetime) -> list[Figure]:
+    """Return the same figure over the concentrators of a group. At most two queries."""
+    newest = read_success.newest_days(now)[:1]
+    counted = read_success.sums(newest, concentrator_ids) if concentrator_ids else {}
+    query = {"group": str(group)}
+    return [figure(day, counted[day.pk], now, _url(day, query)) for day in newest if day.pk in counted]
 
 
 def strip_of(concentrator_id: int, now: datetime) -> dict[str, Any]:
@@ -211,8 +221,8 @@ def _due(day: ReadDay) -> str:
     return f"{due_at:%H:%M}" if after == 1 else f"{due_at:%H:%M}, {after} days after"
 
 
-def _url(day: ReadDay) -> str:
-    return f"{reverse('admin:deadlines')}{_query(day.day, {'deadline': day.deadline_id})}"
+def _url(day: ReadDay, query: Mapping[str, Any] | None = None) -> str:
+    return f"{reverse('admin:deadlines')}{_query(day.day, {'deadline': day.deadline_id, **(query or {})})}"
 
 
 def _query(day: date, query: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ami_headend import cached_answers
 from ami_headend.console import charts, group_queries
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.concentrators import ConcentratorFilters, concentrators_table
+from ami_headend.console.deadlines import group_figures
 from ami_headend.console.failures import failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.fleet_queries import PROFILES
@@ -99,6 +100,7 @@ class GroupPage(ConsolePage):
             tone = completeness_tone(counted, due) if due else ""
             url = f"{reverse('admin:interval_totals')}?{urlencode({'group': str(self.group)})}"
             share = percent(counted, due) if due else "none"
+            figures[1:1] = group_figures(mine, self.group, now)
             figures.insert(1, Figure("Completeness, 24 hours", share, said, "stacked_bar_chart", url, tone))
         return figures
 

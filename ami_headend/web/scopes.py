@@ -55,6 +55,7 @@ _RIGHTS: Mapping[Scope, frozenset[str]] = {
     Scope.COMMANDS: frozenset(f"concentrators.{act}_command" for act in ("view", "add", "delete")),
     Scope.FEED: frozenset(
         {"meters.view_reading", "meters.view_meterevent", "meters.view_place"}  # rows name the place of their meter
+        | {"concentrators.view_intervaltotal"}  # how complete a day is
         | {f"concentrators.{act}_feedsubscription" for act in ("view", "change", "delete")}
     ),
 }
@@ -75,6 +76,7 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("feed-event-messages", "GET"): Scope.FEED,
         ("reading-messages", "GET"): Scope.READINGS,
         ("event-messages", "GET"): Scope.EVENTS,
+        ("feed-completeness", "GET"): Scope.FEED,
         ("feed-subscriptions", "GET"): Scope.FEED,
         ("feed-subscription", "GET"): Scope.FEED,
         ("feed-subscription", "PUT"): Scope.FEED,

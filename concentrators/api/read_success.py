@@ -1,6 +1,6 @@
 """REST: read success by deadline (docs/operations/deadlines.md)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -42,15 +42,6 @@ class DeadlinesQuery(QuerySerializer):
         if not EARLIEST.date() < day < LATEST.date():
             raise serializers.ValidationError("there are no readings of such a day")
         return day
-
-    def chosen(self) -> list[int] | None:
-        """Return the concentrators of a valid query by their ids; None for all."""
-        asked = self.validated_data
-        found = ids_of(asked.get("concentrator"))
-        if "group" in asked:
-            of_groups = groups.concentrator_ids(ids_of(asked["group"]) or ())
-            found = of_groups if found is None else sorted(set(found).intersection(of_groups))
-        return found
 
 
 class ShareSerializer(serializers.Serializer[Any]):
@@ -96,9 +87,8 @@ class DeadlineSuccess(ParameterView):
 
     @extend_schema(operation_id="completeness_deadlines", parameters=[DeadlinesQuery], responses=DeadlinesSerializer)
     def get(self, request: Request) -> Response:
-        query = DeadlinesQuery(data=request.query_params)
-        query.is_valid(raise_exception=True)
-        asked, chosen = query.validated_data, query.chosen()
+        asked = self.parameters(request)
+        chosen = _chosen(asked)
         now = timezone.now()
         asked_day = asked.get("day", now.date() - timedelta(days=1))
         days = list(read_success.days_of(asked_day))
@@ -106,6 +96,23 @@ class DeadlineSuccess(ParameterView):
         rows = [_said(day, sums.get(day.pk), asked["limit"], chosen) for day in days]
         rows += [_open(deadline, at) for deadline, at in read_success.open_deadlines(asked_day, now)]
         return Response(DeadlinesSerializer({"day": asked_day, "results": rows}).data)
+
+
+class FeedCompleteness(DeadlineSuccess):
+    """The same for consumers of the feed: what is missing or came late of what they were told."""
+
+    @extend_schema(operation_id="feed_completeness", parameters=[DeadlinesQuery], responses=DeadlinesSerializer)
+    def get(self, request: Request) -> Response:
+        return super().get(request)
+
+
+def _chosen(asked: Mapping[str, Any]) -> list[int] | None:
+    """Return the concentrators that a query means by their ids; None for all."""
+    found = ids_of(asked.get("concentrator"))
+    if "group" in asked:
+        of_groups = groups.concentrator_ids(ids_of(asked["group"]) or ())
+        found = of_groups if found is None else sorted(set(found).intersection(of_groups))
+    return found
 
 
 def _open(deadline: ReadDeadline, due_at: datetime) -> dict[str, Any]:

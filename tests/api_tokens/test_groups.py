@@ -103,7 +103,7 @@ def test_every_other_address_is_shut(north: FleetGroup) -> None:
     """Of all addresses that a scope opens: none gives a limited token what it cannot restrict."""
     client = limited(north)
     by_list = {"readings", "events", "alerts", "meters", "places", "totals", "feed-readings", "feed-events"}
-    by_list |= {"reading-messages", "event-messages"}
+    by_list |= {"reading-messages", "event-messages", "completeness-deadlines", "feed-completeness"}
     seen = set()
     for door in REST:
         if not isinstance(NEEDED.get((door.name, door.method.upper())), Scope):

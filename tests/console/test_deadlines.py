@@ -87,6 +87,10 @@ def test_a_day_of_a_group() -> None:
     assert answer.context["figures"][0].value == "99.0 %"
     assert len(answer.context["worst"].rows) == 1
     assert "group=district%3ANorth" in answer.context["earlier"]
+    figures = client.get(reverse("admin:group", args=[group.pk])).context["figures"]
+    (figure,) = (one for one in figures if one.title == "Yesterday by 07:00")
+    assert figure.value == "99.0 %"
+    assert "group=district%3ANorth" in figure.url
     for wrong in ({"day": "x"}, {"deadline": "999"}, {"group": "district:South"}, {"colour": "red"}):
         answer = client.get(reverse("admin:deadlines"), wrong)
         assert answer.status_code == 200

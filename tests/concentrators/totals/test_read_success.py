@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 
 from ami_headend.alerts.conditions import deadlines
 from ami_headend.alerts.models import Condition, Rule
+from ami_headend.web.scopes import Program
 from concentrators.fleet import groups
 from concentrators.models import Assignment, ClockCorrection, Concentrator, ReadDay, ReadDeadline, ReadShare, Uplink
 from concentrators.totals import expected, read_success, totals
@@ -178,6 +179,9 @@ def test_the_api_tells_of_fleet_concentrators_and_groups(deadline: ReadDeadline,
     (told,) = client.get(address, {"day": TODAY.isoformat()}).json()["results"]
     assert (told["status"], told["expected"], told["concentrators"]) == ("open", None, [])
     assert client.get(address, {"day": "2020-01-01"}).json()["results"] == []
+    assert client.get("/api/v1/feed/completeness", {"day": DAY.isoformat(), "limit": "0"}).json()["results"] == [
+        {**client.get(address).json()["results"][0], "concentrators": []}
+    ]
     for bad in (
         {"day": "9999-12-31"},
         {"day": "0001-01-01"},
@@ -185,6 +189,22 @@ def test_the_api_tells_of_fleet_concentrators_and_groups(deadline: ReadDeadline,
         {"day": DAY.isoformat(), "concentrator": "C"},
     ):
         assert client.get(address, bad).status_code == 400
+
+
+def test_a_token_that_is_limited_to_groups_sees_their_concentrators_alone(deadline: ReadDeadline) -> None:
+    one, other = ConcentratorFactory.create(name="A"), ConcentratorFactory.create(name="B")
+    for concentrator in (one, other):
+        read(meter_of(concentrator), uplink(concentrator, DUE - HOUR), 0)
+    read_success.count_due(NOW)
+    group = groups.make(GroupName("district", "North"), ACTOR)
+    groups.put(group, groups.Members(concentrators=[other.pk]), ACTOR)
+    client = APIClient()
+    client.force_authenticate(Program(1, "billing", ["totals", "feed"], [group.pk]))  # type: ignore[arg-type]
+    for address in ("/api/v1/completeness/deadlines", "/api/v1/feed/completeness"):
+        (told,) = client.get(address).json()["results"]
+        assert told["expected"] == 4
+        assert [row["concentrator"] for row in told["concentrators"]] == ["B"]
+        assert client.get(address, {"concentrator": "A"}).json()["results"][0]["expected"] == 0
 
 
 def test_the_alert_begins_when_a_target_is_missed_and_ends_with_a_day_that_meets_it(deadline: ReadDeadline) -> None:
