@@ -40,8 +40,13 @@ class Vouching:
                 "pending", sent.key_name, self.awaited[sent.title]
             )
         if cti != sent.certificate.cti:
-            return "already_enrolled"
+            return self._waits_for(sent, keys) if begun else "already_enrolled"
         return key if key.state in ACCEPTABLE else "key_retired"
+
+    @staticmethod
+    def _waits_for(sent: Sent, keys: dict[Kid, Key]) -> str:
+        """Another certificate of this batch enrols the same epoch: refused for good only once that one stands."""
+        return "unknown_epoch" if any(title == sent.title for title, _ in keys) else "unknown_device"
 
     def _refusal(self, sent: Sent, keys: dict[Kid, Key], came_s: int) -> str | None:
         """The first check that a certificate fails which is to enrol a kid without a key."""
