@@ -2,8 +2,8 @@
 -- database; each statement in a transaction of its own. Times lie before {now}.
 
 -- Concentrators, meters, places and who belongs where.
-INSERT INTO concentrators_concentrator (name, is_active, created_at)
-SELECT 'DCU-' || lpad(n::text, 5, '0'), n % 250 <> 7, {now} - interval '2 years'
+INSERT INTO concentrators_concentrator (name, is_active, created_at, uplinks_to_lose)
+SELECT 'DCU-' || lpad(n::text, 5, '0'), n % 250 <> 7, {now} - interval '2 years', 0
 FROM generate_series(1, {concentrators}) AS n;
 
 INSERT INTO meters_meter (system_title, serial_number, name, status, interval_minutes, commissioned_at, retired_at, created_at)

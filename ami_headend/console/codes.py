@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminTextInputWidget
 
@@ -117,4 +118,4 @@ def _origin(one: Listed) -> Any:
 
 
 def _changed(one: Listed) -> Any:
-    return f"{moment(one.changed_at)} by {one.changed_by}" if one.is_of_site else NOTHING
+    return format_html("{} by {}", moment(one.changed_at), one.changed_by) if one.is_of_site else NOTHING

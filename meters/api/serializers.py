@@ -99,13 +99,18 @@ class CursorField(serializers.Field[Any, str, str, Any]):
 class QuerySerializer(serializers.Serializer[Any]):
     """Query parameters. Unknown or empty ones are refused, so that a typing error does not select everything."""
 
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        wrong = {}
-        for name, text in sorted(self.initial_data.items()):
+    def to_internal_value(self, data: Any) -> Any:
+        wrong: dict[str, Any] = {}
+        for name, text in sorted(data.items()):
             if name not in self.fields and name != "format":
                 wrong[name] = [f"no such parameter; known are {', '.join(self.fields)}"]
             elif not text:  # DRF treats it as not given
                 wrong[name] = ["empty: leave it out, or give it a value"]
+        try:
+            attrs = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            others = {name: detail for name, detail in dict(error.detail).items() if name not in wrong}
+            raise serializers.ValidationError(wrong | others) from None
         if wrong:
             raise serializers.ValidationError(wrong)
         return attrs

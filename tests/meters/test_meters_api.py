@@ -73,6 +73,7 @@ def test_one_meter_by_its_title(reader: Client) -> None:
         "scheme": None,
         "commissioned_at": "2026-03-01T00:00:00Z",
         "retired_at": None,
+        "mask_group": "",
     }
 
 
@@ -112,7 +113,7 @@ def test_gaps_of_a_meter(reader: Client, store: Store, django_assert_num_queries
 def test_reading_needs_the_permission(client: Client, django_user_model: type, path: str) -> None:
     anonymous = client.get(f"/api/v1/{path}")
     assert anonymous.status_code == 401
-    assert anonymous["WWW-Authenticate"].startswith("Basic")
+    assert anonymous["WWW-Authenticate"].startswith("Bearer")
     client.force_login(django_user_model.objects.create_user("nobody"))  # type: ignore[attr-defined]
     assert client.get(f"/api/v1/{path}").status_code == 403
 

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("rows")]
 WITHOUT_PROOF = {
     # looked at, noted, acknowledged
     "admin:failures", "admin:failure", "admin:failures-acknowledge", "admin:acknowledgement",
-    "admin:alerts", "admin:alert", "admin:audit",
+    "admin:alerts", "admin:alert", "admin:audit", "admin:events",
     # meters: enrolled without keys, placed, suspended, asked for what carries no key
     "admin:meters_meter_changelist", "admin:meters_meter_add", "admin:meters_meter_change", "admin:meters_meter_assign",
     *(f"admin:meters_meter_{act}" for act in ("interval", "suspend", "resume", "install", "exchange", "retire")),

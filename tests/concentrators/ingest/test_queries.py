@@ -27,13 +27,13 @@ SIZES = (10, 100, 1000)
 
 RECEIVE = 1
 RECEIVE_AGAIN = 2
-HONEST = 11
-HONEST_KNOWN_CIPHERS = 9
-HONEST_FORESEEN = 8
+HONEST = 12  # the last of them what the feed tells of them
+HONEST_KNOWN_CIPHERS = 10
+HONEST_FORESEEN = 9
 SURPRISE = 16  # what a key that was cut off costs: judged in vain, and looked up
 DUPLICATES = 8
 # Among them: bad tags counted by key, a look for copies, whole reads of keys that are not kept
-ODD = 20
+ODD = 21
 CONFLICTS = 20  # a COPY that meets what stands, and all again under lock
 
 

@@ -217,7 +217,7 @@ class TestFile:
         assert list(path.parent.iterdir()) == [path]
 
     def test_a_folder_that_cannot_be_written(self, settings: Settings) -> None:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(dir="/tmp") as name:  # nobody must reach it: the run's own folder is private
             folder, path = Path(name), Path(name) / "master.keys"
             master_key.init(path)
             settings.MASTER_KEY_FILE = path
