@@ -109,8 +109,8 @@ class QuerySerializer(serializers.Serializer[Any]):
         try:
             attrs = super().to_internal_value(data)
         except serializers.ValidationError as error:
-            others = {name: detail for name, detail in dict(error.detail).items() if name not in wrong}
-            raise serializers.ValidationError(wrong | others) from None
+            found = error.detail if isinstance(error.detail, dict) else {"non_field_errors": error.detail}
+            raise serializers.ValidationError({**wrong, **found, **wrong}) from None
         if wrong:
             raise serializers.ValidationError(wrong)
         return attrs
