@@ -10,9 +10,10 @@ import cbor2
 from django.db.models import Sum
 from django.utils import timezone
 
+from concentrators.commands.queue import OPEN
 from concentrators.conformance import offers
 from concentrators.fleet.assignments import holding
-from concentrators.models import Concentrator, HopFailure, RepeatedUplink, Uplink
+from concentrators.models import Command, Concentrator, HopFailure, RepeatedUplink, Uplink
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, split_sequence
 from keyvault.device_keys import bench as keys
 from keyvault.device_keys.bench import AS_IT_IS, Disguise
@@ -209,6 +210,12 @@ class Bench:
             meter=self.meter, register__obis_code=LOAD_PROFILE, captured_at__gte=period[0], captured_at__lt=period[1]
         )
         return {int(at.timestamp()): value for at, value in rows.values_list("captured_at", "value")}
+
+    def open_commands(self) -> list[int]:
+        """The numbers of commands of the head-end's own that the meter has yet to answer, once it had time to."""
+        rows = Command.objects.filter(meter=self.meter, state__in=OPEN).order_by("pk")
+        self._until(lambda: not rows.exists(), self.timing.answer_s)
+        return list(rows.values_list("pk", flat=True))
 
     def hold_back(self) -> None:
         """Let as much time pass as a set clock command may not be held back for."""

@@ -48,7 +48,12 @@ def go_on(run: ConformanceRun, bench: Bench, tell: Tell, steps: Sequence[Step] =
     """Try the steps of a run that have no verdict yet, one after another, and finish the run.
 
     Whatever interrupts it, nothing more is offered to the meter afterwards; the step at hand is tried again then.
+    LaboratoryError where the meter has not answered another command: it would drop older octets of the run.
     """
+    if under_way := bench.open_commands():
+        raise LaboratoryError(
+            f"{run.meter} has not answered command {under_way[0]} yet: have it answered, or cancel it; then go on"
+        )
     done = set(run.steps.values_list("name", flat=True))
     try:
         for step in steps:

@@ -45,7 +45,8 @@ METERS = 12
 FAULTS = {Fault.LOSE: 0.15, Fault.DELAY: 0.15, Fault.REPEAT: 0.15, Fault.REFUSE: 0.1, Fault.LOSE_ANSWER: 0.15}
 
 
-stack = stack_of("web", "worker", environ={"COMMAND_RETRY_S": "1", "COMMAND_RATE": "1000/minute"})
+# With DEBUG it is no production, where nothing that a laboratory does to uplinks is done.
+stack = stack_of("web", "worker", environ={"COMMAND_RETRY_S": "1", "COMMAND_RATE": "1000/minute", "DEBUG": "1"})
 
 
 def test_commands_reach_their_meters_whatever_is_lost(stack: Stack, tmp_path: Path) -> None:

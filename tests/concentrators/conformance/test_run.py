@@ -12,12 +12,22 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
+from concentrators.commands import queue
+from concentrators.commands.queue import CommandRequest
 from concentrators.conformance import offers, run
 from concentrators.conformance.bench import DONE, LATE, REFUSED, Answer, Bench, MismatchError, Order, Timing
 from concentrators.conformance.steps import STEPS, LeftOutError, Step
 from concentrators.fleet import laboratory, tokens
 from concentrators.fleet.laboratory import BenchMeter, LaboratoryError
-from concentrators.models import Concentrator, ConformanceRun, LaboratoryOffer, RepeatedUplink, StepVerdict, Uplink
+from concentrators.models import (
+    CommandKind,
+    Concentrator,
+    ConformanceRun,
+    LaboratoryOffer,
+    RepeatedUplink,
+    StepVerdict,
+    Uplink,
+)
 from keyvault.audit.chain import Actor
 from keyvault.cose.structures import encode_sequence
 from keyvault.device_keys import bench as keys
@@ -77,6 +87,14 @@ def test_a_flag_in_the_database_opens_nothing_in_production(
 
 
 class TestRuns:
+    def test_it_does_not_begin_while_another_command_is_under_way(self, device: Device) -> None:
+        """Its octets are newer than those that the run seals, which the meter would drop."""
+        [command] = queue.enqueue([CommandRequest(device.meter, CommandKind.READ_NOW, {})], "tester", timezone.now())
+        one = begun(device)
+        with pytest.raises(LaboratoryError, match=f"has not answered command {command.pk} yet"):
+            run.go_on(one, Bench(device.meter, AT_ONCE), lambda *_: None, [Step("first", "", lambda _: None)])
+        assert not one.steps.exists()
+
     def test_it_goes_on_where_it_was_interrupted(self, device: Device) -> None:
         tried: list[str] = []
 
