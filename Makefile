@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
-# Percent of lines and branches; a guess until all of it was measured once, then a little below what that gave.
-COVERAGE_FLOOR := 80
+# Percent of lines and branches; all of it was measured at 97, and a change should not take it below 96.
+COVERAGE_FLOOR := 96
 # For checks that need settings but no service: what a deployment sets, with values of no use elsewhere.
 PRODUCTION_LIKE := env SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') TLS=1 \
 	DEBUG=0 ALLOWED_HOSTS=headend.example MASTER_KEY_FILE=/etc/ami-headend/master.keys \
