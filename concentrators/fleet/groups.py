@@ -81,7 +81,7 @@ def make(name: GroupName, actor: Actor, note: str = "") -> FleetGroup:
 
 def change(group: FleetGroup, actor: Actor, name: GroupName | None = None, note: str | None = None) -> None:
     """Give a group another name, kind or note; what refers to it follows. GroupError if the name is taken."""
-    with _locked():
+    with _locked(group):
         before = str(group)
         if name is not None:
             other = groups.named([name]).get(name.key)
@@ -95,8 +95,8 @@ def change(group: FleetGroup, actor: Actor, name: GroupName | None = None, note:
 
 def remove(group: FleetGroup, actor: Actor) -> None:
     """Remove a group; meters, places and concentrators stay. GroupError where a rule or the like is for it."""
-    number, name = group.pk, str(group)
-    with _locked():
+    with _locked(group):
+        number, name = group.pk, str(group)
         groups.forget_meters(group.pk)  # first, in one statement: places and concentrators would look up each again
         try:
             group.delete()
@@ -108,7 +108,7 @@ def remove(group: FleetGroup, actor: Actor) -> None:
 
 def put(group: FleetGroup, members: Members, actor: Actor, *, dry_run: bool = False) -> Counts:
     """Put members into a group; return how many are new. Three statements of set work, and one record of audit."""
-    with _locked():
+    with _locked(group):
         counts = _put(group.pk, members)
         _note(actor, "group.put", group, members, counts, dry_run=dry_run)
     return counts
@@ -116,7 +116,7 @@ def put(group: FleetGroup, members: Members, actor: Actor, *, dry_run: bool = Fa
 
 def take(group: FleetGroup, members: Members, actor: Actor, *, dry_run: bool = False) -> Counts:
     """Take members out of a group; return how many were in it themselves."""
-    with _locked():
+    with _locked(group):
         counts = _take(group.pk, members)
         _note(actor, "group.take", group, members, counts, dry_run=dry_run)
     return counts
@@ -135,7 +135,7 @@ def put_meters(group: FleetGroup, chosen: Condition, actor: Actor) -> int:
 
     None of them is read here, however many they are.
     """
-    with _locked():
+    with _locked(group):
         number = groups.add_selected(group.pk, chosen)
         chain.record(actor, "group.put", {"group": str(group), "id": group.pk, "by": "filters"}, f"{number} meters new")
     return number
@@ -195,9 +195,15 @@ def lock() -> None:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def _locked(group: FleetGroup | None = None) -> Iterator[None]:
+    """Hold lock GROUPS in a transaction, with a group as it is then; GroupError if it was removed meanwhile."""
     with transaction.atomic():
         lock()
+        if group is not None:
+            try:
+                group.refresh_from_db()
+            except FleetGroup.DoesNotExist:
+                raise GroupError(f"group {group} was removed meanwhile") from None
         yield
 
 

@@ -122,6 +122,31 @@ def test_acts_are_audited_and_trial_runs_change_nothing() -> None:
     assert members(tag) == {meter.serial_number}
 
 
+def test_a_group_that_was_removed_meanwhile_takes_no_act_and_stays_removed() -> None:
+    removed, meter = made(), MeterFactory.create()
+    group = FleetGroup.objects.get()
+    acts.remove(removed, ACTOR)
+    late: list[Callable[[], object]] = [
+        lambda: acts.change(group, ACTOR, note="all of it"),
+        lambda: acts.put(group, Members([meter.pk]), ACTOR),
+        lambda: acts.take(group, Members([meter.pk]), ACTOR),
+        lambda: acts.put_meters(group, ("SELECT id FROM meters_meter", []), ACTOR),
+        lambda: acts.remove(group, ACTOR),
+    ]
+    for act in late:
+        with pytest.raises(GroupError, match="district:North was removed meanwhile"):
+            act()
+    assert not FleetGroup.objects.exists()
+
+
+def test_a_change_keeps_what_another_one_changed_meanwhile() -> None:
+    group = made()
+    other = FleetGroup.objects.get()
+    acts.change(other, ACTOR, note="all of it")
+    acts.change(group, ACTOR, parse("district:Nord"))
+    assert FleetGroup.objects.values_list("name", "note").get() == ("Nord", "all of it")
+
+
 def test_a_selection_of_meters_may_name_groups() -> None:
     group, tag = made(), made("leaky")
     one, other, third = (MeterFactory.create() for _ in range(3))
