@@ -89,14 +89,14 @@ class FeedView(ParameterView):
         asked = self.parameters(request)
         try:
             planned = pages.plan(self.resource, asked.get("cursor"), asked["limit"])
+            access_record.note(request)
+            only = partial(_in_groups, ids_of(asked["group"]) or []) if "group" in asked else None
+            found = pages.batches(planned, shows_places=may_see_places(request.user), only=only)
+            first = list(itertools.islice(found, 1))  # an immediate error comes before status 200 is sent
         except CursorError as error:
             raise serializers.ValidationError({"cursor": [str(error)]}) from None
         except GoneError as error:
             return gone(request, self.resource, error)
-        access_record.note(request)
-        only = partial(_in_groups, ids_of(asked["group"]) or []) if "group" in asked else None
-        found = pages.batches(planned, shows_places=may_see_places(request.user), only=only)
-        first = list(itertools.islice(found, 1))  # an immediate error comes before status 200 is sent
         chosen = request.accepted_renderer
         headers = {
             "Feed-Era": planned.cursor.era,

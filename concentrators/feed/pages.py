@@ -119,12 +119,6 @@ def page(
     return Page(planned.cursor.era, tuple(rows), str(planned.cursor), planned.at_end)
 
 
-def first_cursor(resource: Resource) -> Cursor:
-    """Return the cursor of the first position that is kept."""
-    state = eras.state()
-    return Cursor(resource, state.era, Place(state.first_kept, 0))
-
-
 def _parts(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
     """Divide slices into parts of about BATCH rows."""
     part: list[Slice] = []
@@ -142,17 +136,19 @@ def _parts(slices: Sequence[Slice]) -> Iterator[list[Slice]]:
 def _pieces(planned: Plan, part: Sequence[Slice]) -> list[Piece]:
     found = fetch_rows(
         f"""SELECT position, change, stored_at, {_PACKS[planned.resource]} FROM concentrators_feedlot
-            WHERE position = ANY(%s::bigint[]) ORDER BY position""",
+            WHERE position = ANY(%s::bigint[])""",
         int_array(one.position for one in part),
     )
+    lots = {position: lot for position, *lot in found if lot[-1] is not None}
     pieces = []
-    for one, (position, change, stored_at, pack) in zip(part, found, strict=True):
-        if pack is None:
+    for one in part:
+        if one.position not in lots:
             state = eras.state()
             missed = one.position, state.first_kept
             raise GoneError(Gone(Place(state.first_kept, 0), None, missed), _span(missed), state)
+        change, stored_at, pack = lots[one.position]
         columns = unpack(bytes(pack), one.rows).part(one.start, one.stop)
-        pieces.append(Piece(position, one.start, change, stored_at, columns))
+        pieces.append(Piece(one.position, one.start, change, stored_at, columns))
     return pieces
 
 

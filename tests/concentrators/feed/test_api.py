@@ -167,6 +167,27 @@ def test_rows_that_are_no_longer_kept_are_not_skipped(client: Client, concentrat
     assert get(client, cursor=at_end).json()["read_again"] == {"from": None, "to": None}
 
 
+@pytest.mark.parametrize("are_deleted", [False, True])
+def test_rows_that_go_while_they_are_asked_for_are_gone(
+    client: Client, concentrator: Concentrator, at_end: str, monkeypatch: pytest.MonkeyPatch, are_deleted: bool
+) -> None:
+    told(concentrator)
+    plan = pages.plan
+
+    def then_retention(*asked: Any) -> Any:
+        planned, later = plan(*asked), timezone.now() + timedelta(days=2)
+        lots.empty(later)
+        if are_deleted:
+            lots.delete_old(later)
+        return planned
+
+    monkeypatch.setattr(pages, "plan", then_retention)
+    answer = get(client, cursor=at_end)
+    assert answer.status_code == 410, answer.content
+    assert ("from" in answer.json()["read_again"], answer.json()["discard_after"]) == (True, None)
+    assert lines(get(client, cursor=answer.json()["resume"])) == []
+
+
 def test_a_restore_is_told_with_what_to_discard(client: Client, concentrator: Concentrator, at_end: str) -> None:
     told(concentrator)
     shared = eras.state().last
