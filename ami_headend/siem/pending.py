@@ -10,7 +10,7 @@ from django.db.models.expressions import RawSQL
 
 from ami_headend.alerts.models import AlertStep
 from ami_headend.core import clock
-from ami_headend.core.sql import execute
+from ami_headend.core.sql import chunks, execute
 from ami_headend.siem import events
 from ami_headend.siem.events import Event
 from ami_headend.siem.models import Pending, Shipping, Source
@@ -55,16 +55,21 @@ def claim(now: datetime) -> list[Pending]:
 
 
 @transaction.atomic
-def note_sent(rows: Sequence[Pending], now: datetime) -> None:
-    """Remove events that the receiver has read, unless their rows have changed meanwhile: those are sent again."""
+def note_sent(rows: Sequence[Pending], claimed_at: datetime, now: datetime) -> None:
+    """Remove events that the receiver has read, unless their rows have changed meanwhile: those are sent again.
+
+    Nothing is removed once the lease is another worker's: a row that has come back since looks like the one sent.
+    """
+    ours = Shipping.objects.filter(leased_until=claimed_at + LEASE)
+    if not ours.update(
+        sent=F("sent") + len(rows), sent_at=now, attempts=0, due_at=None, leased_until=None, last_error=""
+    ):
+        return
     columns = zip(*sorted((row.source, row.key, row.version) for row in rows), strict=True)
     execute(
         """DELETE FROM siem_pending p USING unnest(%s::text[], %s::text[], %s::bigint[]) AS n(source, key, version)
            WHERE (p.source, p.key, p.version) = (n.source, n.key, n.version)""",
         *map(list, columns),
-    )
-    Shipping.objects.update(
-        sent=F("sent") + len(rows), sent_at=now, attempts=0, due_at=None, leased_until=None, last_error=""
     )
 
 
@@ -99,9 +104,11 @@ def backlog() -> Backlog:
 @transaction.atomic
 def again_from(number: int) -> int:
     """Note the records of the audit chain from a number on to be sent (again); return how many."""
-    numbers = AuditRecord.objects.filter(number__gte=number).values_list("number", flat=True)
-    rows = [Pending(source=Source.AUDIT, key=str(one), version=1) for one in numbers]
-    return len(Pending.objects.bulk_create(rows, batch_size=2_000, ignore_conflicts=True))
+    numbers = list(AuditRecord.objects.filter(number__gte=number).values_list("number", flat=True))
+    for part in chunks(numbers):
+        rows = [Pending(source=Source.AUDIT, key=str(one), version=1) for one in part]
+        Pending.objects.bulk_create(rows, ignore_conflicts=True)
+    return len(numbers)
 
 
 def _is_ahead(until: datetime | None, longest: timedelta, now: datetime) -> bool:

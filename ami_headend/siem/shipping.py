@@ -23,7 +23,7 @@ def ship_for(seconds: float) -> int:
     if not pending.switch(is_on=bool(settings.SIEM_URL)):
         return 0
     end, sent = time.monotonic() + seconds, 0
-    while rows := pending.claim(timezone.now()):
+    while rows := pending.claim(claimed_at := timezone.now()):
         write, host = FORMATS[settings.SIEM_FORMAT], host_name()
         messages = [write(event, host, settings.SIEM_ENTERPRISE) for event in pending.events_of(rows)]
         try:
@@ -33,7 +33,7 @@ def ship_for(seconds: float) -> int:
             logger.warning("%d security events were not sent: %s", len(messages), error)
             pending.note_failure(str(error), timezone.now())
             break
-        pending.note_sent(rows, timezone.now())
+        pending.note_sent(rows, claimed_at, timezone.now())
         sent += len(messages)
         if time.monotonic() > end:
             break

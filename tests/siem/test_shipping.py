@@ -124,9 +124,10 @@ def test_what_grows_is_sent_again_under_another_id(receiver: Receiver) -> None:
 
 def test_a_row_that_changes_while_it_is_sent_stays(receiver: Receiver) -> None:
     journal.record(SignInOutcome.LOCKED_OUT, "nobody", "192.0.2.9")
-    rows = pending.claim(timezone.now())
+    now = timezone.now()
+    rows = pending.claim(now)
     journal.record(SignInOutcome.LOCKED_OUT, "nobody", "192.0.2.9")
-    pending.note_sent(rows, timezone.now())
+    pending.note_sent(rows, now, timezone.now())
     assert Pending.objects.get().version == 2
     assert shipping.ship_for(1) == 1
 
@@ -136,6 +137,20 @@ def test_what_is_rolled_back_is_not_sent(receiver: Receiver) -> None:
         everything()
         transaction.set_rollback(True)
     assert not Pending.objects.exists()
+
+
+def test_a_worker_whose_lease_is_over_removes_nothing(receiver: Receiver) -> None:
+    journal.record(SignInOutcome.LOCKED_OUT, "nobody", "192.0.2.9")
+    now = timezone.now()
+    later = now + pending.LEASE
+    slow, quick = pending.claim(now), pending.claim(later)
+    pending.note_sent(quick, later, later)
+    assert not Pending.objects.exists()
+    journal.record(SignInOutcome.LOCKED_OUT, "nobody", "192.0.2.9")  # the same row once more
+    pending.note_sent(slow, now, later)
+    assert Pending.objects.get().version == 1
+    assert Shipping.objects.get().sent == 1
+    assert shipping.ship_for(1) == 1
 
 
 @pytest.mark.parametrize("manner", [Manner.DIE, Manner.HANG, Manner.REFUSE])
