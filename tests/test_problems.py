@@ -5,7 +5,7 @@ import psycopg
 import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation, TooManyFilesSent
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, IntegrityError, OperationalError
 from django.http import Http404
 from django.test import Client, RequestFactory
 from rest_framework import exceptions, serializers
@@ -119,6 +119,24 @@ def test_troubles_of_the_database_pass_on_pages_and_api(
         assert b"10.0.0.7" not in response.content
     assert of_page["Content-Type"].startswith("text/html")
     assert of_unknown["Content-Type"] == of_api["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("sqlstate", ["23505", "23503"])
+def test_a_lost_race_is_told_as_one(monkeypatch: pytest.MonkeyPatch, sqlstate: str) -> None:
+    error = IntegrityError("as Django wraps it")
+    error.__cause__ = psycopg.errors.lookup(sqlstate)("Key (name)=(secret) already exists")
+
+    def fail(*args: object) -> None:
+        raise error
+
+    of_api = answer_to(error)
+    monkeypatch.setattr("ami_headend.signin.sessions.SessionLimits.__call__", fail)
+    client = Client(raise_request_exception=False)
+    for response in (of_api, client.get("/admin/login/"), client.get("/api/v1/nothing")):
+        assert response.status_code == 409
+        assert "at the same moment" in response.content.decode()
+        assert b"secret" not in response.content
+    assert of_api["Content-Type"] == "application/problem+json"
 
 
 def test_a_fault_of_ours_tells_nothing() -> None:

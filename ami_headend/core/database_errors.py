@@ -12,6 +12,7 @@ from psycopg import InterfaceError as DriverInterfaceError
 from psycopg import OperationalError as DriverOperationalError
 
 _STATEMENT_TIMEOUT = "57014"
+_LOST_RACES = frozenset({"23503", "23505"})  # a foreign key that names no row (any more), a key that is there already
 _STATEMENT_AT_FAULT = "42"  # syntax, names, types, rights: the values do not matter
 
 
@@ -71,6 +72,11 @@ def trouble_of(error: BaseException | None) -> Trouble | None:
         if found := _BY_SQLSTATE.get(state[:length]):
             return found
     return None
+
+
+def is_lost_race(error: BaseException | None) -> bool:
+    """Whether a row that a transaction looked for was made, or one that it names removed, before it wrote."""
+    return isinstance(error, Error | DriverError) and sqlstate(error) in _LOST_RACES
 
 
 def would_come_with_any_values(error: BaseException | None) -> bool:

@@ -31,7 +31,7 @@ from rest_framework.permissions import DjangoModelPermissions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
-from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
+from ami_headend.core.database_errors import Trouble, close_spoilt_connections, is_lost_race, trouble_of
 from ami_headend.core.step_up import StepUpNeededError
 from ami_headend.web import group_limits, scopes
 from ami_headend.web.scopes import Program
@@ -158,8 +158,8 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
     The errors in a view's ``refusals`` are mistakes of the caller: 400.
     """
     request = context["request"]
-    if trouble := trouble_of(exc):
-        return _unavailable(request, trouble, exc)
+    if answer := _of_database(request, exc):
+        return answer
     if isinstance(exc, StepUpNeededError):
         return step_up_needed(request)
     if isinstance(exc, getattr(context["view"], "refusals", ())):
@@ -202,6 +202,13 @@ def _challenge(request: Request, exc: exceptions.APIException) -> str:
     return ", ".join(filter(None, challenges))
 
 
+def _of_database(request: HttpRequest | Request, error: BaseException | None) -> HttpResponse | None:
+    """Return the answer for an error of the database; None for any other, and where the statement is at fault."""
+    if error is not None and (trouble := trouble_of(error)):
+        return _unavailable(request, trouble, error)
+    return _conflict(request, error) if is_lost_race(error) else None
+
+
 def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseException) -> HttpResponse:
     """Return 503: the caller did nothing wrong and may retry. Log the reason, and close useless sessions."""
     logger.error("the database %s, for %s %s", trouble.value, request.method, request.path, exc_info=error)
@@ -212,6 +219,16 @@ def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseEx
         return problem(request, 503, detail, headers=retry)
     page = loader.get_template("503.html").render({"detail": detail})
     return HttpResponse(page, status=503, headers=retry)
+
+
+def _conflict(request: HttpRequest | Request, error: BaseException | None) -> HttpResponse:
+    """Return 409: what this request was to make was made, or its subject removed, after it was looked at."""
+    logger.warning("a race was lost, for %s %s", request.method, request.path, exc_info=error)
+    detail = "Somebody else changed the same thing at the same moment. Look at it again, then repeat what is missing."
+    if asked_by_a_program(request):
+        return problem(request, 409, detail)
+    page = loader.get_template("400.html").render({"heading": "Somebody else was first", "why": detail})
+    return HttpResponse(page, status=409)
 
 
 def _flat(detail: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -324,8 +341,8 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer an exception that nobody caught: 503 if the database is the cause, else 500."""
     error = sys.exception()
-    if error is not None and (trouble := trouble_of(error)):
-        return _unavailable(request, trouble, error)
+    if answer := _of_database(request, error):
+        return answer
     if asked_by_a_program(request):
         return problem(request, 500, "The head-end failed on this request; its log says why.")
     return defaults.server_error(request)
