@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+READY_RACK := $(VENV)/.ready-rack
 # Percent of lines and branches; all of it was measured at 97, and a change should not take it below 96.
 COVERAGE_FLOOR := 96
 # For checks that need settings but no service: what a deployment sets, with values of no use elsewhere.
@@ -16,7 +17,7 @@ PRODUCTION_LIKE := env SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets
 	DATABASE_URL=postgres://headend@127.0.0.1:1/headend REDIS_URL=redis://127.0.0.1:1/0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test coverage soak bench lint format lock clean distclean
+.PHONY: help demo up test coverage soak rack bench lint format lock clean distclean
 
 help:
 	@echo "make demo      the whole head-end with simulated meters and attackers (PORT=$(PORT))"
@@ -24,6 +25,7 @@ help:
 	@echo "make test      all tests, on real services (ARGS='-k opening')"
 	@echo "make coverage  all tests, and how much of the code they run: at least $(COVERAGE_FLOOR) %"
 	@echo "make soak      the long tests: keys rotated under load and kill -9; 96 random lives of a head-end (SOAK_LIVES); every fault around it"
+	@echo "make rack      hosts as network namespaces, with Patroni, etcd and HAProxy, and each fault of a matrix (ARGS='--help'); needs root"
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
 	@echo "make format    formats the code"
@@ -68,6 +70,17 @@ coverage: $(READY_DEV)
 soak: $(READY_DEV)
 	@exec $(BIN)/python -m pytest -m soak -n 2 -raP $(ARGS)
 
+$(READY_RACK): requirements/rack.txt $(READY_DEV)
+	@echo "Installing Patroni, as it is locked, into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/rack.txt
+	@touch $@
+
+# etcd and HAProxy are no Python packages: brought where that is possible.
+rack: $(READY_RACK)
+	@.ci/bring etcd-server "the rack" etcd
+	@.ci/bring haproxy "the rack" /usr/sbin/haproxy
+	@exec $(BIN)/python -m tests.rack $(ARGS)
+
 bench: $(READY_DEV)
 	@exec $(BIN)/python -m bench $(ARGS)
 
@@ -93,6 +106,7 @@ lock: $(READY_DEV)
 	$(COMPILE) $(AS_DEV) --output-file requirements/base.txt
 	$(COMPILE) $(AS_DEV) --extra local --output-file requirements/local.txt
 	$(COMPILE) $(AS_DEV) --extra hsm --output-file requirements/hsm.txt
+	$(COMPILE) $(AS_DEV) --extra rack --output-file requirements/rack.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from psycopg import sql
 
 from ami_headend.core.sql import select
+from keyvault import journal
 from meters.readings import partitions
 from meters.registry import access_record
 
@@ -102,6 +103,7 @@ def grant_rights(role: str) -> None:
                 cursor.execute(statement)
             partitions.set_retention()
             access_record.set_keep_days()
+            journal.bind_to_timeline(may_lag=settings.STANDBY_MAY_LAG)
     except DatabaseError as error:
         text = str(error).splitlines()[0]
         raise RoleError(

@@ -8,6 +8,7 @@ from celery.worker import consumer
 
 from ami_headend.core import sd_notify
 
+RETRY_S = 2.0  # Celery's own waits grow to half a minute, for which a broker that is back would stand idle
 _Consumer: Any = consumer.Consumer  # the stubs lack most of it
 
 
@@ -19,7 +20,7 @@ class Consumer(_Consumer):  # type: ignore[misc]
         hub.call_repeatedly(sd_notify.EVERY_S, sd_notify.show)
 
     def ensure_connected(self, conn: Any) -> Any:
-        """Connect as Celery does, with a sign of life in each second of waiting: no timer runs meanwhile."""
+        """Connect as Celery does, but try every two seconds, with a sign of life in each: no timer runs meanwhile."""
         sd_notify.show()
         conn.ensure_connection = partial(_wait_alive, conn.ensure_connection)
         return super().ensure_connected(conn)
@@ -30,4 +31,4 @@ def _wait_alive(wait: Callable[..., Any], *args: Any, callback: Callable[[], Any
         sd_notify.show()
         callback()
 
-    return wait(*args, callback=each_second, **kwargs)
+    return wait(*args, callback=each_second, interval_start=RETRY_S, interval_step=0, interval_max=RETRY_S, **kwargs)

@@ -289,8 +289,11 @@ def _key_journal() -> CheckResult:
 
 def _replayed() -> CheckResult:
     if not journal.is_open():
-        to_do = "Run manage.py restore --replay. Uplinks are accepted meanwhile, and wait."
-        return CheckResult("restored", False, "the key journal has not been replayed into this database yet", to_do)
+        found = "the key journal has not been replayed into this database since it was restored or promoted"
+        to_do = (
+            "Run manage.py restore --replay, with the journals of all hosts. Uplinks are accepted meanwhile, and wait."
+        )
+        return CheckResult("restored", False, found, to_do)
     return CheckResult("restored", True, "nothing is left to replay")
 
 

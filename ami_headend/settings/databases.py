@@ -22,7 +22,7 @@ def _database(variable: str) -> dict[str, Any]:
     database: dict[str, Any] = dict(env.dj_db_url(variable))
     if database["ENGINE"] != "django.db.backends.postgresql":
         raise EnvError(f"{variable} must begin with postgres://: the head-end needs PostgreSQL.")
-    database |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
+    database |= {"ENGINE": "ami_headend.core.postgresql", "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
     # Django's default never prepares statements: every batch statement would be planned again, for long arrays as scans
     # of whole tables. (OPTIONS also holds options of the URL, such as the host of a socket.)
     options = database.setdefault("OPTIONS", {})

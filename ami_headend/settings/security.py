@@ -20,6 +20,8 @@ IS_PRODUCTION = not DEBUG and not IS_EMBEDDED  # as every deployment is recognis
 REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", IS_PRODUCTION)
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
+# The database may fail over to a standby that lacks the last commits: each promotion then asks for a replay.
+STANDBY_MAY_LAG = env.bool("STANDBY_MAY_LAG", False)
 BACKUP_DIR = env.path("BACKUP_DIR", VAR_DIR / "backups")
 BACKUP_KEEP_DAYS = env.int("BACKUP_KEEP_DAYS", 35)
 

@@ -119,8 +119,14 @@ def frames_of(body: bytes) -> list[bytes]:
 
 
 def _standing(concentrator_id: int, sha256: bytes) -> int | None:
+    """Return the uplink of the same body.
+
+    Its row may be committed here and not yet at a synchronous standby. Locking the row writes to the log, so that this
+    statement's commit waits for the standby, too.
+    """
     rows = fetch_rows(
-        "SELECT id FROM concentrators_uplink WHERE concentrator_id = %s AND sha256 = %s AND body IS NOT NULL",
+        "SELECT id FROM concentrators_uplink WHERE concentrator_id = %s AND sha256 = %s AND body IS NOT NULL"
+        " FOR KEY SHARE",
         concentrator_id,
         sha256,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from django.db import connection
 
 from ami_headend.core.locks import KEY_JOURNAL
-from ami_headend.core.sql import fetch_rows
+from ami_headend.core.sql import execute, fetch_rows
 from keyvault.journal.segments import JournalRecord
 from keyvault.journal.writing import JournalError, probe, write
 from keyvault.master_key import MasterKeyError
@@ -28,6 +28,7 @@ __all__ = [
     "NotReplayedError",
     "Postponed",
     "append",
+    "bind_to_timeline",
     "check_open",
     "is_open",
     "note",
@@ -41,16 +42,19 @@ Append = Callable[[str, Any], object]  # takes the kind and body of an act: ``ap
 COMMITTED = "audit_committed"  # the record of the audit chain before it is committed: [number, mac]
 RESTORED = "audit_restored"  # the chain goes on from here after a restore: [number, mac]
 
-# A condition in SQL. The table has one row, which no dump contains: a restored database is not open.
-OPEN = "EXISTS (SELECT 1 FROM keyvault_journal_replayed)"
+# A condition in SQL. The table has one row, which no dump contains: a restored database is not open. Nor is one that
+# was promoted and need not have every commit: its timeline is another one than that of the row.
+OPEN = """EXISTS (SELECT 1 FROM keyvault_journal_replayed AS r
+                  WHERE r.timeline IS NULL OR r.timeline = keyvault_timeline())"""
 
 
 class NotReplayedError(JournalError):
-    """The database was restored from a dump, and later acts were not replayed into it yet."""
+    """The database was restored from a dump, or promoted while it lagged, and later acts are not replayed into it."""
 
     def __init__(self) -> None:
         super().__init__(
-            "this database was restored, and the key journal was not replayed into it yet: manage.py restore --replay"
+            "this database was restored, or is a standby that was promoted and may lack acts, and the key journal was "
+            "not replayed into it yet: manage.py restore --replay"
         )
 
 
@@ -99,11 +103,24 @@ def note(number: int, kind: str, body: Any) -> None:
 
 
 def is_open() -> bool:
-    """Return whether the database was never restored, or the journal was replayed into it. One query."""
+    """Return whether the database never lost an act, or the journal was replayed into it. One query."""
     return bool(fetch_rows(f"SELECT {OPEN}")[0][0])
 
 
 def check_open() -> None:
-    """NotReplayedError if the database was restored and the journal was not replayed."""
+    """NotReplayedError if the database may lack acts and the journal was not replayed."""
     if not is_open():
         raise NotReplayedError
+
+
+def bind_to_timeline(*, may_lag: bool) -> None:
+    """Let every promotion close the vault until a replay, or none. Needs the role that owns the tables.
+
+    A vault that is closed stays so.
+    """
+    execute(
+        """UPDATE keyvault_journal_replayed
+           SET timeline = CASE WHEN %s THEN coalesce(timeline, keyvault_timeline())
+                               ELSE nullif(timeline, keyvault_timeline()) END""",
+        may_lag,
+    )

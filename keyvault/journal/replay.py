@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+from django.conf import settings
 from django.db import transaction
 
 from ami_headend.core import locks
@@ -87,7 +88,9 @@ def bring_up(
             "SELECT setval('keyvault_journal_number', greatest(%s, last_value)) FROM keyvault_journal_number",
             max(outcome.last_number, 1),
         )
-        execute("INSERT INTO keyvault_journal_replayed DEFAULT VALUES ON CONFLICT DO NOTHING")
+        execute("DELETE FROM keyvault_journal_replayed")
+        execute("INSERT INTO keyvault_journal_replayed DEFAULT VALUES")
+        journal.bind_to_timeline(may_lag=settings.STANDBY_MAY_LAG)
         head = chain.head()
         journal.append(journal.RESTORED, [head.number, head.mac])  # later heads are given up: their records are lost
         told = {**subject, "records": sum(outcome.records.values()), "up_to": outcome.last_number}

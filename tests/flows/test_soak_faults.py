@@ -15,9 +15,8 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
@@ -34,48 +33,17 @@ from ami_headend.local import embedded
 from ami_headend.processes import worker_commands
 from tests.flows import redis_faults
 from tests.flows import site as sites
+from tests.flows.load import Poster, Probe, assert_nothing_lost, posting
 from tests.flows.services import Services, freeze, processes_over, thaw
-from tests.flows.site import Site, assert_one_verdict_each, assert_readings, energy, readings_expected
+from tests.flows.site import Site
 from tests.flows.stack import Stack, wait_for
 from tests.server.clients import sent
 from tests.server.rude import half_sign_in, half_uplink
 
 SECONDS = int(os.environ.get("SOAK_SECONDS", "420"))
 RECOVERED_WITHIN_S = 90.0
-FIRST = -9_000  # intervals before today's: all are over, whatever the clock says, and no register is below zero
 CLOCK_STEPS_S = (-3_600, 7_200)
 _CLOCK_SOURCE = Path(__file__).with_name("clock.c")
-
-
-@dataclass
-class Poster:
-    """A concentrator that posts intervals of its meters; a body that was not answered 202 is posted again."""
-
-    site: Site
-    answers: Counter[str] = field(default_factory=Counter)
-    uplinks: list[int] = field(default_factory=list)
-    intervals: int = 0
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        while not self.ended.is_set():
-            if self._post(FIRST + self.intervals):
-                self.intervals += 1
-            time.sleep(0.1)
-
-    def _post(self, number: int) -> bool:
-        devices = self.site.devices
-        frames = [one.frame(number, energy(one, number), counter=self.intervals) for one in devices]
-        try:
-            answer = self.site.post(frames, timeout_s=15)
-        except httpx.TransportError as error:
-            self.answers[type(error).__name__] += 1
-            return False
-        self.answers[str(answer.status_code)] += 1
-        assert answer.status_code in (202, 429, 503), answer.text
-        if answer.status_code == 202:
-            self.uplinks.append(int(answer.json()["uplink"]))
-        return answer.status_code == 202
 
 
 class Faults:
@@ -203,9 +171,9 @@ def test_nothing_is_lost_whatever_fails(
         with django_db_blocker.unblock(), _stack(services, folder) as (stack, clock):
             posters = [Poster(sites.found(stack, 20)) for _ in range(3)]
             faults = Faults(stack, services, clock, sites.found(stack, 1))
-            with _posting(posters):
+            with posting(posters):
                 done = _fail_again_and_again(stack, faults, random.Random(seed))
-            _assert_nothing_lost(posters)
+            assert_nothing_lost(posters)
             answers = sum((poster.answers for poster in posters), Counter())
             frames = sum(poster.intervals * len(poster.site.devices) for poster in posters)
             uplinks = sum(len(poster.uplinks) for poster in posters)
@@ -242,20 +210,6 @@ def _set_off(clock: Path, seconds: int) -> None:
         file.write(struct.pack("i", seconds))
 
 
-@contextmanager
-def _posting(posters: list[Poster]) -> Iterator[None]:
-    threads = [threading.Thread(target=poster.run) for poster in posters]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        for poster in posters:
-            poster.ended.set()
-        for thread in threads:
-            thread.join()
-
-
 def _fail_again_and_again(stack: Stack, faults: Faults, chance: random.Random) -> list[str]:
     """Every fault once, then any of them until the time is over; after each the head-end must recover."""
     names = [name for name in faults.names() if name != "clock_steps" or "LD_PRELOAD" in stack.env]
@@ -268,37 +222,12 @@ def _fail_again_and_again(stack: Stack, faults: Faults, chance: random.Random) -
         connections.close_all()  # this process's own may have been ended by the fault before
         getattr(faults, name)()
         began = time.monotonic()
-        wait_for(f"the head-end recovers from {name} (so far {done})", _recovered(faults.site), RECOVERED_WITHIN_S)
+        wait_for(f"the head-end recovers from {name} (so far {done})", Probe(faults.site).step, RECOVERED_WITHIN_S)
         print(f"  recovered in {time.monotonic() - began:.1f} s", flush=True)
         for process in [one for one, handle in stack.processes.items() if handle.poll() is not None]:
             print(f"  {process} ended by itself, and is started again as its unit would", flush=True)
             stack.start(process, faults.commands.get(process))
     return done
-
-
-def _recovered(site: Site) -> Callable[[], bool]:
-    """Whether an uplink that is posted from now on is taken and verified; each look goes on where the last ended."""
-    state: dict[str, int] = {}
-
-    def look() -> bool:
-        with suppress(httpx.TransportError, AssertionError):
-            if "uplink" not in state:
-                answer = site.post([b"\xd0garbage"], timeout_s=5)
-                state.update({"uplink": answer.json()["uplink"]} if answer.status_code == 202 else {})
-            return "uplink" in state and bool(site.status(state["uplink"])["verified"])
-        return False
-
-    return look
-
-
-def _assert_nothing_lost(posters: list[Poster]) -> None:
-    for poster in posters:
-        connections.close_all()
-        sites.wait_verified(poster.uplinks, 180)
-        intervals = range(FIRST, FIRST + poster.intervals)
-        good = len(poster.site.devices) * poster.intervals
-        assert assert_one_verdict_each(poster.uplinks) == {"accepted": good}
-        assert_readings(poster.site.devices, readings_expected(poster.site.devices, intervals))
 
 
 @contextmanager

@@ -15,10 +15,12 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from ami_headend.core.sql import execute
 from ami_headend.health import probes
 from concentrators.ingest import verification
 from concentrators.ingest.transaction_retry import TransientError
@@ -28,7 +30,8 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs
 from keyvault.device_keys.key_rows import set_key_state
 from keyvault.device_keys.provisioning import create_fleet_key, provision_devices
-from keyvault.journal import JournalError, NotReplayedError, reading, writing
+from keyvault.journal import JournalError, NotReplayedError, reading, replay, writing
+from keyvault.journal.replay import KeyReplayer
 from keyvault.journal.segments import (
     HEAD_LINE,
     NO_MAC,
@@ -312,6 +315,25 @@ def test_a_restored_database_verifies_nothing_and_takes_no_act() -> None:
     verdicts = verification.verify(uplink.pk)
     assert verdicts is not None
     assert verdicts.accepted == 1
+
+
+@pytest.mark.django_db
+def test_a_standby_that_may_lag_verifies_nothing_once_it_is_promoted(folder: Path) -> None:
+    journal.bind_to_timeline(may_lag=True)
+    provision_devices(TITLES[1:2])
+    execute("UPDATE keyvault_journal_replayed SET timeline = timeline - 1")  # as a promotion leaves it
+    assert not journal.is_open()
+    with pytest.raises(NotReplayedError, match="promoted"), transaction.atomic():
+        provision_devices(TITLES[:1])
+    for may_lag in (True, False):  # a change of the setting opens nothing
+        journal.bind_to_timeline(may_lag=may_lag)
+        assert not journal.is_open()
+    found = reading.read([folder], master_key.current(), 0)
+    replay.bring_up(found, [KeyReplayer(found)], OFFICER, timezone.now(), {})
+    assert journal.is_open()
+    journal.bind_to_timeline(may_lag=False)
+    execute("UPDATE keyvault_journal_replayed SET timeline = timeline - 1")  # none is kept: any will do
+    assert journal.is_open()
 
 
 # --- the command ---------------------------------------------------------------------------------------

@@ -1,0 +1,157 @@
+"""What runs on the hosts of the rack, and its configuration: etcd, Patroni over PostgreSQL, HAProxy, Redis, our own.
+
+The configuration is that of docs/operations/hosts.md, with shorter spans of time and less memory.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ami_headend.local.embedded.paths import postgres_program, redis_program
+from ami_headend.processes import beat_command, web_command, worker_command
+from tests.rack.hosts import NETWORK, Host, Service
+
+DATABASE, OWNER, WORKING_ROLE, SUPERUSER = "headend", "headend_owner", "headend", "postgres"
+DATABASE_PORT, WEB_PORT, PATRONI_PORT, REDIS_PORT = 5432, 8000, 8008, 6379
+LOCK_S, LOOP_S, RETRY_S = 20, 2, 8  # Patroni's ttl, loop_wait and retry_timeout: ttl >= loop_wait + 2 * retry_timeout
+# PostgreSQL refuses to run as root. In a user namespace of its own root has another number, and the same files.
+NOT_ROOT = ["unshare", "--user", "--map-user=1", "--map-group=1"]
+_ETCD_BEAT_MS, _ETCD_ELECTION_MS = 300, 3000  # the rack shares its cores with much else
+
+
+def etcd(host: Host, members: Sequence[Host]) -> Service:
+    """A member of etcd, which keeps who is primary."""
+    peers = ",".join(f"{one.name}=http://{one.address}:2380" for one in members)
+    command = ["etcd", "--name", host.name, "--data-dir", str(host.folder / "etcd"), "--logger", "zap"]
+    command += ["--listen-peer-urls", f"http://{host.address}:2380"]
+    command += ["--initial-advertise-peer-urls", f"http://{host.address}:2380"]
+    command += ["--listen-client-urls", f"http://{host.address}:2379"]
+    command += ["--advertise-client-urls", f"http://{host.address}:2379"]
+    command += ["--initial-cluster", peers, "--initial-cluster-state", "new"]
+    command += ["--heartbeat-interval", str(_ETCD_BEAT_MS), "--election-timeout", str(_ETCD_ELECTION_MS)]
+    return Service("etcd", command, {"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": ""})
+
+
+def patroni(host: Host, members: Sequence[Host], passwords: dict[str, str], preload: dict[str, str]) -> Service:
+    """Patroni with the PostgreSQL that it runs."""
+    data = host.folder / "database"
+    data.mkdir(mode=0o700, exist_ok=True)
+    programs = Path(postgres_program("postgres")).parent
+    settings = {
+        "scope": "rack",
+        "name": host.name,
+        "restapi": {
+            "listen": f"{host.address}:{PATRONI_PORT}",
+            "connect_address": f"{host.address}:{PATRONI_PORT}",
+        },
+        "etcd3": {"hosts": [f"{one.address}:2379" for one in members]},
+        "bootstrap": {
+            "dcs": {
+                "ttl": LOCK_S,
+                "loop_wait": LOOP_S,
+                "retry_timeout": RETRY_S,
+                "maximum_lag_on_failover": 64 << 20,
+                "primary_start_timeout": 30,
+                "synchronous_mode": True,
+                "postgresql": {
+                    "use_pg_rewind": True,
+                    "use_slots": True,
+                    "parameters": {
+                        "max_connections": 100,
+                        "shared_buffers": "48MB",
+                        "max_wal_size": "256MB",
+                        "wal_keep_size": "64MB",
+                        "wal_sender_timeout": "10s",
+                        "wal_receiver_timeout": "10s",
+                        "tcp_user_timeout": "10s",
+                    },
+                },
+            },
+            "initdb": [
+                {"encoding": "UTF8"},
+                {"locale": "C"},
+                {"locale-provider": "builtin"},
+                {"builtin-locale": "C.UTF-8"},
+                "data-checksums",
+            ],
+        },
+        "postgresql": {
+            "listen": f"{host.address}:{DATABASE_PORT}",
+            "connect_address": f"{host.address}:{DATABASE_PORT}",
+            "data_dir": str(data / "cluster"),
+            "bin_dir": str(programs),
+            "pgpass": str(data / "pgpass"),
+            "parameters": {"unix_socket_directories": ""},
+            "pg_hba": [
+                f"host replication replicator {NETWORK}.0/24 scram-sha-256",
+                f"host all all {NETWORK}.0/24 scram-sha-256",
+            ],
+            "authentication": {
+                "superuser": {"username": SUPERUSER, "password": passwords[SUPERUSER]},
+                "replication": {"username": "replicator", "password": passwords["replicator"]},
+                "rewind": {"username": "rewinder", "password": passwords["rewinder"]},
+            },
+        },
+        "watchdog": {"mode": "off"},
+    }
+    path = data / "patroni.json"
+    path.write_text(json.dumps(settings))  # JSON is YAML, too
+    path.chmod(0o600)
+    environ = {"PATH": os.environ["PATH"], "HOME": str(data), "LANG": "C.UTF-8", **preload}
+    return Service("patroni", [*NOT_ROOT, sys.executable, "-m", "patroni", str(path)], environ)
+
+
+def haproxy(host: Host, databases: Sequence[Host], webs: Sequence[Host]) -> Service:
+    """HAProxy: the primary at port 5432, whichever host has it; on the concentrators' side a ready web host at 8000."""
+    path = host.folder / "haproxy.cfg"
+    lines = [
+        "global",
+        "    maxconn 400",
+        "defaults",
+        "    mode tcp",
+        "    timeout connect 3s",
+        "    timeout client 1h",
+        "    timeout server 1h",
+        "    timeout check 4s",
+        f"listen primary\n    bind {host.address if webs else '127.0.0.1'}:{DATABASE_PORT}",
+        "    option httpchk GET /primary",
+        "    http-check expect status 200",
+        "    default-server inter 1s fall 3 rise 1 on-marked-down shutdown-sessions",
+        *(f"    server {one.name} {one.address}:{DATABASE_PORT} check port {PATRONI_PORT}" for one in databases),
+    ]
+    if webs:
+        lines += [
+            f"listen web\n    bind {host.address}:{WEB_PORT}",
+            "    mode http",
+            "    timeout server 30s",
+            "    option redispatch",
+            "    option httpchk GET /health/ready",
+            "    default-server inter 2s fall 2 rise 1 on-marked-down shutdown-sessions",
+            *(f"    server {one.name} {one.address}:{WEB_PORT} check" for one in webs),
+        ]
+    path.write_text("\n".join(lines) + "\n")
+    return Service("haproxy", [_haproxy(), "-W", "-db", "-f", str(path)], {"PATH": os.environ["PATH"]})
+
+
+def _haproxy() -> str:
+    return shutil.which("haproxy") or "/usr/sbin/haproxy"
+
+
+def redis(host: Host, password: str) -> Service:
+    command = [redis_program(), "--bind", host.address, "--port", str(REDIS_PORT), "--requirepass", password]
+    return Service("redis", [*command, "--save", "", "--appendonly", "no", "--dir", str(host.folder)])
+
+
+def web(environ: dict[str, str], code: Path) -> Service:
+    return Service("web", web_command("0.0.0.0", WEB_PORT, 1), environ, cwd=str(code))  # noqa: S104 - of its network
+
+
+def worker(environ: dict[str, str], code: Path) -> Service:
+    return Service("worker", worker_command(2), environ, cwd=str(code))
+
+
+def beat(environ: dict[str, str], code: Path) -> Service:
+    return Service("beat", beat_command(), environ, cwd=str(code))
