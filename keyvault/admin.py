@@ -207,6 +207,7 @@ class AuditRecordAdmin(ReadOnlyAdmin):
     """Acts on keys and rights, in their chain; manage.py audit verifies it."""
 
     when_empty = "No act on keys or rights was recorded yet."
+    list_before_template = None  # the page of the chain exports it, to who may and has given a fresh proof
     list_display = ["number", "at", "actor", "act", "result"]
     list_filter = [("at", PeriodFilter)]
     search_fields = ["number__exact", "actor__startswith", "act__startswith"]

@@ -67,7 +67,7 @@ def _admin_of(label: str) -> LargeTableAdmin:
         model_admin = admin.site.get_model_admin(apps.get_model(label))
     except (LookupError, ValueError, NotRegistered):
         raise Http404 from None
-    if not isinstance(model_admin, LargeTableAdmin):
+    if not isinstance(model_admin, LargeTableAdmin) or model_admin.list_before_template is None:
         raise Http404
     return model_admin
 

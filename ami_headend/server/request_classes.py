@@ -10,6 +10,7 @@ SIGN_IN_MAX_OCTETS = 16 * 1024
 PEOPLE_MAX_OCTETS = 2_621_440  # Django's limit for bodies that are not files; a cookie may be invented
 FILE_MAX_OCTETS = 10 * 1024 * 1024  # for the one page that accepts files
 _FILES = ("csv", "parquet")
+_FILE_ENDS = ("/export", "/export/", "/green-button", "/market-document")
 _FEED = ("/api/v1/feed/readings", "/api/v1/feed/events")
 _CONCENTRATORS = ("/api/v1/uplinks", "/api/v1/commands")
 _TAKES_FILES = "/admin/meters/import/"
@@ -58,11 +59,12 @@ def classify(method: str, path: str, query: str, headers: Mapping[str, str], upl
 
 def _is_export(path: str, query: str, headers: Mapping[str, str]) -> bool:
     """Whether the request is for a file of any length."""
-    formats = parse_qs(query).get("format", [])
+    asked = parse_qs(query)
+    formats = [*asked.get("format", ()), *asked.get("export", ())]  # of the API, and of lists of the console
     accepted = headers.get("ACCEPT", "")
     return (
         path in _FEED
-        or path.endswith(("/export", "/export/"))
+        or path.endswith(_FILE_ENDS)
         or any(
             name in formats or f"/{name}" in accepted or f".{name}" in accepted or path.endswith(f".{name}")
             for name in _FILES

@@ -110,6 +110,8 @@ class StepUpView(View):
 def _ask(request: HttpRequest) -> HttpResponse:
     if problems.asked_by_a_program(request):
         return problems.step_up_needed(request)
+    if request.method in SAFE_METHODS:
+        return _first(request)
     if sessions.is_by_provider(request):
         _keep(request)
         return _provider_page(request, reverse("step-up"), status=403)

@@ -160,6 +160,10 @@ def test_the_audit_list_is_exported_by_who_may_export_the_chain() -> None:
     (row,) = saved(person(roles.AUDITOR), "audit")
     assert (row["act"], row["actor"]) == ("list.export", "auditor-0")
     assert AuditRecord.objects.get().act == "list.export"
+    of_the_admin = reverse("admin:model-list-export", args=["keyvault.auditrecord"])
+    assert person(roles.AUDITOR).get(of_the_admin, {"export": "csv"}).status_code == 404
+    listed = person(roles.AUDITOR).get(reverse("admin:keyvault_auditrecord_changelist")).content.decode()
+    assert of_the_admin not in listed
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from django.utils.http import urlencode
 from pytest_django.fixtures import Settings
 
 from ami_headend.signin import step_up
@@ -63,12 +64,14 @@ def test_what_is_let_go_on_is_what_doors_there_are(stale: Client) -> None:
     assert step_up.EVERYDAY - of_the_sign_in == WITHOUT_PROOF
 
 
-@pytest.mark.parametrize("page", ["admin:audit-export", "admin:meter-import"])
-def test_what_is_taken_away_and_forms_with_a_file_ask_before(stale: Client, page: str) -> None:
-    address = reverse(page)
+@pytest.mark.parametrize(
+    ("page", "query"), [("admin:audit-export", ""), ("admin:audit", "?export=csv"), ("admin:meter-import", "")]
+)
+def test_what_is_taken_away_and_forms_with_a_file_ask_before(stale: Client, page: str, query: str) -> None:
+    address = reverse(page) + query
     answer = stale.get(address)
-    assert (answer.status_code, answer["Location"]) == (302, f"/sign-in/confirm/?next={address.replace('/', '%2F')}")
-    assert not AuditRecord.objects.filter(act="audit.export").exists()
+    assert (answer.status_code, answer["Location"]) == (302, f"/sign-in/confirm/?{urlencode({'next': address})}")
+    assert not AuditRecord.objects.filter(act__in=["audit.export", "list.export"]).exists()
     confirmed = stale.post(answer["Location"], {"step_up_proof": "a long enough password"})
     assert confirmed["Location"] == address
     assert stale.get(address).status_code == 200

@@ -21,6 +21,7 @@ from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
 from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, number_of, text
 from ami_headend.console.page import ConsolePage
+from ami_headend.core import step_up
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from keyvault import rights
@@ -67,6 +68,7 @@ class AuditPage(ListPage, ActingPage):
     def exported(self, filters: dict[str, Any]) -> ListExport:
         if not self.request.user.has_perm(rights.EXPORT_AUDIT):
             raise PermissionDenied
+        step_up.require(self.request)  # as for the export of the chain
         rows = _matching(filters)
 
         def page(key: int | None) -> tuple[list[RecordRow], int | None]:
