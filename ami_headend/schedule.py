@@ -25,6 +25,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "step-rotation-waves": _every(60, "concentrators.tasks.step_rotation_waves"),
     "compare-reported-sums": _every(60, "concentrators.tasks.compare_reported_sums"),
     "count-read-days": _every(60, "concentrators.tasks.count_read_days"),
+    "check-registers": _every(60, "concentrators.tasks.check_registers"),
     "collect-masked-totals": _every(60, "concentrators.tasks.collect_masked_totals"),
     # Last of the frequent ones, because it checks whether the others ran.
     "look-at-components": _every(60, "ami_headend.tasks.look_at_components"),

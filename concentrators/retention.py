@@ -16,6 +16,7 @@ from concentrators.failures.record import DIGEST_OCTETS
 from concentrators.feed import lots
 from concentrators.models import FailureTally, HopFailure, RefusedFrame, ReportedSum, Uplink
 from concentrators.totals import masked_sets, read_success
+from concentrators.validation import differences
 from keyvault import sessions_store
 from meters.readings.partitions import retention_start
 
@@ -31,6 +32,7 @@ def delete_old(now: datetime) -> dict[str, int]:
         "hop failures": _rows(HopFailure._meta.db_table, "hour", failures_before),
         "reported sums": _rows(ReportedSum._meta.db_table, "interval_start", failures_before),
         "days of deadlines": read_success.delete_old(retention_start(now)),
+        "register differences": differences.delete_old(retention_start(now)),
         "masked sets": masked_sets.delete_old(retention_start(now)),
         "digests": _rows(
             RefusedFrame._meta.db_table, "received_at", now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)

@@ -16,6 +16,7 @@ from concentrators.feed import sequencer
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
 from concentrators.ingest.transaction_retry import TransientError
 from concentrators.totals import mask_collector, read_success, reported_sums
+from concentrators.validation import register_checks
 from keyvault.device_keys import epochs
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,15 @@ def count_read_days() -> None:
     counted = read_success.count_due(timezone.now())
     if counted:
         logger.info("read success of %d days counted", counted)
+
+
+@shared_task(**LONG)
+def check_registers() -> None:
+    """Hold the registers of meters against their intervals, for the days that are over."""
+    register_checks.follow()
+    checked = register_checks.check(timezone.now())
+    if checked:
+        logger.info("registers of %d days of meters checked against intervals", checked)
 
 
 @shared_task

@@ -14,6 +14,7 @@ from concentrators.api import (
     outages,
     place_documents,
     read_success,
+    register_differences,
     rollouts,
     totals,
     uplinks,
@@ -53,6 +54,7 @@ urlpatterns = [
     path("groups/<int:number>/members", groups.GroupMembers.as_view(), name="group-members"),
     path("places/<int:pk>/green-button", place_documents.GreenButton.as_view(), name="green-button"),
     path("places/<int:pk>/market-document", place_documents.MarketDocument.as_view(), name="market-document"),
+    path("register-differences", register_differences.DifferenceList.as_view(), name="register-differences"),
     path("outages", outages.OutageList.as_view(), name="outages"),
     path("totals", totals.TotalList.as_view(), name="totals"),
 ]

@@ -77,6 +77,7 @@ ELSEWHERE = {
     ),
     "concentrators/failures/statistics.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
+    "concentrators/validation/differences.py": (_NAMES, {"meters_meter", "meters_register"}),
     "concentrators/fleet/outages.py": (
         "which meters are out is told by their events, and counted by concentrator",
         {"meters_fleetgroup", "meters_meter", "meters_meterevent", "meters_meteringroup", "meters_register"},

@@ -42,6 +42,7 @@ from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exp
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
 from ami_headend.console.records import signatures_url
+from ami_headend.console.register_differences import open_differences
 from ami_headend.core.numbers import row_number
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.colours import COMMAND_COLOURS
@@ -170,6 +171,7 @@ class MeterPage(_OfMeter):
         report = gap_report(meter, register, shown.start, shown.end, now)
         return {
             **self.load_profile(curve, recent, expected, report, now),
+            **open_differences([meter.pk], register, shown.start, shown.end),
             "exports": exports(meter, shown.start, shown.end, register) + self._green_button(),
             "signatures_url": signatures_url(bytes(meter.system_title).hex(), shown.start, shown.end),
             "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{self.link()}",

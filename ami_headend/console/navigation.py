@@ -29,6 +29,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.console.places import PlacesPage
 from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
+from ami_headend.console.register_differences import RegisterDifferencesPage
 from ami_headend.console.schemes import SchemesPage
 from ami_headend.console.signatures import SignaturesPage
 from ami_headend.console.subscriptions import SubscriptionsPage
@@ -72,6 +73,7 @@ GROUPS = [
         [
             _console_page(MetersPage),
             _console_page(ReadingsPage),
+            _console_page(RegisterDifferencesPage),
             _console_page(SignaturesPage),
             _console_page(EventsPage, "admin:meters_meterevent_changelist"),
             _console_page(OutagesPage),

@@ -12,6 +12,7 @@ from ami_headend.console.groups import group_links
 from ami_headend.console.load_profile import READ_READINGS, LoadProfilePage, exports, green_button, recent_since
 from ami_headend.console.meters import STATUS_COLOURS
 from ami_headend.console.periods import midnight
+from ami_headend.console.register_differences import open_differences
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from meters.group_models import Via
 from meters.models import Installation, MeterStatus, Place
@@ -57,6 +58,8 @@ class PlacePage(LoadProfilePage):
             place_readings.gaps(hung, register, shown.start, shown.end, now),
             now,
         )
+        here = [row.meter_id for row in hung if row.installed_at < shown.end and (row.removed_at or now) > shown.start]
+        context |= open_differences(here, register, shown.start, shown.end)
         return context | {"exports": [green_button(self.place, shown.start, shown.end)]}
 
     def _meters(self, hung: list[Installation], now: datetime, *, with_exports: bool) -> HtmlTable:

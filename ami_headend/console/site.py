@@ -48,6 +48,7 @@ from ami_headend.console.push_profile import NewPushProfilePage
 from ami_headend.console.push_profile_detail import PushProfilePage
 from ami_headend.console.push_profiles import PushProfilesPage
 from ami_headend.console.records import ReadingsPage, TalliesPage, TotalsPage
+from ami_headend.console.register_differences import RegisterDifferencesPage
 from ami_headend.console.schemes import SchemesPage
 from ami_headend.console.signatures import SignaturesPage
 from ami_headend.console.subscriptions import SubscriptionsPage
@@ -74,6 +75,7 @@ PAGES: list[type[ConsolePage]] = [
     NewPushProfilePage,
     PushProfilePage,
     ReadingsPage,
+    RegisterDifferencesPage,
     SignaturesPage,
     EventsPage,
     OutagesPage,

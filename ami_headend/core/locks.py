@@ -22,6 +22,7 @@ REPORTED_SUMS: Final = 0x616D690B  # one process at a time compares the sums of 
 MASKED_SETS: Final = 0x616D690C  # one process at a time forms and closes sets of masked values
 GROUPS: Final = 0x616D690D  # shared by installations and assignments; exclusive to changes of groups
 READ_DEADLINES: Final = 0x616D690E  # one process at a time counts what had arrived by a deadline
+REGISTER_CHECKS: Final = 0x616D690F  # one process at a time compares registers with intervals
 PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 

@@ -40,4 +40,5 @@ MASKED_SETTLE_S = env.int("MASKED_SETTLE_S", 900)  # nothing more came for so lo
 FAILURE_KEEP_DAYS = env.int("FAILURE_KEEP_DAYS", 400)  # evidence of refused frames, and their counts
 UPLINK_ROWS_KEEP_DAYS = env.int("UPLINK_ROWS_KEEP_DAYS", RETENTION_DAYS + 62)  # verdicts; readings name their uplink
 FEED_KEEP_DAYS = env.int("FEED_KEEP_DAYS", 92)  # rows of the feed, for consumers that come late
+REGISTER_CHECK_DAYS = env.int("REGISTER_CHECK_DAYS", 2)  # readings of a register further apart are not compared
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind

@@ -65,6 +65,7 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
     {
         ("readings", "GET"): Scope.READINGS,
         ("meter-gaps", "GET"): Scope.READINGS,
+        ("register-differences", "GET"): Scope.READINGS,
         ("meter-signatures", "GET"): Scope.READINGS,
         ("green-button", "GET"): Scope.READINGS,
         ("market-document", "GET"): Scope.READINGS,

@@ -16,6 +16,7 @@ from concentrators.feed.packed import pack
 from concentrators.feed.rows import Change
 from concentrators.models import FeedHead, FeedLot
 from meters.readings import copy_format
+from meters.readings.queries import Stored
 from meters.values import Value
 
 _BATCH = 1_000  # lots
@@ -45,16 +46,27 @@ def add_relabelled(rows: Iterable[tuple[Any, ...]]) -> None:
     """Add lots of readings whose interval length was corrected, from the rows that RETURNING_RELABELLED gives."""
     told = sorted(map(Relabelled._make, rows))
     for part in chunks(told, _ROWS):
-        values = [
+        add(Change.RELABELLED, _copied(part), former_minutes=[row.former_minutes for row in part])
+
+
+def add_again(change: Change, rows: Sequence[Stored]) -> None:
+    """Add lots of readings that are told again, because something else is known of them now."""
+    for part in chunks(rows, _ROWS):
+        add(change, _copied(part))
+
+
+def _copied(rows: Iterable[Relabelled | Stored]) -> list[bytes]:
+    return copy_format.rows_of(
+        [
             (
                 row.meter_id,
                 Value(int(row.captured_at.timestamp()), row.register_id, row.value, row.interval_minutes, False),
                 row.uplink_id,
                 row.scheme,
             )
-            for row in part
+            for row in rows
         ]
-        add(Change.RELABELLED, copy_format.rows_of(values), former_minutes=[row.former_minutes for row in part])
+    )
 
 
 def add(

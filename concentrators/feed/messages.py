@@ -1,8 +1,9 @@
 """Rows of the feed, or of a period, as messages of IEC 61968-9, in the profile of a subscription."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -15,13 +16,15 @@ from concentrators.feed.formats.event_message import END_DEVICE_EVENTS, METER_RE
 from concentrators.feed.formats.profile import Profile
 from concentrators.feed.packed import Columns
 from concentrators.feed.place_documents import codes
-from concentrators.feed.rows import Change, EventRow, ReadingRow, Resource
+from concentrators.feed.rows import Change, EventRow, Quality, ReadingRow, Resource
 from concentrators.feed.tables import Piece, Tables, as_objects
+from concentrators.validation import differences
 from meters.readings import event_queries, queries
 from meters.readings.event_queries import EventSelection
 from meters.readings.queries import ReadingSelection, Stored
 from meters.registry import site_codes
 
+_SECOND = timedelta(seconds=1)
 _NOUNS = {Resource.READINGS: METER_READINGS, Resource.EVENTS: END_DEVICE_EVENTS}
 
 
@@ -71,6 +74,8 @@ def of_period(
     stored, key = _stored(selection, profile.readings_per_message)
     batch = Tables(resource, shows_places=shows_places).batch([_piece(stored, now)] if stored else [])
     rows = list(as_objects(resource, batch))
+    if resource is Resource.READINGS:
+        rows = _flagged(stored, rows)
     name = f"period/{resource}/{replace(selection, after=None)}/{selection.after}"
     header = Header(_NOUNS[resource], name_id(name), now)
     return PeriodMessage(_message(rows, profile, header), len(rows), key)
@@ -80,6 +85,21 @@ def _stored(selection: ReadingSelection | EventSelection, limit: int) -> tuple[l
     if isinstance(selection, ReadingSelection):
         return queries.stored_readings(selection, limit)
     return event_queries.stored_events(selection, limit)
+
+
+def _flagged(stored: Sequence[Stored], rows: Sequence[Any]) -> list[Any]:
+    """Return the rows of stored readings with what validation has found since. One query."""
+    spans = defaultdict(list)
+    if stored:
+        captured = [row.captured_at for row in stored]
+        for span in differences.flagged({row.meter_id for row in stored}, min(captured), max(captured) + _SECOND):
+            spans[span.meter_id, span.register_id].append(span)
+    return [
+        replace(row, quality=(*row.quality, Quality.FAILED))
+        if any(one.start <= of.captured_at < one.end for one in spans.get((of.meter_id, of.register_id), ()))
+        else row
+        for of, row in zip(stored, rows, strict=True)
+    ]
 
 
 def _messages(resource: Resource, era: str, rows: Sequence[Any], profile: Profile) -> list[bytes]:

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from concentrators.feed.formats.series import Point, Series
+from concentrators.validation import differences
+from concentrators.validation.differences import FlaggedSpan
 from keyvault.schemes.table import scheme_numbered
 from meters.codes.qualities import Fact, of_caveat
-from meters.models import Place, Register
+from meters.models import Installation, Place, Register
 from meters.readings.expectation import ExpectedPeriod
 from meters.readings.gaps import EXPECTED_MAX
 from meters.readings.obis import LOAD_PROFILE
@@ -27,7 +29,7 @@ def series_of(
     """Return the intervals of interval registers that begin in [start, end) at a place, and are over.
 
     Missing ones are included, where they are expected: of the load profile always, of other registers if there is one
-    value at least. A series ends where the length changes, or where none is expected. Two queries and one for each
+    value at least. A series ends where the length changes, or where none is expected. Three queries and one for each
     register, for each meter of that period. PeriodError.
     """
     if end - start > _PERIOD_MAX:
@@ -37,24 +39,38 @@ def series_of(
     count = sum(period.intervals for period in periods) * max(1, len(registers))
     if count > EXPECTED_MAX:
         raise PeriodError(f"{count:,} intervals are too many for one document: at most {EXPECTED_MAX:,}")
+    flagged = differences.flagged({row.meter_id for row in hung}, start, end)
     found: list[Series] = []
     for register in registers:
         curve = place_readings.load_curve(hung, register, start, end)
-        points = _points(curve, periods if curve or register.obis_code == LOAD_PROFILE else ())
+        spans = [_here(hung, span) for span in flagged if span.register_id == register.pk]
+        points = _points(curve, periods if curve or register.obis_code == LOAD_PROFILE else (), spans)
         found += (
             Series(register.obis_code, register.unit, register.scaler, minutes, run) for minutes, run in _runs(points)
         )
     return found
 
 
-def _points(curve: Sequence[Interval], periods: Sequence[ExpectedPeriod]) -> dict[_Key, Point]:
-    """Return the intervals that are expected or there, by start and length."""
+def _here(hung: Sequence[Installation], span: FlaggedSpan) -> list[tuple[datetime, datetime]]:
+    """Return the parts of a span in which its meter hung at the place."""
+    stays = [(row.installed_at, row.removed_at or span.end) for row in hung if row.meter_id == span.meter_id]
+    return [(max(span.start, since), min(span.end, until)) for since, until in stays]
+
+
+def _points(
+    curve: Sequence[Interval],
+    periods: Sequence[ExpectedPeriod],
+    flagged: Sequence[Sequence[tuple[datetime, datetime]]],
+) -> dict[_Key, Point]:
+    """Return the intervals that are expected or there, by start and length. Those of ``flagged`` failed a check."""
+    failed = [part for parts in flagged for part in parts]
     points: dict[_Key, Point] = {}
     for period in periods:
         for at in period.starts(period.start, period.end):
             points[at, period.interval_minutes] = Point(at, None, Fact.MISSING)
     for one in curve:
-        fact = of_caveat(scheme_numbered(one.scheme).caveat)
+        has_failed = any(since <= one.start < until for since, until in failed)
+        fact = Fact.FAILED if has_failed else of_caveat(scheme_numbered(one.scheme).caveat)
         points[one.start, one.interval_minutes] = Point(one.start, one.value, fact)
     return points
 

@@ -23,6 +23,8 @@ class Change(StrEnum):
 
     NEW = "new"  # it is stored now
     RELABELLED = "relabelled"  # it was told before, with another interval length, which was wrong
+    FLAGGED = "flagged"  # it was told before, and has failed a check since
+    CLEARED = "cleared"  # it had failed a check, and does so no longer
 
 
 class Quality(StrEnum):
@@ -34,6 +36,7 @@ class Quality(StrEnum):
     UNAUTHENTICATED = "unauthenticated"  # may have been changed on the way
     SIGNED = "signed"  # the meter signed it: docs/evidence.md
     UNKNOWN_PROTECTION = "unknown_protection"  # of a scheme that this release does not know
+    FAILED = "failed"  # a check of validation: docs/operations/validation.md
 
 
 class RegisterKind(StrEnum):

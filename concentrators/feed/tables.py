@@ -102,6 +102,8 @@ class Tables:
         (received_at,) = uplinks.columns(told["uplink_id"])
         captured_at = told["captured_us"].cast(TIME)
         scheme, quality = names.schemes(told["scheme"])
+        is_flagged = pc.equal(told["change"], Change.FLAGGED.value)
+        quality = pc.if_else(is_flagged, pc.binary_join_element_wise(quality, Quality.FAILED.value, " "), quality)
         found = {
             "system_title": title,
             "serial_number": serial,

@@ -23,6 +23,7 @@ from concentrators.models.fleet import (
 from concentrators.models.ingest import ClockCorrection, ListenerFigures, Reverification, Uplink
 from concentrators.models.masked import MaskedMeter, MaskedSet, MaskQuestion
 from concentrators.models.totals import ExpectedStep, IntervalTotal, ReportedSum, StaleSteps, UncomparedSum
+from concentrators.models.validation import RegisterDifference, UncheckedDay
 
 __all__ = [
     "Acknowledgement",
@@ -56,6 +57,7 @@ __all__ = [
     "ReadDeadline",
     "ReadShare",
     "RefusedFrame",
+    "RegisterDifference",
     "RegistryGeneration",
     "RepeatedUplink",
     "ReportedSum",
@@ -63,6 +65,7 @@ __all__ = [
     "RotationWave",
     "StaleSteps",
     "StepVerdict",
+    "UncheckedDay",
     "UncomparedSum",
     "Uplink",
     "WaveMeter",

@@ -77,7 +77,7 @@ class FeedEra(models.Model):
 class FeedHead(models.Model):
     """One row: the present era, and the last position with how many rows there are up to it.
 
-    ``first_kept`` is the first position whose rows are kept.
+    ``first_kept`` is the first position whose rows are kept, ``checked`` the last that validation has looked at.
     """
 
     era = models.ForeignKey(FeedEra, models.PROTECT, related_name="+", db_index=False)
@@ -85,6 +85,7 @@ class FeedHead(models.Model):
     readings = models.BigIntegerField(default=0)
     events = models.BigIntegerField(default=0)
     first_kept = models.BigIntegerField(default=1)
+    checked = models.BigIntegerField(default=0, db_default=0)
 
     def __str__(self) -> str:
         return f"position {self.position} of era {self.era_id}"

@@ -104,6 +104,7 @@ def test_every_other_address_is_shut(north: FleetGroup) -> None:
     client = limited(north)
     by_list = {"readings", "events", "alerts", "meters", "places", "totals", "feed-readings", "feed-events"}
     by_list |= {"reading-messages", "event-messages", "completeness-deadlines", "feed-completeness"}
+    by_list |= {"register-differences"}
     seen = set()
     for door in REST:
         if not isinstance(NEEDED.get((door.name, door.method.upper())), Scope):
