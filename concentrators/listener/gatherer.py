@@ -1,4 +1,7 @@
-"""Gathers notifications of all connections into uplinks, and hands them to reception until they are committed."""
+"""Gathers notifications of all connections into uplinks, and hands them to reception until they are committed.
+
+Each concentrator has a queue of its own: one whose share is spent waits, and holds up no other.
+"""
 
 import asyncio
 import logging
@@ -6,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
@@ -22,15 +25,8 @@ from keyvault.cose.structures import encode_sequence
 logger = logging.getLogger(__name__)
 
 FRAMES, GATHER_S = 200, 0.25  # an uplink holds so many notifications, or those of so long
-QUEUED_MAX = 2_000  # then connections are not read any more
+QUEUED_MAX = 1_000  # of a concentrator; then its connections are not read any more
 _FIRST_WAIT_S, _WAIT_MAX_S = 0.5, 10.0
-
-
-class Taken(NamedTuple):
-    """A notification of a concentrator."""
-
-    concentrator_id: int
-    octets: bytes
 
 
 class NotNowError(Exception):
@@ -69,24 +65,30 @@ class Gatherer:
     def __init__(self, figures: Figures, receive: Receive = receive) -> None:
         self._receive = receive
         self.figures = figures
-        self._queue: asyncio.Queue[Taken | None] = asyncio.Queue(QUEUED_MAX)
+        self._queues: dict[int, asyncio.Queue[bytes | None]] = {}  # by concentrator; None: nothing follows
+        self._committing = asyncio.TaskGroup()
+        self._moved = asyncio.Condition()
+        self._ending = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "reception")  # one connection to the database
 
-    async def put(self, taken: Taken) -> None:
-        """Take a notification; waits while too many are not committed yet."""
-        await self._queue.put(taken)
+    async def put(self, concentrator_id: int, notifications: Sequence[bytes]) -> None:
+        """Take notifications of a concentrator; then wait while too many of it are not committed yet."""
+        queue = self._queues.get(concentrator_id)
+        if queue is None:
+            queue = self._queues[concentrator_id] = asyncio.Queue()
+            self._committing.create_task(self._work(concentrator_id, queue))
+        for octets in notifications:
+            queue.put_nowait(octets)
+        async with self._moved:
+            await self._moved.wait_for(lambda: queue.qsize() <= QUEUED_MAX)
 
     async def run(self) -> None:
         """Work until ``end``; all that was taken before is committed then."""
         try:
-            ended = False
-            while not ended:
-                batch, ended = await self._gather()
-                by_concentrator: dict[int, list[bytes]] = {}
-                for taken in batch:
-                    by_concentrator.setdefault(taken.concentrator_id, []).append(taken.octets)
-                for concentrator_id, frames in by_concentrator.items():
-                    await self._commit(concentrator_id, frames)
+            async with self._committing:
+                await self._ending.wait()
+                for queue in self._queues.values():
+                    queue.put_nowait(None)
         finally:
             await asyncio.get_running_loop().run_in_executor(self._thread, connections.close_all)
             self._thread.shutdown()
@@ -95,26 +97,18 @@ class Gatherer:
         """Do some work in the thread that has the connection to the database; not after ``run`` has ended."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """Let ``run`` return once everything is committed."""
-        await self._queue.put(None)
+        self._ending.set()
 
-    async def _gather(self) -> tuple[list[Taken], bool]:
-        """The next notifications, and whether they are the last."""
-        loop = asyncio.get_running_loop()
-        first = await self._queue.get()
-        if first is None:
-            return [], True
-        batch, until = [first], loop.time() + GATHER_S
-        while len(batch) < FRAMES and (left_s := until - loop.time()) > 0:
-            try:
-                taken = await asyncio.wait_for(self._queue.get(), left_s)
-            except TimeoutError:
-                break
-            if taken is None:
-                return batch, True
-            batch.append(taken)
-        return batch, False
+    async def _work(self, concentrator_id: int, queue: asyncio.Queue[bytes | None]) -> None:
+        ended = False
+        while not ended:
+            frames, ended = await _gather(queue)
+            async with self._moved:
+                self._moved.notify_all()
+            if frames:
+                await self._commit(concentrator_id, frames)
 
     async def _commit(self, concentrator_id: int, frames: Sequence[bytes]) -> None:
         wait_s = _FIRST_WAIT_S
@@ -137,3 +131,21 @@ class Gatherer:
     def _try(self, concentrator_id: int, frames: Sequence[bytes]) -> None:
         close_old_connections()  # one that broke is made anew
         self._receive(concentrator_id, frames)
+
+
+async def _gather(queue: asyncio.Queue[bytes | None]) -> tuple[list[bytes], bool]:
+    """The next notifications, and whether they are the last."""
+    loop = asyncio.get_running_loop()
+    first = await queue.get()
+    if first is None:
+        return [], True
+    batch, until = [first], loop.time() + GATHER_S
+    while len(batch) < FRAMES and (left_s := until - loop.time()) > 0:
+        try:
+            octets = await asyncio.wait_for(queue.get(), left_s)
+        except TimeoutError:
+            break
+        if octets is None:
+            return batch, True
+        batch.append(octets)
+    return batch, False

@@ -15,7 +15,7 @@ from django.db import DatabaseError, InterfaceError, close_old_connections, conn
 from ami_headend.core import sd_notify
 from concentrators.listener.cutters import CUTTERS, Cutter
 from concentrators.listener.figures import TOLD_EVERY_S, Figures
-from concentrators.listener.gatherer import Gatherer, Taken
+from concentrators.listener.gatherer import Gatherer
 from keyvault.cose.structures import MalformedError
 
 logger = logging.getLogger(__name__)
@@ -105,9 +105,9 @@ class Listener:
                 self.counts["cut_off"] += cutter.is_amid()
                 return
             whole = cutter.feed(octets)
-            for notification in whole:
-                self.counts["notifications"] += 1
-                await self._gatherer.put(Taken(concentrator_id, notification))
+            self.counts["notifications"] += len(whole)
+            if whole:
+                await self._gatherer.put(concentrator_id, whole)
             if not cutter.is_amid():
                 began_s = None
             elif began_s is None or whole:
@@ -140,8 +140,7 @@ async def serve(listener: Listener, gatherer: Gatherer, host: str, port: int, tl
     waiting.cancel()
     await listener.end()
     telling.cancel()
-    if not gathering.done():  # else its error follows
-        await gatherer.end()
+    gatherer.end()
     await gathering
     _log(listener)
     await asyncio.to_thread(_tell_last, gatherer.figures)

@@ -9,8 +9,8 @@ from django.db import OperationalError
 
 from concentrators.listener import gatherer as gathering
 from concentrators.listener.figures import Figures
-from concentrators.listener.gatherer import Gatherer
-from concentrators.listener.server import Limits, Listener
+from concentrators.listener.gatherer import Gatherer, NotNowError
+from concentrators.listener.server import Limits, Listener, Whose
 from tests.concentrators.listener.test_cutters import APDU, blocks_of, hdlc, wrapped
 
 LIMITS = Limits(per_address=3, whole_s=0.3, idle_s=5)
@@ -41,18 +41,20 @@ async def anybody(_: Any) -> int:
 Act = Callable[[int, Listener], Awaitable[None]]
 
 
-def listening(act: Act, received: Callable[..., None], link: str = "wrapper", limits: Limits = LIMITS) -> Listener:
+def listening(
+    act: Act, received: Callable[..., None], link: str = "wrapper", limits: Limits = LIMITS, whose: Whose = anybody
+) -> Listener:
     """Run a listener on a free port while ``act`` does something to it; all that came whole is committed afterwards."""
 
     async def run() -> Listener:
         gatherer = Gatherer(Figures("here"), received)
-        listener = Listener(gatherer, link, anybody, limits)
+        listener = Listener(gatherer, link, whose, limits)
         server = await asyncio.start_server(listener.connected, "127.0.0.1", 0)
         task = asyncio.create_task(gatherer.run())
         await act(server.sockets[0].getsockname()[1], listener)
         server.close()
         await listener.end()
-        await gatherer.end()
+        gatherer.end()
         await task
         return listener
 
@@ -147,6 +149,56 @@ def test_what_came_whole_is_committed_once_the_database_is_back(monkeypatch: pyt
 
     listening(act, received)
     assert received.frames == [wrapped(APDU + bytes((n,))) for n in range(50)]
+
+
+def test_what_came_whole_is_committed_though_the_listener_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(gathering, "FRAMES", 2)
+    monkeypatch.setattr(gathering, "QUEUED_MAX", 4)
+    received = Received(failures=5)
+    sent = [wrapped(APDU + bytes((n,))) for n in range(30)]
+
+    async def act(port: int, listener: Listener) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"".join(sent))
+        while not listener.counts["notifications"]:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+    counts = listening(act, received).counts
+    assert counts["committed"] == counts["notifications"] > 4
+    assert received.frames == sent[: counts["committed"]]
+
+
+def test_a_concentrator_that_has_to_wait_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "_FIRST_WAIT_S", 0.01)
+    callers = iter((7, 8))
+    spent = {7}
+
+    class OneHasToWait(Received):
+        def __call__(self, concentrator_id: int, frames: Sequence[bytes]) -> None:
+            if concentrator_id in spent:
+                raise NotNowError
+            super().__call__(concentrator_id, frames)
+
+    received = OneHasToWait()
+
+    async def whose(_: Any) -> int:
+        return next(callers)
+
+    async def act(port: int, _: Listener) -> None:
+        await send(port, wrapped(APDU))
+        await asyncio.sleep(2 * gathering.GATHER_S)
+        await send(port, wrapped(APDU))
+        for _tries in range(200):
+            if received.uplinks:
+                break
+            await asyncio.sleep(0.02)
+        assert received.uplinks == [(8, [wrapped(APDU)])]
+        spent.clear()
+
+    listening(act, received, whose=whose)
+    assert [concentrator for concentrator, _ in received.uplinks] == [8, 7]
 
 
 def test_serial_lines_come_as_hdlc() -> None:

@@ -84,7 +84,7 @@ def test_frames_are_of_the_concentrator_that_the_certificate_names(
             await push(port, name)
         server.close()
         await listener.end()
-        await gatherer.end()
+        gatherer.end()
         await task
 
     asyncio.run(run())
