@@ -17,9 +17,11 @@ _NO_KEY_INFO = b"\x00"
 # By SC: how many octets come with it at least, and the algorithm that it stands for.
 _SHORTEST = [_BEFORE_CIPHERTEXT + TAG_OCTETS * is_authenticated(control) for control in range(256)]
 _GLO, _GENERAL = ([algorithm_of(control, is_general=general) for control in range(256)] for general in (False, True))
+_PROTECTED = [bytes((control,)) for control in range(256)]
 # What most meters begin with: DB 08, title, 82 and a length of two octets, SC, IC.
-_USUAL_HEAD = Struct(">xx8sBHBI")
-_BEFORE_CONTROL = 13
+_USUAL_HEAD = Struct(">H8sBHBI")
+_HEAD_OCTETS, _BEFORE_CONTROL = _USUAL_HEAD.size, 13
+_read_head = _USUAL_HEAD.unpack_from
 _new_frame = tuple.__new__  # half the time of Frame(...)
 
 # What cannot be taken from a push, and why: the first octet of each.
@@ -42,11 +44,11 @@ def parse_dlms(octets: bytes) -> Frame:
     authenticated beside key and plaintext (SC, and the fields of general-ciphering), ``ciphertext`` ends with the tag
     where there is one. MalformedError; MismatchError for what no key of a meter could protect so.
     """
-    if octets[:2] == b"\xdb\x08" and len(octets) >= _USUAL_HEAD.size:
-        title, form, length, control, counter = _USUAL_HEAD.unpack_from(octets)
-        if form == 0x82 and length == len(octets) - _BEFORE_CONTROL and length >= _SHORTEST[control]:
-            head = title, _GLO[control], counter, octets[_BEFORE_CONTROL : _BEFORE_CONTROL + 1]
-            return _new_frame(Frame, (*head, octets[_USUAL_HEAD.size :]))
+    if len(octets) >= _HEAD_OCTETS:
+        start, title, form, length, control, counter = _read_head(octets)
+        is_usual = start == 0xDB08 and form == 0x82
+        if is_usual and length == len(octets) - _BEFORE_CONTROL and length >= _SHORTEST[control]:
+            return _new_frame(Frame, (title, _GLO[control], counter, _PROTECTED[control], octets[_HEAD_OCTETS:]))
     apdu = octets if octets[:1] == b"\xdb" else unwrap(octets)
     first = apdu[:1]
     if first == b"\xdb":

@@ -14,7 +14,7 @@ BLOCK = 0xE0
 _FLAG = 0x7E
 _HDLC_SHORTEST = 7  # format 2, addresses 1 + 1, control 1, FCS 2
 _MBUS_SHORT, _MBUS_SHORT_OCTETS = 0x10, 5
-_MBUS_LONG, _MBUS_STOP = 0x68, 0x16
+_MBUS_LONG, MBUS_STOP = 0x68, 0x16
 _MBUS_BEFORE_DATA = 5  # C, A, CI, STSAP, DTSAP
 _MBUS_AROUND = 6  # 68 L L 68 before what L counts; checksum and stop octet after it
 _MBUS_MODULO = 256  # Sagemcom T210-D counts L modulo 256
@@ -157,7 +157,7 @@ def mbus_frames(octets: bytes) -> list[MBusFrame]:
 def _after_short(octets: bytes, start: int) -> int:
     """Where a short frame 10 C A checksum 16 ends."""
     frame = octets[start : start + _MBUS_SHORT_OCTETS]
-    if len(frame) < _MBUS_SHORT_OCTETS or frame[4] != _MBUS_STOP or (frame[1] + frame[2]) & 0xFF != frame[3]:
+    if len(frame) < _MBUS_SHORT_OCTETS or frame[4] != MBUS_STOP or (frame[1] + frame[2]) & 0xFF != frame[3]:
         raise MalformedError("a short M-Bus frame has 5 octets, a checksum that fits, and the stop octet 16", start)
     return start + _MBUS_SHORT_OCTETS
 
@@ -173,7 +173,7 @@ def _mbus_frame(octets: bytes, start: int) -> tuple[MBusFrame, int]:
         if (
             length >= _MBUS_BEFORE_DATA
             and end <= len(octets)
-            and octets[end - 1] == _MBUS_STOP
+            and octets[end - 1] == MBUS_STOP
             and sum(counted) & 0xFF == octets[end - 2]
         ):
             _, _, information, source, destination = counted[:_MBUS_BEFORE_DATA]

@@ -16,6 +16,10 @@ from keyvault.schemes.dlms.security import TAG_OCTETS, is_authenticated, is_encr
 
 _LIBRARY_TAG_OCTETS = 16
 _TAG_END = TAG_OCTETS - _LIBRARY_TAG_OCTETS  # of what the library gives
+# Slices are kept: making one takes as long as cutting by it.
+_TAG, _BEFORE_TAG = slice(-TAG_OCTETS, None), slice(-TAG_OCTETS)
+_LIBRARY_TEXT, _LIBRARY_TAG = slice(-_LIBRARY_TAG_OCTETS), slice(-_LIBRARY_TAG_OCTETS, _TAG_END)
+_BOTH_TAGS = slice(-TAG_OCTETS - _LIBRARY_TAG_OCTETS)  # where ciphertext and tag were encrypted: what is before them
 
 
 class GcmCipher:
@@ -40,28 +44,27 @@ class GcmCipher:
         Without authentication there is no tag: then what comes out must be one whole notification.
         """
         title, _, counter, protected, said = frame
-        iv = title + counter.to_bytes(4, "big")
+        iv = title + counter.to_bytes(4)
         encrypt = self._encrypt
         if not self._is_authenticated:
-            plaintext = encrypt(iv, said, None)[:-_LIBRARY_TAG_OCTETS]
+            plaintext = encrypt(iv, said, None)[_LIBRARY_TEXT]
             if not is_whole(plaintext):
                 raise TagInvalidError
             return plaintext
-        tag = said[-TAG_OCTETS:]
         aad = self._usual_aad if len(protected) == 1 else protected[:1] + self._aad + protected[1:]
         if self._is_encrypted:
-            plaintext = encrypt(iv, said[:-TAG_OCTETS], None)[:-_LIBRARY_TAG_OCTETS]
-            right = encrypt(iv, plaintext, aad)[-_LIBRARY_TAG_OCTETS:_TAG_END]
+            plaintext = encrypt(iv, said, None)[_BOTH_TAGS]
+            right = encrypt(iv, plaintext, aad)[_LIBRARY_TAG]
         else:
-            plaintext = said[:-TAG_OCTETS]
-            right = encrypt(iv, b"", aad + plaintext)[:TAG_OCTETS]
-        if not compare_digest(tag, right):
+            plaintext = said[_BEFORE_TAG]
+            right = encrypt(iv, b"", aad + plaintext)[_LIBRARY_TAG]
+        if not compare_digest(said[_TAG], right):
             raise TagInvalidError
         return plaintext
 
     def seal(self, title: bytes, counter: int, apdu: bytes, authenticated: bytes = b"") -> bytes:
         """SC || IC || ciphertext [|| tag] around an APDU; the caller never repeats a ``counter`` (0..2^32-1)."""
-        iv = title + counter.to_bytes(4, "big")
+        iv = title + counter.to_bytes(4)
         head = bytes((self._control,)) + iv[8:]
         aad = self._usual_aad + authenticated
         if not self._is_authenticated:

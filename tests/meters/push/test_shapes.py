@@ -37,7 +37,7 @@ for code in ("31", "51", "71"):  # finer than the frame: what it says is multipl
     REGISTERS[f"1-0:{code}.7.0"] = REGISTERS[f"1-0:{code}.7.0"]._replace(scaler=-3)
 SHAPED = {
     "dp_mbus_netz_noe_p1", "fkw9_2", "hasm_sim-three-phase", "amshan_kaifa_no_list_2", "positional", "db_sc30",
-    "tag_0c_datetime", "dp_hdlc_kamstrup_omnipower",
+    "tag_0c_datetime", "dp_hdlc_kamstrup_omnipower", "push_object_list_6",
 }  # fmt: skip
 SAMPLES = {name: (said, plaintext) for name, said, plaintext in plaintexts() if name in SHAPED}
 
@@ -99,6 +99,24 @@ def test_each_profile_for_single_meters_has_its_own_shape() -> None:
         assert ours[0].value == 2 * near[0].value
         assert near == far
     assert len(shapes_of(reads)) == 3
+
+
+def test_a_shape_thins_as_the_general_reader_does() -> None:
+    """Of notifications every minute one in a quarter of an hour is stored."""
+    said, sample = SAMPLES["db_sc30"]
+    definition = parse_definition({**definition_for("db_sc30", said), "thin_s": 900, "push_s": 60})
+    row = PushProfileRow(TITLE[:3], digest(parse_notification(sample).skeleton), definition)
+    fast = PushReader(Catalogue(REGISTERS, [row]))
+    minute_at = 6 + 6  # 0f, invoke id (4), 0c; year (2), month, day, day of week, hour
+    stored = 0
+    for minute in range(60):
+        payload = sample[:minute_at] + bytes((minute, 30)) + sample[minute_at + 2 :]
+        period = PayloadTimes(0, 1_752_489_000) if minute % 2 else ALWAYS
+        found = answer(fast, payload, period)
+        assert found == answer(PushReader(Catalogue(REGISTERS, [row])), payload, period)
+        stored += bool(found)
+    assert stored == 4
+    assert len(shapes_of(fast)) == 1
 
 
 @given(number=st.integers(0, 2**32 - 1), lowest=st.integers(-5, 10**6), highest=st.integers(10**6, 2**40))
