@@ -7,6 +7,7 @@ from typing import NamedTuple
 from django.conf import settings
 
 from keyvault.cose.forms import KID_OCTETS
+from keyvault.cose.structures import SYSTEM_TITLE_OCTETS
 from keyvault.device_keys.unwrapping import open_keys
 from keyvault.models import KeyState
 from keyvault.schemes.lines import Cipher, KeyLacksError
@@ -54,6 +55,7 @@ class KeptCiphers:
         self._young: dict[bytes, tuple[KeyRow, Cipher]] = {}
         self._old: dict[bytes, tuple[KeyRow, Cipher]] = {}
         self._usual: dict[bytes, bytes] = {}
+        self._in_turn: dict[bytes, dict[bytes, int]] = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -119,19 +121,36 @@ class KeptCiphers:
             found[kid] = entry
         return found
 
-    def usual_kids(self, titles: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Return, by title, the kid of the key that opened the last frame which named only the title, where known."""
-        usual = self._usual
-        return {title: usual[title] for title in titles if title in usual}
+    def usual_kids(self, titles: Iterable[bytes], counters: Mapping[bytes, int]) -> dict[bytes, bytes]:
+        """Return, by title, the kid of the key that opened the last frame which named only the title, where known.
 
-    def note_usual(self, kid: bytes) -> None:
-        """Note that a key opened a frame that names only its title."""
+        If another key of the title opened one before, that whose counter was then the nearest below ``counters``.
+        """
+        usual, in_turn = self._usual, self._in_turn
+        kids = {title: usual[title] for title in titles if title in usual}
+        for title in in_turn.keys() & kids.keys():
+            kids[title] = _nearest(in_turn[title], counters[title])
+        return kids
+
+    def note_usual(self, kid: bytes, counter: int) -> None:
+        """Note that a key opened a frame that names only its title, and the frame's counter."""
         if len(self._usual) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._usual.clear()
-        self._usual[kid[:8]] = kid
+            self._in_turn.clear()
+        title = kid[:SYSTEM_TITLE_OCTETS]
+        before, noted = self._usual.get(title, kid), self._in_turn.get(title, {})
+        if before != kid or noted:
+            other = next(one for one in (before, *noted) if one != kid)
+            self._in_turn[title] = {kid: counter, other: noted.get(other, -1)}
+        self._usual[title] = kid
 
     def keep(self, kid: bytes, row: KeyRow, cipher: Cipher) -> None:
         """Cache the cipher of a kid, made from a row as it was read."""
         if len(self._young) >= settings.DEVICE_CIPHER_CACHE_SIZE:
             self._old, self._young = self._young, {}
         self._young[kid] = (row, cipher)
+
+
+def _nearest(noted: Mapping[bytes, int], counter: int) -> bytes:
+    """Return the kid whose counter is the nearest below another one; else the nearest of all."""
+    return min(noted, key=lambda kid: (noted[kid] >= counter, abs(counter - noted[kid])))

@@ -84,7 +84,7 @@ def open_frames(uplinks: Sequence[Frames], care: Care, ciphers: KeptCiphers) -> 
         results.append(OpenedFrames([], refused))
         foreseen.look_at(parsed[-1])
     titles = titles_in(foreseen.names)
-    usual = ciphers.usual_kids(titles) if titles and care is not Care.LOCK else {}
+    usual = ciphers.usual_kids(titles, foreseen.first) if titles and care is not Care.LOCK else {}
     foreseen.rename(usual)
     keys = read_keys(foreseen.names, {} if care is Care.LOCK else foreseen.highest(), care, ciphers)
     made = _add_ciphers(keys, ciphers)
@@ -131,7 +131,7 @@ def _open_by_title(
             refused.append(Refused(index, *_why_not(envelope, frame, key, unfound), kid, frame.counter))
             continue
         kid, key, payload = found
-        ciphers.note_usual(kid)
+        ciphers.note_usual(kid, frame.counter)
         if opened and opened[-1].frame_index > index:
             late.append(opened)
         opened.append(Opened(index, kid, frame.counter, payload, key))
@@ -199,12 +199,12 @@ class _Foreseen:
     """
 
     def __init__(self) -> None:
-        self._first: dict[bytes, int] = {}
+        self.first: dict[bytes, int] = {}  # counter by what the frames name
         self._next: dict[bytes, int] = {}
         self._irregular: set[bytes] = set()
 
     def look_at(self, frames: list[_Parsed]) -> None:
-        first, following, irregular = self._first, self._next, self._irregular
+        first, following, irregular = self.first, self._next, self._irregular
         for _, _, frame in frames:
             kid, _, counter, _, _ = frame
             if kid in first:
@@ -217,11 +217,11 @@ class _Foreseen:
     @property
     def names(self) -> Collection[bytes]:
         """What the frames name: kids, or only titles."""
-        return self._first.keys()
+        return self.first.keys()
 
     def rename(self, usual: Mapping[bytes, bytes]) -> None:
         """Take the frames of each title as if they had named its usual kid."""
-        first, irregular = self._first, self._irregular
+        first, irregular = self.first, self._irregular
         for title, kid in usual.items():
             if title in irregular or kid in first:  # other frames name it
                 irregular.add(kid)
@@ -235,7 +235,7 @@ class _Foreseen:
         irregular = self._irregular
         return {
             kid: counter - 1
-            for kid, counter in self._first.items()
+            for kid, counter in self.first.items()
             if kid not in irregular and (counter or len(kid) == KID_OCTETS)
         }
 

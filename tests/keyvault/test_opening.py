@@ -12,7 +12,7 @@ from pytest_django import Settings
 from keyvault.ciphers import KeptCiphers
 from keyvault.cose.structures import make_kid
 from keyvault.counted_keys import ContendedError
-from keyvault.device_keys import key_rows, provisioning
+from keyvault.device_keys import epochs, key_rows, provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey, InvocationCounter, KeyState
 from keyvault.opening import Opening, _known_titles, open_frames, save_counters
@@ -388,6 +388,17 @@ class TestByTitle:
         assert self.epochs(mixed) == [2, 1, 2]
         assert [one.frame_index for one in mixed.uplinks[0].opened] == [0, 1, 2]
         assert self.epochs(self.opened(self.frame(2, self.NEW), self.frame(2), statements=2)) == [2, 1]
+
+    def test_two_sets_in_turn_are_told_apart_by_their_counters(self) -> None:
+        """Each change of the set costs a look until both were heard; then none, while their counters are apart."""
+        self.opened(self.frame(70_000), statements=2)
+        provisioning.provision_pending([self.new_key(2, self.NEW)], {})
+        self.opened(self.frame(0, self.NEW), statements=2)
+        epochs.activate([DeviceKey.objects.get(system_title=self.DLMS, epoch=2).pk], NOW)
+        self.opened(self.frame(70_001), statements=4)  # both rows say other states since
+        for counter in (1, 2, 3):
+            assert self.epochs(self.opened(self.frame(counter, self.NEW), statements=0)) == [2]
+            assert self.epochs(self.opened(self.frame(70_001 + counter), statements=0)) == [1]
 
     def test_a_forged_frame_costs_its_title_a_look_and_takes_nothing(self) -> None:
         self.opened(self.frame(0), statements=2)
