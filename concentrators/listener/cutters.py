@@ -8,7 +8,16 @@ from typing import NamedTuple, Protocol
 
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS, MalformedError
 from keyvault.schemes.dlms.envelope import MAX_OCTETS
-from keyvault.schemes.dlms.framing import BLOCK, LLC, blocks, hdlc_frames, mbus_frames, read_length, wrapper_end
+from keyvault.schemes.dlms.framing import (
+    BLOCK,
+    LLC,
+    MBUS_STOP,
+    blocks,
+    hdlc_frames,
+    mbus_frames,
+    read_length,
+    wrapper_end,
+)
 
 _PAIRS_MAX = 64  # of addresses whose notifications have begun, on one connection
 _FLAG = 0x7E
@@ -119,7 +128,7 @@ class HdlcCutter(_Joiner):
             end = 1 + (int.from_bytes(rest[1:3], "big") & 0x07FF)
             if len(rest) < end:
                 return None
-            octets = bytes((_FLAG, *rest[1:end], _FLAG))
+            octets = b"\x7e" + rest[1:end] + b"\x7e"
             try:
                 (frame,) = hdlc_frames(octets)
             except (MalformedError, ValueError):
@@ -143,7 +152,7 @@ class MBusCutter(_Joiner):
             if rest[0] == _MBUS_SHORT:
                 if len(rest) < 5:
                     return None
-                del rest[: 5 if _is_mbus(bytes(rest[:5])) else 1]
+                del rest[: 5 if _ends_mbus(rest, 5) else 1]
             elif rest[0] != _MBUS_LONG:
                 del rest[0]
             elif len(rest) < 4:
@@ -152,7 +161,7 @@ class MBusCutter(_Joiner):
                 del rest[0]
             else:
                 ends = [rest[1] + 6, rest[1] + 256 + 6]  # one meter counts modulo 256
-                end = next((end for end in ends if len(rest) >= end and _is_mbus(bytes(rest[:end]))), None)
+                end = next((end for end in ends if len(rest) >= end and _ends_mbus(rest, end)), None)
                 if end is not None:
                     octets = self._take(end)
                     (frame,) = mbus_frames(octets)
@@ -223,9 +232,12 @@ def _ends(apdu: bytes) -> tuple[bool, bool]:
     return found[0].number == 1, found[-1].is_last
 
 
-def _is_mbus(octets: bytes) -> bool:
+def _ends_mbus(octets: bytearray, end: int) -> bool:
+    """Whether octets begin with an M-Bus frame that ends there; what does not end with the stop octet costs nothing."""
+    if octets[end - 1] != MBUS_STOP:
+        return False
     try:
-        mbus_frames(octets)
+        mbus_frames(bytes(octets[:end]))
     except MalformedError:
         return False
     return True
