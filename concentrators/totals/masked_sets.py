@@ -88,7 +88,7 @@ WITH groups AS (
     JOIN groups g ON g.mask_group = m.mask_group
     JOIN taken t ON t.meter_id = m.id AND t.authorities = g.authorities
     WHERE r.set_id IS NULL AND r.captured_at >= %(earliest)s
-), places AS (
+), places AS MATERIALIZED (
     SELECT register_id, captured_at, interval_minutes, mask_group, count(*) AS meters FROM ready
     GROUP BY 1, 2, 3, 4 HAVING count(*) >= %(fewest)s AND max(received_at) <= %(settled)s
     ORDER BY captured_at, register_id, interval_minutes, mask_group LIMIT %(limit)s

@@ -12,7 +12,7 @@ from django.utils import timezone
 from concentrators.commands import queue
 from concentrators.commands.queue import CommandRequest, DownlinkError
 from concentrators.models import CommandKind, Concentrator, IntervalTotal, MaskedSet, MaskQuestion
-from concentrators.totals import mask_client, mask_collector, masked_queries
+from concentrators.totals import mask_client, mask_collector, masked_queries, masked_sets
 from concentrators.totals.completeness import incomplete_meters
 from concentrators.totals.mask_client import NoAnswerError
 from keyvault.audit.chain import Actor
@@ -338,3 +338,14 @@ class TestPinning:
 
     def test_requests_are_signed_with_one_key(self) -> None:
         assert pinned.requester(NOW).public == pinned.requester(datetime.now(UTC)).public
+
+
+def test_places_are_found_once_whatever_the_planner_knows() -> None:
+    """Without statistics, as after a first load, PostgreSQL would find them again for each value: for minutes."""
+    none = {"names": ["x"], "numbers": [2], "ids": [1, 2], "earliest": NOW, "settled": NOW, "now": NOW}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"EXPLAIN {masked_sets._FORM}", {**none, "fewest": 10, "most": 100, "modulus": MODULUS, "limit": 1}
+        )
+        plan = [row[0].strip() for row in cursor.fetchall()]
+    assert {"CTE ready", "CTE places", "CTE parts"} <= set(plan)
