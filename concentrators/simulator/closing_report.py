@@ -1,10 +1,16 @@
 """The closing report of a run: what was expected and found, line by line, and every difference in words. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 _NAMED = 10
+# Is told what is compared, how much of it was, and of how much.
+Look = Callable[[str, int, int], None]
+
+
+def nobody_looks(what: str, done: int, of: int) -> None:
+    """Nobody wants to know how far the comparison is."""
 
 
 class Line(NamedTuple):
@@ -19,6 +25,7 @@ class Line(NamedTuple):
 class Closing:
     """The report: lines, and every difference in words (the first of each sort, and how many more)."""
 
+    look: Look = nobody_looks
     lines: list[Line] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ from django.db.models import Count, Sum
 from ami_headend.core.sql import chunks
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, Uplink
-from concentrators.simulator.closing_report import Closing
+from concentrators.simulator.closing_report import Closing, Look, nobody_looks
 from concentrators.simulator.factory import Factory
 from concentrators.simulator.mask_authorities import RunningAuthorities
 from concentrators.simulator.plan import Load, Plan
@@ -23,8 +23,8 @@ from concentrators.simulator.truth_readings import compare_readings
 from concentrators.simulator.truth_signed import compare_signed
 from keyvault.cose.structures import split_sequence
 
-_CHUNK_READINGS = 400_000
 _CHUNK_UPLINKS = 2_000
+_LOOK_EVERY = 500  # failures
 
 
 class StalledError(Exception):
@@ -53,13 +53,18 @@ def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], N
 
 
 def compare(
-    plan: Plan, load: Load, spool: Spool, factory: Factory, authorities: RunningAuthorities | None = None
+    plan: Plan,
+    load: Load,
+    spool: Spool,
+    factory: Factory,
+    authorities: RunningAuthorities | None = None,
+    look: Look = nobody_looks,
 ) -> Closing:
     """Compare everything that was sent with the head-end's database, frame by frame and interval by interval.
 
-    ``authorities`` are those of a run with meters that mask.
+    ``authorities`` are those of a run with meters that mask; ``look`` is called often with the progress.
     """
-    closing = Closing()
+    closing = Closing(look)
     posted = list(spool.posted())
     concentrators = _concentrator_ids(plan)
     _compare_verdicts(closing, posted)
@@ -80,12 +85,14 @@ def _compare_verdicts(closing: Closing, posted: list[tuple[int, int, dict[str, i
     for _, _, verdicts in posted:
         expected.update(verdicts)
     found: Counter[str] = Counter()
-    frames = 0
+    frames = done = 0
     for chunk in chunks([uplink for _, uplink, _ in posted], _CHUNK_UPLINKS):
         rows = Uplink.objects.filter(pk__in=chunk).values_list("frames", "accepted", "duplicate", "failures")
         for of_uplink, accepted, duplicate, failures in rows:
             frames += of_uplink
             found.update({ACCEPTED: accepted, DUPLICATE: duplicate, **failures})
+        done += len(chunk)
+        closing.look("verdicts of uplinks", done, len(posted))
     closing.count("frames sent", expected.total(), frames)
     kinds = [kind.value for kind in FailureKind if kind in expected or kind in found]
     for verdict in [ACCEPTED, DUPLICATE, *kinds]:
@@ -124,18 +131,21 @@ def _compare_failures(
                 f"{kind} at concentrator {number + 1}: sent {sent}, counted {tallies[number, kind]}, rows kept {kept}"
             )
     closing.name(differing)
-    good, bad = _check_evidence(list(concentrators))
+    good, bad = _check_evidence(closing, list(concentrators), rows.total())
     closing.count("integrity failures kept with their frame", good + len(bad), good)
     closing.name(bad)
 
 
-def _check_evidence(concentrator_ids: list[int]) -> tuple[int, list[str]]:
+def _check_evidence(closing: Closing, concentrator_ids: list[int], expected: int) -> tuple[int, list[str]]:
     """Count the failures that have exactly the octets at that place of the uplink, and find those that do not."""
     good, bad = 0, []
     rows = IntegrityFailure.objects.filter(concentrator__in=concentrator_ids).order_by("uplink_id")
     frames: list[bytes] | None = None
     uplink_id = None
-    for row in rows.only("kind", "uplink_id", "frame_index", "frame", "detail").iterator(chunk_size=5_000):
+    fields = rows.only("kind", "uplink_id", "frame_index", "frame", "detail")
+    for done, row in enumerate(fields.iterator(chunk_size=5_000), 1):
+        if done % _LOOK_EVERY == 0 or done == expected:
+            closing.look("failures with their frames", done, expected)
         if row.uplink_id != uplink_id:
             uplink_id = row.uplink_id
             body = Uplink.objects.values_list("body", flat=True).get(pk=uplink_id)

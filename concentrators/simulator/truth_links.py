@@ -24,12 +24,14 @@ def compare_links(closing: Closing, plan: Plan, load: Load, spool: Spool, concen
     """Compare what went over the local links; ``concentrators`` maps the head-end's ids to the run's numbers."""
     store = LinkStore(spool)
     _compare_dropped(closing, store, concentrators)
-    now = timezone.now()
+    now, sums_said = timezone.now(), store.sums()
+    closing.look("sums that were said", 0, len(sums_said))
     reported_sums.compare(now)
+    closing.look("sums that were said", len(sums_said), len(sums_said))
     kept_since_s = (now - timedelta(days=settings.FAILURE_KEEP_DAYS - 1)).timestamp()  # older sums are dropped
     said, true = (
         {at: sums for at, sums in of.items() if at[1].start_s >= kept_since_s}
-        for of in (store.sums(), _true_sums(plan, load, spool))
+        for of in (sums_said, _true_sums(plan, load, spool))
     )
     _compare_sums(closing, said, true, _found_sums(concentrators, kept_since_s))
 

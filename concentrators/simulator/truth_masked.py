@@ -32,10 +32,12 @@ def compare_masked(
         if number < len(plan.meters):
             for one in plan.intervals(load, number, spool.fact("tick") or 0, lengths.get(number, ())):
                 energy[number, one.start_s] = one.energy_wh
+    closing.look("masked values", 0, len(energy))
     _compare_values(closing, plan, factory, energy)
+    closing.look("masked values", len(energy), len(energy))
     if plan.rates.get(Misbehaviour.AUTHORITY_AWAY):
         _compare_away(closing, plan, authorities)
-    _collect(plan)
+    _collect(closing, plan)
     _compare_totals(closing, plan, energy)
     if plan.rates.get(Misbehaviour.AUTHORITY_RESTORED):
         _compare_restored(closing, plan, authorities)
@@ -74,10 +76,11 @@ def _compare_away(closing: Closing, plan: Plan, authorities: RunningAuthorities)
     authorities.start(last)
 
 
-def _collect(plan: Plan) -> None:
+def _collect(closing: Closing, plan: Plan) -> None:
     while True:
         MaskQuestion.objects.filter(set__in=_sets(plan), answer=None).update(due_at=timezone.now())
         done = mask_collector.collect(timezone.now(), _AT_ONCE)
+        closing.look("masked totals", _sets(plan).exclude(closed_at=None).count(), _sets(plan).count())
         if not (done.formed or done.answers or done.closed):
             return
 

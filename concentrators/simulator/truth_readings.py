@@ -1,7 +1,7 @@
 """The closing comparison of readings, events and interval totals: each value of each meter, and what they add up to."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -52,6 +52,7 @@ class _Truth:
     cumulative: int
     interval: int
     registers: Mapping[str, int]
+    without_totals: Collection[int]  # numbers of schemes
     totals: defaultdict[_Total, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0, 0]))
     readings: dict[_Place, _Reading] = field(default_factory=dict)
     events: dict[_Place, int] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class _Truth:
     def add(self, plan: Plan, number: int, one: PlannedInterval, *, masked: bool, mark: int | None) -> None:
         """An interval of a meter, and the event that it reports then."""
         total = self.totals[_Total(plan.assigned_to(number, one.start_s), one.minutes, one.start_s)]
-        if masked or mark in schemes_without_totals():
+        if masked or mark in self.without_totals:
             total[2] += 1
         else:
             total[0] += one.energy_wh
@@ -91,7 +92,7 @@ def compare_readings(
     for one_said in spool.said():
         said[one_said.meter].append(one_said)
     registers = dict(Register.objects.values_list("obis_code", "pk"))
-    truth = _Truth(registers[ENERGY_REGISTER], registers[LOAD_PROFILE], registers)
+    truth = _Truth(registers[ENERGY_REGISTER], registers[LOAD_PROFILE], registers, schemes_without_totals())
     counts: Counter[tuple[str, bool]] = Counter()  # by what is counted, and whether it is what the head-end has
     differing: list[str] = []
     numbers, lengths, masked, ghosts = plan.numbers, spool.lengths(), set(plan.masked), _said_by_ghosts(plan)
@@ -100,7 +101,8 @@ def compare_readings(
         chunk = numbers[first : first + per_chunk]
         ids = meter_ids(plan, chunk)
         stored, events = _stored_readings(list(ids.values()), uplinks), _stored_events(list(ids.values()))
-        for number in chunk:
+        for done, number in enumerate(chunk, first):
+            closing.look("readings of meters", done, len(numbers))
             truth.readings, truth.events = {}, {}
             scheme = SCHEMES[plan.scheme_of(number)]
             mark = scheme.number if scheme.number in _PUSH_NUMBERS else None
@@ -118,6 +120,7 @@ def compare_readings(
             counts["meter events", True] += len(events_found)
             differing += differences(f"reading of meter {number}", truth.readings, found)
             differing += differences(f"event of meter {number}", truth.events, events_found)
+    closing.look("readings of meters", len(numbers), len(numbers))
     for what in dict.fromkeys(what for what, _ in sorted(counts)):
         closing.count(what, counts[what, False], counts[what, True])
     closing.name(differing)

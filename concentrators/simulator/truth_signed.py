@@ -1,6 +1,7 @@
 """The closing comparison of meters that sign: of each reading the stored signature, which proves it to others."""
 
 from collections import Counter
+from collections.abc import Mapping
 from hashlib import sha256
 
 from concentrators.simulator.closing_report import Closing
@@ -28,7 +29,7 @@ def compare_signed(closing: Closing, plan: Plan, load: Load, spool: Spool, facto
     expected = once = verified = fitting = 0
     differing: list[str] = []
     ids = meter_ids(plan, plan.signing)
-    for number in plan.signing:
+    for done, number in enumerate(plan.signing, 1):
         said: set[bytes] = set()
         if number < len(plan.meters):
             said = {
@@ -41,6 +42,7 @@ def compare_signed(closing: Closing, plan: Plan, load: Load, spool: Spool, facto
         once += sum(found.times[payload] == 1 for payload in said)
         verified, fitting = verified + found.verified, fitting + found.fitting
         differing += found.wrong
+        closing.look("signatures of meters", done, len(plan.signing))
     closing.count("readings with one signature stored", expected, once)
     closing.count("stored signatures that were verified by their coupon lists", verified, fitting)
     closing.name(differing)
@@ -63,10 +65,12 @@ class _Found:
             (epoch, number): bytes(digest or b"")
             for epoch, number, digest in coupons.values_list("epoch", "number", "spent_on").iterator()
         }
+        some: dict[tuple[int, int], bytes] = {}
         for place, (epoch, number, octets) in enumerate(rows.values_list("epoch", "number", "octets").iterator()):
             self._look_at(epoch, number, bytes(octets), spent_on)
             if place % _VERIFIED == 0:
-                self._verify(epoch, number, bytes(octets))
+                some[epoch, number] = bytes(octets)
+        self._verify(some)
 
     def _look_at(self, epoch: int, number: int, octets: bytes, spent_on: dict[tuple[int, int], bytes]) -> None:
         kid = make_kid(self._title, epoch)
@@ -78,10 +82,14 @@ class _Found:
         if spent_on.get((epoch, number)) != sha256(octets).digest():
             self.wrong.append(f"{where}: its coupon is not spent on it")
 
-    def _verify(self, epoch: int, number: int, octets: bytes) -> None:
-        coupon = Coupon.objects.select_related("announced").get(system_title=self._title, epoch=epoch, number=number)
-        point, public = bytes(coupon.point), bytes(coupon.announced.public)
-        signed = parse_reading(octets)
-        hashed = chameleon.hash_of(signed.to_sign, point, public)
-        self.verified += 1
-        self.fitting += chameleon.fits(hashed, signed.response, point, public, bytes(coupon.commitment))
+    def _verify(self, some: Mapping[tuple[int, int], bytes]) -> None:
+        """Verify signatures, by epoch and number of their coupons; one query."""
+        self.verified += len(some)
+        coupons = Coupon.objects.filter(system_title=self._title, number__in={number for _, number in some})
+        rows = coupons.values_list("epoch", "number", "point", "commitment", "announced__public")
+        for epoch, number, *octets in rows:
+            if (epoch, number) in some:
+                signed = parse_reading(some[epoch, number])
+                point, commitment, public = map(bytes, octets)
+                hashed = chameleon.hash_of(signed.to_sign, point, public)
+                self.fitting += chameleon.fits(hashed, signed.response, point, public, commitment)

@@ -20,14 +20,12 @@ from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError
 from django.utils import timezone
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.commands import DomainCommand
 from concentrators import tasks
 from concentrators.models import Uplink
-from concentrators.simulator import mask_authorities
+from concentrators.simulator import display, mask_authorities
 from concentrators.simulator.closing_report import Closing
 from concentrators.simulator.concentrator import COMPRESSIONS, Options, RefusedError
 from concentrators.simulator.factory import Factory
@@ -158,14 +156,18 @@ class Command(DomainCommand):
         post_by = Options(url, options["batch"], options["compress"])
         run = Run(plan, production, spool, spool.fact("tokens"), post_by, options["speed"])
         late = LateProfile(plan, spool)
+        stopped = f"Stopped. To continue: manage.py simulate --state {folder}"
         with _signals(run) as quit_now:
             if not _play(run, plan, console, late) or (not endless and not _verified(spool, console, quit_now, late)):
-                console.print(f"Stopped. To continue: manage.py simulate --state {folder}")
+                console.print(stopped)
                 return STOPPED
         if endless:
             return 0
-        closing = compare(plan, load, spool, factory, authorities)
-        _print(closing, console)
+        closing = _compared(plan, load, spool, factory, authorities, console)
+        if closing is None:
+            console.print(stopped)
+            return STOPPED
+        display.print_closing(closing, console)
         if closing.differences:
             return DIFFERS
         if options["state"] is None:
@@ -311,14 +313,7 @@ def _play(run: Run, plan: Plan, console: Console, late: LateProfile) -> bool:
     """Run to the end, with progress bars if there is an end; True if everything was posted."""
     if plan.ticks is None:
         return run.play(lambda _: late.look())
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console) as progress:
+    with display.progress(console) as progress:
         measured = progress.add_task("intervals measured", total=plan.ticks, note="")
         posted = progress.add_task("frames posted", total=None, note="")
 
@@ -331,6 +326,22 @@ def _play(run: Run, plan: Plan, console: Console, late: LateProfile) -> bool:
         return run.play(look)
 
 
+def _compared(
+    plan: Plan,
+    load: Load,
+    spool: Spool,
+    factory: Factory,
+    authorities: mask_authorities.RunningAuthorities | None,
+    console: Console,
+) -> Closing | None:
+    """Compare, with a progress bar for each thing that is compared; None if the user interrupted."""
+    try:
+        with display.progress(console) as bars:
+            return compare(plan, load, spool, factory, authorities, display.Bars(bars).look)
+    except KeyboardInterrupt:
+        return None
+
+
 def _verified(spool: Spool, console: Console, quit_now: threading.Event, late: LateProfile) -> bool:
     """Wait for the verdicts; False if the user interrupted."""
     with console.status("Waiting for the verdicts") as status:
@@ -340,21 +351,6 @@ def _verified(spool: Spool, console: Console, quit_now: threading.Event, late: L
         status.update("Waiting for frames that a push profile came late for")
         late.wait_until_read(_PATIENCE_S, quit_now.is_set)
     return not quit_now.is_set()
-
-
-def _print(closing: Closing, console: Console) -> None:
-    table = Table(title="Sent, and stored in the head-end", title_justify="left")
-    table.add_column("")
-    for heading in ("truth", "head-end", ""):
-        table.add_column(heading, justify="right")
-    for line in closing.lines:
-        table.add_row(
-            line.what, f"{line.expected:,}", f"{line.found:,}", "" if line.expected == line.found else "differs"
-        )
-    console.print(table)
-    for difference in closing.differences:
-        console.print(f"DIFFERS: {difference}", markup=False)
-    console.print(f"{len(closing.differences)} differences." if closing.differences else "Truth and totals are equal.")
 
 
 def _positive(text: str) -> int:
