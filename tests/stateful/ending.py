@@ -43,6 +43,8 @@ def end_well(site: HeadEnd) -> None:
     _assert_every_frame_once(site)
     for meter in site.meters:
         _assert_not_locked_out(site, meter)
+    for meter in site.pushers:
+        _assert_still_pushes(site, meter)
     _assert_no_command_done_expires(site)
     _deliver_all_again(site)
     _assert_every_frame_once(site)
@@ -141,6 +143,16 @@ def _assert_not_locked_out(site: HeadEnd, meter: HonestMeter) -> None:
     assert verdicts == [ACCEPTED], f"a fresh frame, {site.air[-1]}, is {verdicts} under a key that is {key.state}"
     key = site.truth.keys[meter.title, meter.epoch]
     assert key.state == "active", f"the key of {meter.title.hex()}, a meter of scheme {meter.scheme}, is {key.state}"
+
+
+def _assert_still_pushes(site: HeadEnd, meter: HonestMeter) -> None:
+    """A fresh frame of a DLMS meter is accepted, unless its key set was cut off: the next one comes from elsewhere."""
+    site.bring_next_set(meter)
+    state = site.truth.keys[meter.title, meter.epoch].state
+    site.read([meter], 5)
+    site.arrive(0, site.air[-1:], worker=0)
+    verdicts = site.truth.uplinks[max(site.truth.uplinks)].verdicts
+    assert verdicts == [ACCEPTED if state in ACCEPTABLE else "key_retired"], f"a fresh frame of DLMS is {verdicts}"
 
 
 def _prove_key(site: HeadEnd, meter: HonestMeter) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
+from concentrators.simulator.keys import pushes
 from concentrators.simulator.meter import Memory, SimulatedMeter
 from concentrators.simulator.nonvolatile import NonVolatile, PowerLostError
 from concentrators.simulator.obedience import (
@@ -20,6 +21,7 @@ from concentrators.simulator.sealers import Sealer, sealer
 from keyvault.cose.forms import KID_OCTETS
 from keyvault.device_keys.fingerprints import fingerprint
 from keyvault.enrolment.frames import parse_enrolment
+from keyvault.schemes.dlms.security import LAST_COUNTER
 from keyvault.schemes.table import ENVELOPES
 from meters.models import Meter
 from meters.readings.obis import COMMAND_DONE, COMMAND_LATE, COMMAND_REFUSED, LOAD_PROFILE, STANDARD_LOG
@@ -33,7 +35,10 @@ ATTACKS = ("flip", "wrong key", "other meter", "other epoch", "downgrade", "down
 
 
 class Made(NamedTuple):
-    """What a meter begins with; ``head_end`` is the public key that it seals to, ``private`` its own to agree with."""
+    """What a meter begins with; ``head_end`` is the public key that it seals to, ``private`` its own to agree with.
+
+    ``next_key`` is the key set after its own, of a DLMS meter.
+    """
 
     key: bytes
     transfer_key: bytes
@@ -43,6 +48,7 @@ class Made(NamedTuple):
     head_end: bytes = b""
     private: bytes = b""
     epoch: int = 1
+    next_key: bytes = b""
 
 
 class HonestMeter:
@@ -125,7 +131,12 @@ class HonestMeter:
             private=made.private,
             made_epoch=made.epoch,
             clock_s=now_s,
+            next_key=made.next_key,
         )
+
+    def use_next_set(self) -> None:
+        """Send under the key set of the next epoch from now on, as its own system told it."""
+        self._device.use_next_set()
 
     def seal_with_other_key(self, counter: int, payload: bytes) -> bytes:
         """A frame of somebody with another key."""
@@ -277,7 +288,8 @@ class HonestMeter:
         starts = ENVELOPES.starts
         frame = starts[octets[: starts.octets]][1](octets)
         over = self.concentrator if values[0][0] in (ENERGY_REGISTER, LOAD_PROFILE) else b""
-        assert self._said.setdefault((frame.kid + over, frame.counter), payload) is payload, "a nonce again"
+        under = frame.kid + bytes((self.epoch,)) + over  # frames of DLMS name the title alone
+        assert self._said.setdefault((under, frame.counter), payload) is payload, "a nonce again"
         context = frame.kid[KID_OCTETS:]
         name = fingerprint(self.key) if self.made.private else b""
         return Sent(octets, self.title, self.epoch, frame.counter, values, context=context, key_name=name)
@@ -301,6 +313,7 @@ def forged(
 ) -> Sent:
     """A frame of an attacker who heard a frame of one meter, and what went by on the downlink."""
     title, epoch, counter = like.title, like.epoch, like.counter
+    last = LAST_COUNTER if pushes(whose.scheme) else 2**40 - 1
     payload = interval_payload(like.values[-1][1] if like.values else 0, 1, 66_666)
     match attack:
         case "flip":
@@ -308,7 +321,7 @@ def forged(
             octets[number // 8 % len(octets)] ^= 1 << number % 8
             made = bytes(octets)
         case "wrong key":  # far ahead: where it is believed before its tag, it locks the meter out
-            made = whose.seal_with_other_key(2**40 - 1 - number, payload)
+            made = whose.seal_with_other_key(last - number, payload)
         case "other meter":
             made = like.octets.replace(title, other.title if other.title != title else bytes(8))
         case "other epoch":

@@ -76,11 +76,12 @@ class Ground:
         self.letters: list[Letter] = []
         self.air: list[Sent] = []  # every honest frame that may still come to the head-end
         self.meters: list[HonestMeter] = []
+        self.pushers: list[HonestMeter] = []  # DLMS meters, which take no command
         self.holders: dict[bytes, Holder] = {}  # concentrators that hold keys, by system title
         self._sealed: dict[tuple[bytes, int], bytes] = {}
 
     def meter_of(self, title: bytes) -> HonestMeter:
-        return next(meter for meter in self.meters if meter.title == title)
+        return next(meter for meter in (*self.meters, *self.pushers) if meter.title == title)
 
     def sender_of(self, title: bytes) -> HonestMeter | Holder:
         """Whoever seals frames under that title."""

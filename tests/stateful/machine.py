@@ -17,6 +17,7 @@ from tests.stateful.rules_of_commands import CommandRules
 from tests.stateful.rules_of_enrolment import EnrolmentRules
 from tests.stateful.rules_of_holders import HolderRules
 from tests.stateful.rules_of_keys import KeyRules
+from tests.stateful.rules_of_pushing import PushRules
 
 MADE = (
     ("imported", "ccm"),
@@ -29,8 +30,8 @@ MADE = (
 BEHIND = (timedelta(minutes=20), timedelta(hours=1), timedelta(days=2))
 
 
-class Machine(KeyRules, CommandRules, HolderRules, EnrolmentRules):
-    """One life of a head-end: seven meters at two concentrators that hold keys."""
+class Machine(KeyRules, CommandRules, HolderRules, EnrolmentRules, PushRules):
+    """One life of a head-end: seven meters at two concentrators that hold keys, and one that pushes DLMS."""
 
     @initialize(scheme=st.sampled_from(("ccm", "session", "hop")))
     def head_end_begins(self, scheme: str) -> None:
@@ -41,9 +42,10 @@ class Machine(KeyRules, CommandRules, HolderRules, EnrolmentRules):
         for number, (keys, of) in enumerate(MADE):
             site.commission(number, site.concentrators[number % 2], keys, of)
         site.register_newcomer(len(MADE), site.concentrators[0], scheme)
+        site.commission_pusher(0, site.concentrators[1])
         site.bring_home(site.meters[5])
         for _ in range(2):
-            site.read(site.meters, 100)
+            site.read([*site.meters, *site.pushers], 100)
         self.saved = back_up(site)
 
     # --- meters and the air -----------------------------------------------------------------------
@@ -226,6 +228,7 @@ class Machine(KeyRules, CommandRules, HolderRules, EnrolmentRules):
     often_9 = CommandRules.time_passes
     often_10 = HolderRules.hop_meter_moves
     often_11 = EnrolmentRules.meter_enrols
+    often_12 = PushRules.meters_push
 
     def teardown(self) -> None:
         if hasattr(self, "site") and sys.exc_info()[0] is None:  # a step that failed says more than what follows

@@ -53,6 +53,7 @@ class Truth:
     vouching: Vouching = field(default_factory=Vouching)
     registers: set[str] = field(default_factory=lambda: {ENERGY, INTERVAL, *EVENTS})
     lengths: dict[bytes, int] = field(default_factory=dict)  # registered, in minutes, where not as meters measure
+    by_title: set[bytes] = field(default_factory=set)  # devices whose frames name their title alone, and no epoch
     wrong_registers: set[str] = field(default_factory=set)  # in the catalogue with another unit than meters say
 
     def copy(self) -> Self:
@@ -108,6 +109,8 @@ class Truth:
 
     def _key_of(self, sent: Sent) -> Key | str:
         key = self.keys.get(sent.kid)
+        if sent.title in self.by_title:
+            return key if key is not None and key.state in ACCEPTABLE else self._why_no_set(sent)
         if key is None:
             return "unknown_epoch" if any(title == sent.title for title, _ in self.keys) else "unknown_device"
         if key.state not in ACCEPTABLE:
@@ -115,6 +118,16 @@ class Truth:
         if sent.key_name not in (b"", key.name):
             return REFUSED  # the meter has another key of that epoch: whatever differs first
         return key
+
+    def _why_no_set(self, sent: Sent) -> str:
+        """Why a frame that names its title alone opens under no usable key set: the two newest ended ones are tried."""
+        its = {epoch: key for (title, epoch), key in self.keys.items() if title == sent.title}
+        ended = sorted(epoch for epoch, key in its.items() if key.state not in ACCEPTABLE)[-2:]
+        if sent.epoch in ended:
+            return "key_retired"
+        if len(ended) < len(its):
+            return "tag_invalid"
+        return "unknown_epoch" if its else "unknown_device"
 
     def _by_content(self, sent: Sent, key: Key, uplink_id: int) -> str:
         """The verdict of a frame with readings or events: what is free and right stands from now on."""
