@@ -342,10 +342,9 @@ class TestPinning:
 
 def test_places_are_found_once_whatever_the_planner_knows() -> None:
     """Without statistics, as after a first load, PostgreSQL would find them again for each value: for minutes."""
-    none = {"names": ["x"], "numbers": [2], "ids": [1, 2], "earliest": NOW, "settled": NOW, "now": NOW}
+    at = {"earliest": NOW, "settled": NOW, "now": NOW}
+    few = {"fewest": 10, "most": 100, "modulus": MODULUS, "limit": 1}
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"EXPLAIN {masked_sets._FORM}", {**none, "fewest": 10, "most": 100, "modulus": MODULUS, "limit": 1}
-        )
+        cursor.execute(f"EXPLAIN {masked_sets._FORM}", {"names": ["x"], "numbers": [2], "ids": [1, 2], **at, **few})
         plan = [row[0].strip() for row in cursor.fetchall()]
     assert {"CTE ready", "CTE places", "CTE parts"} <= set(plan)
