@@ -2,7 +2,8 @@
 
 Celery's own scheduler stores the wall clock's time of each last run in a file. Once the clock has been ahead, an entry
 would wait until that time comes round again, even after a restart. Here every entry is an interval, its first run comes
-soon after the start, and nothing is stored.
+soon after the start, and nothing is stored. Beat may run on several hosts: the one that holds the lease
+(``ami_headend.schedule_lease``) is at work, the others wait.
 """
 
 import logging
@@ -14,6 +15,7 @@ from celery.schedules import schedstate
 
 from ami_headend.core import sd_notify
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
+from ami_headend.schedule_lease import ASK_S, Lease
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +55,16 @@ class SteadyScheduler(_Scheduler):  # type: ignore[misc]
     """Sends tasks that are due, except to a full queue. If the broker refuses one, the next run tries again."""
 
     Entry = SteadyEntry
+    _lease: Lease | None = None
+    _is_at_work = False
     producer = None  # taken from the application's pool: Celery's own would block or end beat while no broker answers
 
     def setup_schedule(self) -> None:
         super().setup_schedule()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have every entry run soon, one after the other."""
         now = time.monotonic()
         for index, name in enumerate(self.app.conf.beat_schedule):
             entry = self.schedule[name]
@@ -67,7 +75,21 @@ class SteadyScheduler(_Scheduler):  # type: ignore[misc]
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         sd_notify.show()
-        return float(super().tick(*args, **kwargs))
+        if self._lease is None:
+            self._lease = Lease()
+            self._lease.start()
+        is_at_work = self._lease.is_held()
+        if is_at_work != self._is_at_work:
+            self._is_at_work = is_at_work
+            logger.warning("this beat %s", "is at work now" if is_at_work else "waits: it does not hold the lease")
+            self._begin()
+            self._heap = None  # made anew, from when each entry is due now
+        return float(super().tick(*args, **kwargs)) if is_at_work else ASK_S
+
+    def close(self) -> None:
+        super().close()
+        if self._lease is not None:
+            self._lease.give_up()
 
     def apply_entry(self, entry: SteadyEntry, producer: Any = None) -> None:
         try:

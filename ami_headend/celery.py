@@ -83,7 +83,7 @@ def show_worker_lives(sender: Any, **_: object) -> None:
 @beat_init.connect
 def show_beat_lives(**_: object) -> None:
     """Record in the database that this schedule lives, for as long as it does."""
-    heartbeats.keep(f"beat@{os.uname().nodename}", heartbeats.SCHEDULE, [], 1)
+    heartbeats.keep(heartbeats.schedule_name(os.uname().nodename), heartbeats.SCHEDULE, [], 1)
 
 
 @worker_shutdown.connect

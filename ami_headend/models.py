@@ -1,4 +1,4 @@
-"""Cached answers of the console, heartbeats of processes, and saved views of lists."""
+"""Cached answers of the console, heartbeats of processes, the lease of the schedule, and saved views of lists."""
 
 from datetime import datetime, timedelta
 
@@ -42,6 +42,22 @@ class Heartbeat(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ScheduleLease(models.Model):
+    """The one row that says which beat is at work (schedule_lease.py); times are the database's own."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    holder = models.CharField(max_length=200, blank=True, help_text="host, process and a random part")
+    host = models.CharField(max_length=120, blank=True)
+    taken_at = models.DateTimeField()
+    until = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="schedule_lease_one")]
+
+    def __str__(self) -> str:
+        return self.host
 
 
 class SavedView(models.Model):

@@ -33,6 +33,21 @@ class Clocks:
         monkeypatch.setattr(interval, "now", lambda entry: real(entry) + self.off)
 
 
+class HeldLease:
+    """The lease of the only beat, until the test takes it."""
+
+    is_taken = False
+
+    def start(self) -> None:
+        """Nothing renews it."""
+
+    def is_held(self) -> bool:
+        return not HeldLease.is_taken
+
+    def give_up(self) -> None:
+        HeldLease.is_taken = True
+
+
 @pytest.fixture
 def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     return Clocks(monkeypatch)
@@ -41,6 +56,7 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sent: list[str] = []
+    monkeypatch.setattr(beat, "Lease", HeldLease)
     monkeypatch.setattr(SteadyScheduler, "_waiting", lambda self, entry: 0)
     monkeypatch.setattr(SteadyScheduler, "apply_async", lambda self, entry, **_: sent.append(entry.name))
     return sent
@@ -72,6 +88,24 @@ def test_a_start_sends_everything_that_comes_often_within_seconds(clocks: Clocks
     sent.clear()
     run(SteadyScheduler(app), clocks, 70)
     assert {"purge-sign-ins", "maintain-partitions"} <= set(sent)
+
+
+def test_who_does_not_hold_the_lease_sends_nothing_and_begins_anew_with_it(
+    clocks: Clocks, sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = SteadyScheduler(app)
+    monkeypatch.setattr(HeldLease, "is_taken", True)
+    run(scheduler, clocks, 1_000)
+    assert not sent
+    monkeypatch.setattr(HeldLease, "is_taken", False)
+    run(scheduler, clocks, 5)
+    often = [name for name, entry in schedule.SCHEDULE.items() if entry["schedule"] <= 60]
+    assert list(dict.fromkeys(sent)) == often  # not the seldom ones, which were due long ago, all at once
+    monkeypatch.setattr(HeldLease, "is_taken", True)
+    sent.clear()
+    run(scheduler, clocks, 100)
+    assert not sent
+    scheduler.close()
 
 
 def test_every_task_is_known_takes_nothing_and_has_a_queue_and_limits() -> None:

@@ -99,6 +99,11 @@ def _clock_off_s(session: "psycopg.Connection[Any]") -> float:
     return float(max(before - theirs, 0.0) or min(after - theirs, 0.0))
 
 
+def schedule_name(host: str) -> str:
+    """Return the name of the schedule of a host."""
+    return f"beat@{host}"[:120]
+
+
 _keepers: list[_Keeper] = []
 
 

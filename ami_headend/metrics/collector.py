@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ami_headend import cached_answers
+from ami_headend import cached_answers, schedule_lease
 from ami_headend.alerts import queries
 from ami_headend.alerts.models import Delivery, Rule
 from ami_headend.core import clock
@@ -52,7 +52,7 @@ class DatabaseCollector(Collector):
         yield from _components()
         now = timezone.now()
         answers = True
-        for look in (_counters, _queue, _rotation, _alerts, _siem, _masked, _feed, _listeners, _snapshots):
+        for look in (_counters, _queue, _schedule, _rotation, _alerts, _siem, _masked, _feed, _listeners, _snapshots):
             try:
                 found = list(look(now))
             except Exception as error:
@@ -107,6 +107,19 @@ def _queue(now: datetime) -> Iterator[Metric]:
     lag_s = clock.age_s(oldest, now) if oldest else 0.0
     yield GaugeMetricFamily(f"{PREFIX}queue_uplinks", "Uplinks that wait for verification", value=queue.uplinks)
     yield GaugeMetricFamily(f"{PREFIX}queue_lag_seconds", "Age of the oldest of them", value=lag_s)
+
+
+def _schedule(now: datetime) -> Iterator[Metric]:
+    """Yield which host's beat is at work, for how long still."""
+    lease = GaugeMetricFamily(
+        f"{PREFIX}schedule_lease_seconds",
+        "Rest of the lease of the beat at work, renewed every two seconds; not above 0: none is",
+        labels=["host"],
+    )
+    at_work = schedule_lease.holder()
+    if at_work is not None:
+        lease.add_metric([at_work.host], at_work.left_s)
+    yield lease
 
 
 def _components() -> Iterator[Metric]:

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from django.db.models.functions import Now
 from pytest_django import DjangoDbBlocker
 
+from ami_headend import schedule_lease
+from ami_headend.health import doctor
 from ami_headend.local import embedded
+from ami_headend.models import ScheduleLease
+from ami_headend.processes import beat_command
 from concentrators.models import Uplink
 from tests.concentrators.fleet import Device
 from tests.flows import site as sites
@@ -174,6 +179,35 @@ def test_beat_sweeps_by_itself(site: Site, queue: Queue) -> None:
     sites.wait_verified([uplink_id])
     stack.stop("beat")
     assert_readings(site.devices, readings_expected(site.devices, range(2)))
+
+
+def test_another_beat_takes_over_from_one_that_was_killed(site: Site, queue: Queue) -> None:
+    """Two processes as on two hosts: one is at work, the other within seconds after kill -9, and nothing is lost."""
+    stack = site.stack
+    stack.start("beat", env={"AMI_VAR_DIR": str(queue.folder)})
+    wait_for("the first is at work", lambda: at_work(stack.processes["beat"].pid))
+    stack.start("standby", beat_command(), env={"AMI_VAR_DIR": str(queue.folder)})
+    wait_for("the other runs", lambda: "beat: Starting" in stack.log("standby").read_text())
+    with stack.redis() as client:
+        uplink_id = site.posted(frames_of(site.devices, range(2)))
+        client.flushall()  # its task is lost: the schedule brings it again
+        stack.kill("beat")
+        killed = time.monotonic()
+        wait_for("the other is at work", lambda: at_work(stack.processes["standby"].pid))
+        assert time.monotonic() - killed < schedule_lease.LEASE_S + schedule_lease.ASK_S + 5
+        sites.wait_verified([uplink_id])
+    assert next(one for one in doctor.examine() if one.name == "schedule").found.startswith("at work on ")
+    stack.start("beat", env={"AMI_VAR_DIR": str(queue.folder)})
+    stack.stop("standby")  # it gives the lease up: the other need not wait for its end
+    ended = time.monotonic()
+    wait_for("the first is at work again", lambda: at_work(stack.processes["beat"].pid))
+    assert time.monotonic() - ended < schedule_lease.LEASE_S / 2
+    stack.stop("beat")
+    assert "at work now" in stack.log("standby").read_text()
+
+
+def at_work(pid: int) -> bool:
+    return ScheduleLease.objects.filter(holder__contains=f":{pid}:", until__gt=Now()).exists()
 
 
 def test_web_killed_between_commit_and_enqueue(site: Site, queue: Queue) -> None:
