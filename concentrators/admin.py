@@ -16,7 +16,7 @@ from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
-from concentrators import admin_commands, admin_deadlines, admin_evidence  # noqa: F401 - they register their pages
+from concentrators import admin_commands, admin_deadlines, admin_evidence, admin_limits  # noqa: F401 - they register their pages
 from concentrators.admin_forms import (
     AssignForm,
     ConcentratorForm,
@@ -24,7 +24,7 @@ from concentrators.admin_forms import (
     LengthCorrectionForm,
     RegisterCorrectionForm,
 )
-from concentrators.commands import capture_period, operator
+from concentrators.commands import capture_period, guard, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
@@ -168,6 +168,8 @@ class AssignableMeterAdmin(MeterAdmin):
                 if given["how"] == IntervalForm.COMMAND:
                     order = OperatorOrder(CommandKind.SET_INTERVAL, start=at, interval_minutes=minutes)
                     (command,) = operator.give(meter, order, web_actor(request), now)
+                    if command.approval is not None:
+                        return f"keeps its length for now (command {command.pk}). {guard.told(command.approval)}"
                     at = datetime.fromtimestamp(command.parameters["from_s"], UTC)
                     return f"is told (command {command.pk}) to measure in {minutes} min from {shown(at)} on"
                 at = capture_period.change_by_hand(meter, minutes, at, now)

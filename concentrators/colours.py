@@ -3,6 +3,7 @@
 from concentrators.models import CommandState, WaveState
 
 COMMAND_COLOURS = {
+    CommandState.HELD: "warning",
     CommandState.QUEUED: "",
     CommandState.OFFERED: "info",
     CommandState.DELIVERED: "info",
@@ -12,6 +13,7 @@ COMMAND_COLOURS = {
     CommandState.CANCELLED: "warning",
 }
 WAVE_COLOURS = {
+    WaveState.HELD: "warning",
     WaveState.RUNNING: "info",
     WaveState.PAUSED: "warning",
     WaveState.STOPPED: "danger",

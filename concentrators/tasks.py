@@ -10,7 +10,7 @@ from django.utils import timezone
 from ami_headend.core import broker_errors
 from ami_headend.core.tasklimits import LONG
 from concentrators import retention
-from concentrators.commands import capture_period, downlink, gap_recovery, queue, rollouts
+from concentrators.commands import capture_period, downlink, gap_recovery, held_commands, queue, rollouts
 from concentrators.failures import acknowledgement
 from concentrators.feed import sequencer
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
@@ -96,9 +96,11 @@ def delete_old_rows() -> None:
 
 @shared_task
 def expire_commands() -> None:
-    """End the commands whose time is over; have those offered that a clock ahead put off."""
+    """End the commands whose time is over, also held ones; have those offered that a clock ahead put off."""
     now = timezone.now()
     expired = queue.expire(now)
+    if dropped := held_commands.drop_expired(now):
+        logger.warning("%d held commands and waves are withdrawn: nobody released them in time", dropped)
     called = downlink.offer_at_once(now)
     if called:
         logger.warning("%d commands were put off into the future, as the clock was ahead: offered again", called)

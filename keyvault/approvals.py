@@ -4,7 +4,7 @@ If ``REQUIRE_APPROVAL`` is on, the acts named here are done only after ``use`` f
 transaction that records the act. The door has authenticated the accounts that request and decide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from keyvault import rights
 from keyvault.audit import chain
@@ -25,6 +25,7 @@ CUT_OFF_AGREEMENT_KEY = "agreement_key.cut_off"
 PIN_AUTHORITY = "authority.pin"
 UNPIN_AUTHORITY = "authority.unpin"
 PIN_MASK_AUTHORITY = "mask_authority.pin"
+SEND_COMMANDS = "commands.send"
 
 _NEEDED_RIGHT = {
     EXPORT: rights.EXPORT_KEYS,
@@ -34,6 +35,10 @@ _NEEDED_RIGHT = {
     UNPIN_AUTHORITY: rights.PROVISION,
     PIN_MASK_AUTHORITY: rights.PROVISION,
 }
+
+
+# Acts that an approval itself sets going, in its transaction, and a refusal takes back: who does it, by the act.
+_DONE_BY: dict[str, "Settling"] = {}
 
 
 class ApprovalError(Exception):
@@ -59,6 +64,37 @@ class Person(NamedTuple):
     @property
     def actor(self) -> Actor:
         return Actor(self.account.get_username(), self.source)
+
+
+class Settling(NamedTuple):
+    """What an approval and a refusal of an act do at once: each takes the row, who decided, and the time."""
+
+    approved: Callable[[Approval, Actor, datetime], None]
+    refused: Callable[[Approval, Actor, datetime], None]
+
+
+def done_by(act: str, settling: Settling) -> None:
+    """Name who does an act once it is approved; apps that are above this one call it when they are ready."""
+    _DONE_BY[act] = settling
+
+
+def hold(act: str, subject: Mapping[str, Any], why: str, actor: Actor, now: datetime) -> Approval:
+    """Request an act that is stored already, and waits. Its door has checked the right to it.
+
+    The requester is the account of the actor, or the one behind a program; the second person must be another.
+    """
+    known = User.objects.filter(username__in=[actor.name, actor.behind or actor.name]).first()
+    with transaction.atomic():
+        approval = Approval.objects.create(
+            act=act,
+            subject=dict(subject),
+            reason=why[:250],
+            requested_by=actor.name[:150],
+            requester=known,
+            expires_at=now + timedelta(hours=settings.APPROVAL_EXPIRES_HOURS),
+        )
+        chain.record(actor, "approval.request", {**_told(approval), "reason": approval.reason})
+    return approval
 
 
 def request(act: str, subject: Mapping[str, Any], reason: str, person: Person, now: datetime) -> Approval:
@@ -88,25 +124,30 @@ def approve(number: int, person: Person, now: datetime) -> Approval:
     _require(person.account, rights.DECIDE_APPROVALS, "approve")
     name = person.account.get_username()
     with transaction.atomic():
-        others = waiting(now).exclude(requester=None).exclude(requester=person.account).exclude(requested_by=name)
+        others = _of_others(waiting(now), person.account).exclude(requested_by=name)
         if not others.filter(pk=number).update(approved_by=name, approver=person.account, approved_at=now):
             raise ApprovalError(_why_not(number, person.account, now))
         approval = Approval.objects.get(pk=number)
         chain.record(person.actor, "approval.approve", _told(approval))
+        if settling := _DONE_BY.get(approval.act):
+            settling.approved(approval, person.actor, now)
+            Approval.objects.filter(pk=number).update(used_at=now)
     return approval
 
 
-def refuse(number: int, person: Person, now: datetime) -> Approval:
+def refuse(number: int, person: Person, now: datetime, why: str = "") -> Approval:
     """Refuse a request, or withdraw an approval that is not used yet; one may do so with one's own request."""
     approval = Approval.objects.filter(pk=number).first()
     if approval is None or approval.requester_id != person.account.pk:
         _require(person.account, rights.DECIDE_APPROVALS, "refuse")
     with transaction.atomic():
         name = person.account.get_username()
-        if not _open(now).filter(pk=number).update(refused_by=name, refused_at=now):
+        if not _open(now).filter(pk=number).update(refused_by=name, refused_at=now, refusal=why.strip()[:250]):
             raise ApprovalError(_why_not(number, None, now))
         approval = Approval.objects.get(pk=number)
-        chain.record(person.actor, "approval.refuse", _told(approval))
+        chain.record(person.actor, "approval.refuse", {**_told(approval), "why": approval.refusal})
+        if settling := _DONE_BY.get(approval.act):
+            settling.refused(approval, person.actor, now)
     return approval
 
 
@@ -151,7 +192,7 @@ def waiting_for(account: User, now: datetime) -> QuerySet[Approval]:
     """Return the requests of others that the account has the right to decide now, the oldest first."""
     if not account.has_perm(rights.DECIDE_APPROVALS):
         return Approval.objects.none()
-    return waiting(now).exclude(requester=None).exclude(requester=account).order_by("pk")
+    return _of_others(waiting(now), account).order_by("pk")
 
 
 def usable_or_waiting(now: datetime) -> QuerySet[Approval]:
@@ -176,6 +217,8 @@ def describe(approval: Approval) -> str:
     if approval.act == EXPORT:
         devices = "1 meter" if subject["devices"] == 1 else f"{subject['devices']} meters"
         return f"export the keys of {devices}, wrapped under transport key {subject['transport_key']}"
+    if approval.act == SEND_COMMANDS:
+        return str(subject["what"])
     if approval.act == PIN_AUTHORITY:
         return f"let authority {subject['issuer']} ({subject['public']}) vouch for the keys of meters"
     if approval.act == UNPIN_AUTHORITY:
@@ -185,6 +228,11 @@ def describe(approval: Approval) -> str:
     if approval.act == CUT_OFF_AGREEMENT_KEY:
         return f"cut off version {subject['version']} of agreement key {subject['agreement_key']}, and all keys of it"
     return f"destroy version {subject['version']} of the master key"
+
+
+def _of_others(rows: QuerySet[Approval], account: User) -> QuerySet[Approval]:
+    """Of other accounts; what is stored already may come from somebody without one, as from a terminal."""
+    return rows.exclude(Q(requester=None) & ~Q(act=SEND_COMMANDS)).exclude(requester=account)
 
 
 def _open(now: datetime) -> QuerySet[Approval]:
@@ -228,7 +276,7 @@ def _why_not(number: int, account: User | None, now: datetime) -> str:
         return f"there is no approval {number}"
     standing = state(approval, now)
     if standing is ApprovalState.WAITING and account is not None:
-        if approval.requester_id is None:
+        if approval.requester_id is None and approval.act != SEND_COMMANDS:
             return f"whoever asked for {number} has no account any more"
         return f"{approval.requested_by} asked for {number}: another person must approve it"
     return (

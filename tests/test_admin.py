@@ -31,6 +31,7 @@ from concentrators.models import (
     WaveMeter,
 )
 from concentrators.totals.expected import refresh
+from keyvault import approvals
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -132,6 +133,8 @@ def fill(meters: int) -> tuple[Concentrator, list[fleet.Device]]:
     rollouts.begin("spring", Selection(concentrator=concentrator), ACTOR, timezone.now(), 6000, 0)
     rollouts.step(timezone.now())
     downlink.offer(concentrator.pk, 100, timezone.now())
+    subject = {"what": "send 'read now' to 9 meters", "kind": "read_now", "commands": 9}
+    approvals.hold(approvals.SEND_COMMANDS, subject, "held: a test", ACTOR, now)
     MasterKeyRotation.objects.create(
         to_version=2, batch_size=1, total=1, beat_at=fleet.NOW, state=RotationState.FINISHED
     )

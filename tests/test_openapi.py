@@ -12,7 +12,7 @@ from django.urls import reverse
 from rest_framework import serializers
 
 from concentrators.models import Command, FeedSubscription, MaskedSet, RotationWave
-from keyvault.models import FleetKey, MaskAuthority
+from keyvault.models import Approval, FleetKey, MaskAuthority
 from meters.group_models import FleetGroup
 from meters.models import Meter, Place
 from tests.concentrators.fleet import START
@@ -55,6 +55,7 @@ def answers(description: Any) -> Iterator[tuple[str, str, Any]]:
         authority.save()
         a_set([authority], 1, total=5, closed_at=START)
     ids["/api/v1/groups/{number}"] = FleetGroup.objects.get_or_create(kind="district", name="North")[0].pk
+    ids["/api/v1/held-commands/{number}"] = Approval.objects.order_by("pk")[0].pk
     ids["/api/v1/masked-totals/{set_id}/answers"] = MaskedSet.objects.order_by("pk")[0].pk
     ids["/api/v1/feed/subscriptions/{name}"] = "billing"
     FeedSubscription.objects.get_or_create(

@@ -190,6 +190,15 @@ _ADVICE = {
             "If the program is gone, revoke its token.",
         ),
     ),
+    Condition.COMMANDS_HELD: Advice(
+        "An account or a program gave more commands than it may give alone. They are stored, and no concentrator gets "
+        "them until another person releases them.",
+        (
+            "Ask whoever gave them, by telephone or in person, whether they did, and why: their account may be stolen.",
+            "If so, release them on the page Approvals; if not, refuse them there with a reason.",
+            "If it was somebody else, block the account or revoke the token; the audit chain says what else it did.",
+        ),
+    ),
     Condition.SIEM_BEHIND: Advice(
         "Security events do not reach the SIEM. They are kept, and sent in their order once it takes them.",
         (

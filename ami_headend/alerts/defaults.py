@@ -39,6 +39,7 @@ RULES = [
     ("Meter has no coupons", _C.COUPONS_OUT, "", None, 2 * _DAY, Severity.WARNING, _WEEK),
     ("Token of a program expires", _C.API_TOKEN_EXPIRES, "", None, 14 * _DAY, Severity.WARNING, _WEEK),
     ("SIEM is behind", _C.SIEM_BEHIND, "", None, 15, Severity.WARNING, 4 * _HOUR),
+    ("Commands wait for a second person", _C.COMMANDS_HELD, "", None, 1, Severity.CRITICAL, _DAY),
     ("Power is out", _C.OUTAGE, "", 3, _DAY, Severity.CRITICAL, 4 * _HOUR),
     ("Authority is about to expire", _C.AUTHORITY_EXPIRES, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
 ]

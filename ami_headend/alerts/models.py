@@ -36,6 +36,7 @@ class Condition(models.TextChoices):
     BACKUP_OVERDUE = "backup_overdue", "overdue backup"
     API_TOKEN_EXPIRES = "api_token_expires", "token of a program about to expire"
     SIEM_BEHIND = "siem_behind", "security events that wait for the SIEM"
+    COMMANDS_HELD = "commands_held", "commands that wait for a second person"
 
 
 class SubjectKind(models.TextChoices):

@@ -79,4 +79,5 @@ PARAMETERS = {
     Condition.BACKUP_OVERDUE: Parameters(period="no complete backup for, minutes"),
     Condition.API_TOKEN_EXPIRES: Parameters(period="expires within, minutes"),
     Condition.SIEM_BEHIND: Parameters(period="the oldest event waits for, minutes"),
+    Condition.COMMANDS_HELD: Parameters(period="wait for, minutes"),
 }

@@ -44,10 +44,11 @@ from ami_headend.console.periods import midnight
 from ami_headend.console.records import signatures_url
 from ami_headend.console.register_differences import open_differences
 from ami_headend.core.numbers import row_number
+from ami_headend.core.text import counted
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.colours import COMMAND_COLOURS
-from concentrators.commands import operator
-from concentrators.commands.queue import DownlinkError
+from concentrators.commands import guard, operator
+from concentrators.commands.queue import NOT_FETCHED, UNDER_WAY, DownlinkError
 from concentrators.failures import queries as failure_queries
 from concentrators.failures.queries import FailureSelection
 from concentrators.models import Assignment, Command, CommandKind, CommandState
@@ -211,7 +212,9 @@ class MeterPage(_OfMeter):
         given = operator.give(self.meter, order, web_actor(request), timezone.now())
         if not given:
             return "Nothing to order: no interval is missing, or each gap has been ordered already."
-        return f"{len(given)} command{'s' * (len(given) != 1)} queued: {kind.label}. A concentrator fetches them next."
+        if given[0].approval is not None:
+            return f"{counted(len(given), 'command')} held: {kind.label}. {guard.told(given[0].approval)}."
+        return f"{counted(len(given), 'command')} queued: {kind.label}. A concentrator fetches them next."
 
     def _cancel(self, request: HttpRequest) -> str:
         number = request.POST.get("number", "")
@@ -246,9 +249,7 @@ class MeterGapsExport(_OfMeter):
 
 def _figures(meter: Meter, heard_at: datetime | None, now: datetime) -> list[Figure]:
     counted = failure_queries.open_of_meter(meter.pk)
-    waiting = Command.objects.filter(
-        meter=meter, state__in=[CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED]
-    ).count()
+    waiting = Command.objects.filter(meter=meter, state__in=UNDER_WAY).count()
     fresh = heard_at is not None and now - heard_at < last_heard.PERIOD
     minutes = meter.length_minutes  # type: ignore[attr-defined]
     return [
@@ -262,14 +263,14 @@ def _figures(meter: Meter, heard_at: datetime | None, now: datetime) -> list[Fig
             failures_url(meter=meter.serial_number, state="open"),
             "bad" if counted else "good",
         ),
-        Figure("Commands under way", thousands(waiting), "queued, offered or delivered", "outgoing_mail"),
+        Figure("Commands under way", thousands(waiting), "held, queued, offered or delivered", "outgoing_mail"),
     ]
 
 
 def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
     rows = (
         Command.objects.filter(meter=meter)
-        .select_related("offered_to", "offered_elsewhere_to", "wave_meter__wave")
+        .select_related("offered_to", "offered_elsewhere_to", "approval", "wave_meter__wave")
         .defer("octets")
     )
     return [
@@ -281,15 +282,18 @@ def _commands(meter: Meter, now: datetime) -> list[dict[str, Any]]:
             "since": ago(row.ended_at or row.delivered_at or row.offered_at or row.created_at, now),
             "by": _given_by(row),
             "through": _through(row),
-            "can_be_cancelled": row.state == CommandState.QUEUED and row.kind != CommandKind.SET_KEY,
+            "can_be_cancelled": row.state in NOT_FETCHED and row.kind != CommandKind.SET_KEY,
         }
         for row in rows.order_by("-pk")[:_ROWS]
     ]
 
 
 def _given_by(row: Command) -> Any:
-    """Return who gave a command, or a link to its rotation wave."""
+    """Return who gave a command, and why a second person refused it; or a link to its rotation wave."""
     if not hasattr(row, "wave_meter"):
+        decided = row.approval
+        if decided is not None and decided.refused_by:
+            return f"{row.created_by}; refused by {decided.refused_by}: {decided.refusal}"
         return row.created_by
     wave = row.wave_meter.wave
     return link(reverse("admin:wave", args=[wave.pk]), wave.name)

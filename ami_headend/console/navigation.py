@@ -92,6 +92,7 @@ GROUPS = [
             _console_page(ConcentratorsPage),
             _model_page("Assignments", "lan", "concentrators.assignment"),
             _model_page("Commands", "send", "concentrators.command"),
+            _model_page("Limits of commands", "speed", "concentrators.commandlimit"),
         ],
     ),
     (

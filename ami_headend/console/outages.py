@@ -16,8 +16,9 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, thousands
 from ami_headend.console.lists import sentence
 from ami_headend.core import clock
+from ami_headend.core.text import counted
 from ami_headend.web.tables import HtmlTable, columns_of, table
-from concentrators.commands import status_check
+from concentrators.commands import guard, status_check
 from concentrators.commands.queue import DownlinkError
 from concentrators.commands.status_check import StatusCheck
 from concentrators.fleet import outages
@@ -120,13 +121,17 @@ def checked(request: HttpRequest, concentrator_id: int | None) -> str:
 def in_words(done: StatusCheck) -> str:
     """Say what a check did."""
     others = (
-        (done.heard, "were heard since"),
-        (done.asked_before, "have been asked already"),
-        (done.cannot, "take no such command"),
-        (done.left, "are left for the next check"),
+        (done.heard, "was heard since", "were heard since"),
+        (done.asked_before, "has been asked already", "have been asked already"),
+        (done.cannot, "takes no such command", "take no such command"),
+        (done.left, "is left for the next check", "are left for the next check"),
     )
-    said = [f"{number:,} {what}" for number, what in others if number]
-    return f"{done.asked:,} meters are asked to read now{''.join(f'; {one}' for one in said)}."
+    said = [f"{number:,} {is_one if number == 1 else are}" for number, is_one, are in others if number]
+    held = done.approval is not None
+    one = done.asked == 1
+    asked = f"{counted(done.asked, 'meter')} {'is' if one else 'are'} {'to be ' * held}asked to read now"
+    why = f" {guard.told(done.approval)}." if held else ""
+    return f"{asked}{''.join(f'; {other}' for other in said)}.{why}"
 
 
 def _times(ended: outages.Restored) -> str:

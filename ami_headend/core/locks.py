@@ -23,6 +23,7 @@ MASKED_SETS: Final = 0x616D690C  # one process at a time forms and closes sets o
 GROUPS: Final = 0x616D690D  # shared by installations and assignments; exclusive to changes of groups
 READ_DEADLINES: Final = 0x616D690E  # one process at a time counts what had arrived by a deadline
 REGISTER_CHECKS: Final = 0x616D690F  # one process at a time compares registers with intervals
+COMMAND_LIMITS: Final = 0x616D6910  # with the hash of an account's name: its acts are counted one after the other
 PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 

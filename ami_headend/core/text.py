@@ -24,3 +24,8 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, which is in the plural unless there is one: "1 meter", "1,200 meters"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

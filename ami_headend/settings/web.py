@@ -113,6 +113,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "feed", "description": "What was verified or corrected, in the order of commits, for billing."},
         {"name": "alerts", "description": "Problems that were found, and their history."},
         {"name": "resends", "description": "Gap recovery: missing intervals ordered again from many meters."},
+        {"name": "held-commands", "description": "Commands that wait for a second person, to release or refuse."},
         {"name": "clock-corrections", "description": "Spans in which the head-end's own clock was off."},
         {"name": "rotations", "description": "Rollouts of new device keys."},
         {"name": "tokens", "description": "Tokens by which programs use this API."},

@@ -29,6 +29,7 @@ _KEYS = _views("keyvault", "devicekey", "invocationcounter", "tagfailures")
 _ALERTS = _views("alerts", "alert", "rule")
 _COMPONENTS = _views("ami_headend", "components")
 _SEE_DEADLINES = "concentrators.view_readdeadline"
+_SEE_LIMITS = "concentrators.view_commandlimit"
 _HANDLE_ALERTS = "alerts.handle_alert"
 
 RIGHTS: dict[str, frozenset[str]] = {
@@ -45,7 +46,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"meters.add_eventacknowledgement"}
     | {f"meters.{act}_fleetgroup" for act in ("add", "change", "delete")}
     | {"meters.add_pushprofile", "meters.add_meter", "meters.change_meter", "meters.add_place", "meters.change_place"}
-    | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command"}
+    | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command", _SEE_LIMITS}
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
     | {f"concentrators.{act}_feedsubscription" for act in ("view", "change", "delete")}
     | {_SEE_DEADLINES},
@@ -58,7 +59,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("concentrators", "concentrator", "integrityfailure", "failuretally")
     | _views("meters", "meter", "fleetgroup")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
-    | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
+    | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink", _SEE_LIMITS}
     | {rights.PROVISION, rights.ROTATE_DEVICE_KEYS, rights.COMPROMISE, rights.EXPORT_KEYS}
     | {rights.ROTATE_MASTER_KEY, rights.DESTROY_MASTER_KEY, rights.SEE_APPROVALS, rights.DECIDE_APPROVALS},
     # Looks after accounts, concentrators with their tokens, and the register catalogue. May be the second person.
@@ -74,6 +75,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
     | {"ami_headend.share_savedview"}
     | {_SEE_DEADLINES, "concentrators.add_readdeadline", "concentrators.change_readdeadline"}
+    | {f"concentrators.{act}_commandlimit" for act in ("view", "add", "change", "delete")}
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}
     | _views("signin", "signin")
@@ -94,7 +96,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("signin", "signin")
     | _views("api_tokens", "apitoken")
     | _views("meters", "householdaccess")
-    | {_SEE_DEADLINES}
+    | {_SEE_DEADLINES, _SEE_LIMITS}
     | {rights.SEE_APPROVALS, rights.SEE_AUDIT, rights.EXPORT_AUDIT},
 }
 

@@ -125,6 +125,9 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("reported-hop-failures", "GET"): Closed.PEOPLE,
         ("clock-corrections", "GET"): Closed.PEOPLE,
         ("clock-corrections", "POST"): Closed.PEOPLE,
+        ("held-commands", "GET"): Closed.PEOPLE,
+        ("held-commands-one", "GET"): Closed.PEOPLE,
+        ("held-commands-one", "POST"): Closed.PEOPLE,
         ("rotations", "GET"): Closed.PEOPLE,
         ("rotations", "POST"): Closed.PEOPLE,
         ("rotation", "GET"): Closed.PEOPLE,
@@ -159,8 +162,15 @@ class Program:
     is_authenticated = is_active = True
     is_anonymous = is_staff = is_superuser = False
 
-    def __init__(self, pk: int, name: str, scopes: Iterable[str], group_ids: Iterable[int] | None = None) -> None:
-        self.pk, self.name = pk, name
+    def __init__(
+        self,
+        pk: int,
+        name: str,
+        scopes: Iterable[str],
+        group_ids: Iterable[int] | None = None,
+        made_by: str = "",
+    ) -> None:
+        self.pk, self.name, self.made_by = pk, name, made_by
         self.group_ids = None if group_ids is None else tuple(group_ids)  # of the meters that it is limited to
         self.scopes = tuple(scopes)
         self._rights = frozenset().union(*(_RIGHTS[Scope(scope)] for scope in self.scopes))

@@ -143,6 +143,15 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
         allow_null=True,
         help_text="another one that fetched it too; null if none did",
     )
+    held_number = serializers.IntegerField(
+        source="approval_id", default=None, allow_null=True, help_text="of it among held-commands"
+    )
+    held_because = serializers.CharField(
+        source="approval.reason",
+        default=None,
+        allow_null=True,
+        help_text="the limit that it broke: a second person had to release it (held-commands), or must; else null",
+    )
 
     class Meta:
         model = Command
@@ -159,6 +168,8 @@ class CommandSerializer(serializers.ModelSerializer[Command]):
             "late_answers",
             "created_by",
             "created_at",
+            "held_because",
+            "held_number",
             "next_attempt_at",
             "expires_at",
             "offered_at",
@@ -230,7 +241,7 @@ class MeterCommands(generics.GenericAPIView[Any]):
         """The newest commands of a meter, with their states."""
         rows = (
             Command.objects.filter(meter=meter_of(system_title))
-            .select_related("offered_to", "offered_elsewhere_to")
+            .select_related("offered_to", "offered_elsewhere_to", "approval")
             .order_by("-pk")
         )
         return Response(CommandSerializer(rows.defer("octets")[:_LISTED], many=True).data)
@@ -242,7 +253,11 @@ class MeterCommands(generics.GenericAPIView[Any]):
         responses={201: CommandSerializer(many=True)},
     )
     def post(self, request: Request, system_title: str) -> Response:
-        """Give a meter a command; audited. ``set_key`` begins a new key epoch and needs the right to rotate keys."""
+        """Give a meter a command; audited. ``set_key`` begins a new key epoch and needs the right to rotate keys.
+
+        A command beyond the limits of the account or token is ``held``: no concentrator gets it until another person
+        releases it.
+        """
         _require_any(request, _GIVE)
         meter = meter_of(system_title)
         body = NewCommandSerializer(data=request.data)

@@ -42,6 +42,9 @@ class ResendsSerializer(serializers.Serializer[Any]):
     meters = serializers.IntegerField(help_text="meters that were checked")
     gaps = serializers.IntegerField()
     commands = serializers.IntegerField(help_text="queued; gaps that were ordered already make none")
+    held = serializers.CharField(
+        source="approval.reason", default=None, allow_null=True, help_text="why they wait for a second person, if so"
+    )
     put_off = serializers.IntegerField(help_text="gaps beyond the daily limit of their meters")
 
 

@@ -44,6 +44,9 @@ class CheckSerializer(serializers.Serializer[Any]):
     asked_before = serializers.IntegerField(help_text="meters that have such an order already")
     heard = serializers.IntegerField(help_text="meters that were heard since, and are not asked")
     cannot = serializers.IntegerField(help_text="meters that take no such order")
+    held = serializers.CharField(
+        source="approval.reason", default=None, allow_null=True, help_text="why they wait for a second person, if so"
+    )
     left = serializers.IntegerField(help_text="meters for the next check")
 
 

@@ -33,6 +33,16 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
         source="fleet_key.name", default=None, allow_null=True, help_text="new keys are derived from it, unless null"
     )
 
+    held_because = serializers.CharField(
+        source="approval.reason",
+        default=None,
+        allow_null=True,
+        help_text="the limit that it broke: a second person had to release it (held-commands), or must; else null",
+    )
+    held_number = serializers.IntegerField(
+        source="approval_id", default=None, allow_null=True, help_text="of it among held-commands"
+    )
+
     class Meta:
         model = RotationWave
         fields = (
@@ -47,6 +57,8 @@ class WaveSerializer(serializers.ModelSerializer[RotationWave]):
             "fleet_key",
             "created_by",
             "created_at",
+            "held_because",
+            "held_number",
             "finished_at",
             "meters",
             "waiting",
@@ -112,7 +124,7 @@ class WaveList(generics.GenericAPIView[Any]):
     @extend_schema(operation_id="rotations", responses=WaveSerializer(many=True))
     def get(self, request: Request) -> Response:
         """Rotation waves, the newest first."""
-        return _answer(list(RotationWave.objects.select_related("fleet_key").order_by("-pk")[:_LISTED]))
+        return _answer(list(RotationWave.objects.select_related("fleet_key", "approval").order_by("-pk")[:_LISTED]))
 
     @extend_schema(operation_id="rotations_create", request=NewWaveSerializer, responses={201: WaveSerializer})
     def post(self, request: Request) -> Response:

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.db.models import Max
 
 from concentrators.commands import queue
-from concentrators.commands.queue import OPEN, CommandRequest
+from concentrators.commands.queue import UNDER_WAY, CommandRequest
 from concentrators.feed import lots
 from concentrators.models import Command, CommandKind, CommandState
 from concentrators.totals import totals
@@ -51,7 +51,7 @@ def enqueue(
     fixed number of queries.
     """
     told = set(
-        Command.objects.filter(meter__in=meters, kind=CommandKind.SET_INTERVAL, state__in=OPEN).values_list(
+        Command.objects.filter(meter__in=meters, kind=CommandKind.SET_INTERVAL, state__in=UNDER_WAY).values_list(
             "meter_id", flat=True
         )
     )
@@ -169,7 +169,7 @@ def _confirmed(now: datetime) -> list[int]:
                    WHERE kind = 5 AND entered_at IS NULL AND state NOT IN ('refused', 'cancelled')
                      AND expires_at > %(oldest)s
                ) c
-               WHERE c.state = 'done' OR c.start <= %(now)s AND c.state <> 'queued' AND EXISTS (
+               WHERE c.state = 'done' OR c.start <= %(now)s AND c.state NOT IN ('held', 'queued') AND EXISTS (
                    SELECT 1 FROM meters_reading r
                    WHERE r.captured_at >= c.start AND r.captured_at < c.start + make_interval(days => %(within)s)
                      AND r.meter_id = c.meter_id

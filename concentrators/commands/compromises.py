@@ -7,7 +7,6 @@ from typing import NamedTuple
 from django.db import transaction
 
 from concentrators.commands import rollouts
-from concentrators.commands.rollouts import WaveError
 from concentrators.fleet.selection import Selection
 from concentrators.models import Concentrator, RotationWave
 from keyvault.audit.chain import Actor
@@ -28,7 +27,7 @@ def cut_off(key_ids: Sequence[int], actor: Actor, now: datetime) -> CutOff:
     """Cut keys off at once and for good (``epochs.compromise``); audited.
 
     If one is the key of a concentrator, a wave gives new keys to all its meters, because it knew their hop keys. There
-    is no wave if none of them can get a key by command now. All or nothing.
+    is no wave if none of them can get a key by command now. All or nothing: WaveError if the wave cannot begin.
     """
     with transaction.atomic():
         moved = epochs.compromise(key_ids, actor)
@@ -41,8 +40,5 @@ def cut_off(key_ids: Sequence[int], actor: Actor, now: datetime) -> CutOff:
 def _renew(concentrator: Concentrator, actor: Actor, now: datetime) -> RotationWave | None:
     name = f"concentrator {concentrator} compromised {now:%Y-%m-%d %H:%M:%S}"[:120]
     selection = Selection(concentrator=concentrator)
-    try:
-        budget = rollouts.selected(selection, now).count()
-        return rollouts.begin(name, selection, actor, now, _RATE_PER_HOUR, budget)
-    except WaveError:
-        return None
+    budget = rollouts.selected(selection, now).count()
+    return rollouts.begin(name, selection, actor, now, _RATE_PER_HOUR, budget) if budget else None

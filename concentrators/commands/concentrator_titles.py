@@ -34,7 +34,7 @@ def tell(homes: Mapping[int, int], at: datetime, now: datetime, created_by: str 
     by_title = {bytes(meter.system_title): meter for meter in meters}
     deaf = without_aes(by_title)
     told = [meter for title, meter in by_title.items() if title not in deaf]
-    before = Command.objects.filter(meter__in=told, kind=CommandKind.SET_CONCENTRATOR, state__in=queue.OPEN)
+    before = Command.objects.filter(meter__in=told, kind=CommandKind.SET_CONCENTRATOR, state__in=queue.UNDER_WAY)
     before.update(state=CommandState.CANCELLED, ended_at=now)
     start = max(at, now)
     requests = [

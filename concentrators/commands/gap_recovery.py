@@ -14,19 +14,21 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 
 from ami_headend.core import clock, locks
+from concentrators.commands import guard
 from concentrators.commands import queue as commands
-from concentrators.commands.queue import OPEN, SYSTEM, CommandRequest, DownlinkError
+from concentrators.commands.queue import SYSTEM, UNDER_WAY, CommandRequest, DownlinkError
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys.commandable import without_aes
+from keyvault.models import Approval
 from meters.models import Meter, Register
 from meters.readings.gaps import Gap, find_gaps
 from meters.readings.obis import LOAD_PROFILE
 
 # A meter that has answered has sent the intervals, or lost them: the schedule does not ask again.
-ASKED = (*OPEN, CommandState.DONE, CommandState.REFUSED)
+ASKED = (*UNDER_WAY, CommandState.DONE, CommandState.REFUSED)
 _BATCH = 500
 _ROUNDS = 24  # the schedule checks every meter once a day, in this many parts
 _Span = tuple[int, int]  # [from, to), Unix seconds
@@ -35,13 +37,15 @@ _Span = tuple[int, int]  # [from, to), Unix seconds
 class GapRecoverySummary(NamedTuple):
     """The numbers of meters with gaps, of gaps, and of commands that were queued or postponed to another day.
 
-    Gaps for which there is a command already are not counted among commands.
+    Gaps for which there is a command already are not counted among commands. ``approval`` is what the commands wait
+    for, if they are held.
     """
 
     meters: int = 0
     gaps: int = 0
     commands: int = 0
     put_off: int = 0
+    approval: Approval | None = None
 
 
 def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
@@ -64,9 +68,11 @@ def ask(
 ) -> GapRecoverySummary:
     """Ask the meters of a selection for the intervals missing in [start, end); audited as one act.
 
-    DownlinkError or GapsError (the caller's mistake), MasterKeyError or AuditError: then no meter is asked.
+    Beyond the account's limits all commands are held. DownlinkError or GapsError (the caller's mistake),
+    MasterKeyError or AuditError: then no meter is asked.
     """
     total = GapRecoverySummary()
+    given: list[Command] = []
     if dry_run:  # a dry run: it must not keep others from asking
         for meters in _batches(selected(selection, now)):
             outcome, _ = _wanted(meters, register, start, end, now, ASKED)
@@ -75,16 +81,18 @@ def ask(
         return total
     with transaction.atomic():
         for meters in _batches(selected(selection, now)):
-            outcome, _ = _ask(meters, register, start, end, actor.name, now, ASKED)
+            outcome, queued = _ask(meters, register, start, end, actor.name, now, ASKED)
             total = _sum(total, outcome)
+            given += queued
             done(len(meters))
+        total = total._replace(approval=guard.hold_what_is_beyond(given, actor, now))
         subject = {
             "meters": total.meters,
             "concentrator": None if selection.concentrator is None else selection.concentrator.name,
             "from": start.isoformat(),
             "to": end.isoformat(),
         }
-        chain.record(actor, "command.resend", subject, f"{total.commands} queued")
+        chain.record(actor, "command.resend", subject, f"{total.commands} {'held' if total.approval else 'queued'}")
     return total
 
 
@@ -93,7 +101,7 @@ def ask_one(
 ) -> list[Command]:
     """Ask one meter for what is missing in [start, end), also what it answered before, but not twice at once."""
     with transaction.atomic():
-        return _ask([meter], register, start, end, created_by, now, OPEN)[1]
+        return _ask([meter], register, start, end, created_by, now, UNDER_WAY)[1]
 
 
 def ask_by_schedule(now: datetime) -> GapRecoverySummary:
@@ -195,4 +203,6 @@ def _batches(meters: QuerySet[Meter]) -> Iterator[list[Meter]]:
 
 
 def _sum(one: GapRecoverySummary, other: GapRecoverySummary) -> GapRecoverySummary:
-    return GapRecoverySummary(*(a + b for a, b in zip(one, other, strict=True)))
+    return GapRecoverySummary(
+        one.meters + other.meters, one.gaps + other.gaps, one.commands + other.commands, one.put_off + other.put_off
+    )

@@ -6,9 +6,9 @@ from typing import Any
 
 from django.db import transaction
 
-from concentrators.commands import capture_period, concentrator_titles, gap_recovery, queue
+from concentrators.commands import capture_period, concentrator_titles, gap_recovery, guard, queue
 from concentrators.commands.queue import CommandRequest
-from concentrators.models import Command, CommandKind
+from concentrators.models import Command, CommandKind, CommandState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.schemes.table import HOP
@@ -37,20 +37,25 @@ class OperatorOrder:
 
 
 def give(meter: Meter, order: OperatorOrder, actor: Actor, now: datetime) -> list[Command]:
-    """Queue the commands of an order: one, or for a resend one for each gap.
+    """Queue the commands of an order: one, or for a resend one for each gap. Beyond the account's limits: held.
 
     Raises DownlinkError, IntervalError, EpochError, SchemeError, AgreementKeyError or GapsError (the caller's mistake,
     named), MasterKeyError, AuditError or ProvisioningError (a fleet key does not open): then none was queued.
     """
     with transaction.atomic():
+        standing = set(Command.objects.filter(meter=meter, state__in=queue.UNDER_WAY).values_list("pk", flat=True))
         given = _queue(meter, order, actor.name, now)
+        guard.hold_what_is_beyond([command for command in given if command.pk not in standing], actor, now)
         subject: dict[str, Any] = {
             "device": bytes(meter.system_title).hex(),
             "commands": [command.pk for command in given],
         }
         if order.scheme is not None:
             subject["scheme"] = order.scheme
-        chain.record(actor, f"command.{order.kind.name.lower()}", subject, f"{len(given)} queued")
+        held = any(command.state == CommandState.HELD for command in given)
+        chain.record(
+            actor, f"command.{order.kind.name.lower()}", subject, f"{len(given)} {'held' if held else 'queued'}"
+        )
     return given
 
 

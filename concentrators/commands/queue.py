@@ -22,6 +22,8 @@ from keyvault.models import FleetKey, KeySource
 from meters.models import Meter, MeterStatus
 
 OPEN = (CommandState.QUEUED, CommandState.OFFERED, CommandState.DELIVERED)
+UNDER_WAY = (CommandState.HELD, *OPEN)  # no second one of the kind is given beside it
+NOT_FETCHED = (CommandState.HELD, CommandState.QUEUED)
 SYSTEM = "ami-headend"  # the name for commands of the schedule
 RETRY_DOUBLINGS = 8  # of COMMAND_RETRY_S, one with each attempt
 AT_ONCE = 3  # times that a command is offered again with equal pauses, after it came too late or was not delivered
@@ -125,7 +127,7 @@ def enqueue_keys(
         standing = {
             (command.meter_id, command.parameters.get("epoch")): command
             for command in Command.objects.filter(
-                meter__in=list(by_title.values()), kind=CommandKind.SET_KEY, state__in=OPEN
+                meter__in=list(by_title.values()), kind=CommandKind.SET_KEY, state__in=UNDER_WAY
             )
         }
         commands, new = [], []
@@ -148,12 +150,12 @@ def cancel(numbers: Collection[int], now: datetime) -> int:
     before commands, as verification does; rows that others have locked are being fetched or answered, and skipped.
     """
     with transaction.atomic():
-        keys = Command.objects.filter(pk__in=numbers, state=CommandState.QUEUED, kind=CommandKind.SET_KEY)
+        keys = Command.objects.filter(pk__in=numbers, state__in=NOT_FETCHED, kind=CommandKind.SET_KEY)
         epochs.lock_pending(list(map(bytes, keys.values_list("meter__system_title", flat=True))))
         queued = list(
             Command.objects.select_for_update(of=("self",), skip_locked=True)
             .select_related("meter")
-            .filter(pk__in=numbers, state=CommandState.QUEUED)
+            .filter(pk__in=numbers, state__in=NOT_FETCHED)
             .order_by("pk")
         )
         epochs.cancel([bytes(row.meter.system_title) for row in queued if row.kind == CommandKind.SET_KEY])
@@ -180,7 +182,7 @@ def replace_worn_keys(limit: int, now: datetime) -> int:
     its next key itself.
     """
     asked = Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY).filter(
-        Q(state__in=OPEN) | Q(created_at__range=(now - timedelta(days=1), now + clock.DIFFERENCE_MAX))
+        Q(state__in=UNDER_WAY) | Q(created_at__range=(now - timedelta(days=1), now + clock.DIFFERENCE_MAX))
     )
     meters: list[Meter] = []
     for titles in epochs.near_budget(limit):

@@ -15,8 +15,9 @@ from django.db import transaction
 from django.db.models import Count, Exists, OuterRef, QuerySet
 
 from ami_headend.core import clock
-from concentrators.commands import concentrator_titles, queue
-from concentrators.commands.queue import OPEN, DownlinkError
+from ami_headend.core.text import counted
+from concentrators.commands import concentrator_titles, guard, queue
+from concentrators.commands.queue import OPEN, UNDER_WAY, DownlinkError
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault.audit import chain
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 AGE_MAX_DAYS = 36_500
 NUMBER_MAX = 2**31 - 1  # of commands: the largest value of the column
 _FAILED = (CommandState.REFUSED, CommandState.EXPIRED)
-_UNDER_WAY = (WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED)
+_UNDER_WAY = (WaveState.HELD, WaveState.RUNNING, WaveState.PAUSED, WaveState.STOPPED)
 _BATCH = 10_000
 
 
@@ -80,7 +81,7 @@ def selected(selection: Selection, now: datetime) -> QuerySet[Meter]:
         Exists(keys.filter(epoch=0, state=KeyState.ACTIVE)),
         Exists(own),
         ~Exists(own.filter(epoch=LAST_EPOCH)),
-        ~Exists(Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY, state__in=OPEN)),
+        ~Exists(Command.objects.filter(meter=OuterRef("pk"), kind=CommandKind.SET_KEY, state__in=UNDER_WAY)),
         ~Exists(WaveMeter.objects.filter(meter=OuterRef("pk"), command=None, wave__state__in=_UNDER_WAY)),
     )
 
@@ -99,6 +100,8 @@ def begin(
 ) -> RotationWave:
     """Begin a wave for the meters that are selected now; audited. WaveError if there are none, or for a wrong number.
 
+    A wave beyond the account's limits is held: it begins when a second person releases it.
+
     New keys are derived from ``fleet_key``, or have the source of each old key. ``scheme`` and ``agreement_key`` None
     keep those of each old key. Meters that cannot get such a key when their turn comes are left out.
     """
@@ -112,6 +115,11 @@ def begin(
         meter_ids = list(selected(selection, now).values_list("pk", flat=True))
         if not meter_ids:
             raise WaveError("no meter that can get a new key now is among them")
+        what = f"give new keys to {counted(len(meter_ids), 'meter')} (wave {name!r})"
+        try:
+            approval = guard.admit(actor, CommandKind.SET_KEY, len(meter_ids), what, now)
+        except DownlinkError as error:
+            raise WaveError(str(error)) from None
         wave = RotationWave.objects.create(
             name=name,
             rate_per_hour=rate_per_hour,
@@ -121,6 +129,8 @@ def begin(
             scheme=scheme or "",
             agreement_key=agreement_key or "",
             created_by=actor.name[:150],
+            approval=approval,
+            state=WaveState.RUNNING if approval is None else WaveState.HELD,
         )
         rows = (WaveMeter(wave=wave, meter_id=meter_id) for meter_id in meter_ids)
         WaveMeter.objects.bulk_create(rows, batch_size=_BATCH)
@@ -133,7 +143,7 @@ def begin(
             "scheme": scheme,
             "agreement_key": agreement_key,
         }
-        chain.record(actor, "device_key.rotate", subject, "begun")
+        chain.record(actor, "device_key.rotate", subject, "begun" if approval is None else "held")
     return wave
 
 

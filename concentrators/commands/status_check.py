@@ -5,14 +5,15 @@ from typing import NamedTuple
 
 from django.db import transaction
 
-from concentrators.commands import queue
-from concentrators.commands.queue import OPEN, CommandRequest, DownlinkError
+from concentrators.commands import guard, queue
+from concentrators.commands.queue import UNDER_WAY, CommandRequest, DownlinkError
 from concentrators.fleet import outages
 from concentrators.fleet.outages import MeterOutage
 from concentrators.models import Command, CommandKind
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys.commandable import masking, without_aes
+from keyvault.models import Approval
 from meters.models import Meter
 from meters.registry import site_codes
 
@@ -30,6 +31,7 @@ class StatusCheck(NamedTuple):
     heard: int
     cannot: int
     left: int
+    approval: Approval | None = None  # that the commands wait for, if they are held
 
 
 def check(concentrator_id: int | None, actor: Actor, now: datetime, most: int = MOST) -> StatusCheck:
@@ -46,7 +48,7 @@ def check(concentrator_id: int | None, actor: Actor, now: datetime, most: int = 
         askable, cannot = _askable(silent)
         before = set(
             Command.objects.filter(
-                meter__in=[one.meter_id for one in askable], kind=CommandKind.READ_NOW, state__in=OPEN
+                meter__in=[one.meter_id for one in askable], kind=CommandKind.READ_NOW, state__in=UNDER_WAY
             ).values_list("meter_id", flat=True)
         )
         wanted = [one for one in askable if one.meter_id not in before]
@@ -56,9 +58,12 @@ def check(concentrator_id: int | None, actor: Actor, now: datetime, most: int = 
         )
         if now_asked:
             meters = Meter.objects.in_bulk([one.meter_id for one in now_asked])
-            queue.enqueue([CommandRequest(one, CommandKind.READ_NOW, {}) for one in meters.values()], actor.name, now)
+            given = queue.enqueue(
+                [CommandRequest(one, CommandKind.READ_NOW, {}) for one in meters.values()], actor.name, now
+            )
+            result = result._replace(approval=guard.hold_what_is_beyond(given, actor, now))
             subject = {"concentrator": concentrator_id, "meters": result.asked, "left": result.left}
-            chain.record(actor, "outage.check", subject, f"{result.asked} queued")
+            chain.record(actor, "outage.check", subject, f"{result.asked} {'held' if result.approval else 'queued'}")
     return result
 
 

@@ -16,7 +16,7 @@ from ami_headend.core import clock
 from ami_headend.core.sql import fetch_rows
 from ami_headend.core.text import NOTE_LENGTH, is_note
 from concentrators.commands.capture_period import IntervalError, check_boundary, checked_length
-from concentrators.commands.queue import OPEN
+from concentrators.commands.queue import UNDER_WAY
 from concentrators.feed import lots
 from concentrators.models import Command, CommandKind
 from concentrators.totals import totals
@@ -158,7 +158,7 @@ def _readings(meter: Meter, wish: LengthRequest, now: datetime) -> int:
 
 
 def _is_told(meter: Meter) -> bool:
-    return Command.objects.filter(meter=meter, kind=CommandKind.SET_INTERVAL, state__in=OPEN).exists()
+    return Command.objects.filter(meter=meter, kind=CommandKind.SET_INTERVAL, state__in=UNDER_WAY).exists()
 
 
 def _check(wish: LengthRequest, now: datetime) -> None:

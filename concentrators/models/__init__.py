@@ -1,6 +1,16 @@
 """The tables of this app, a module for each package that owns them."""
 
-from concentrators.models.commands import Command, CommandKind, CommandState, RotationWave, WaveMeter, WaveState
+from concentrators.models.commands import (
+    Command,
+    CommandKind,
+    CommandLimit,
+    CommandState,
+    CommandTally,
+    LimitSpan,
+    RotationWave,
+    WaveMeter,
+    WaveState,
+)
 from concentrators.models.conformance import (
     ConformanceRun,
     ConformanceStep,
@@ -31,7 +41,9 @@ __all__ = [
     "ClockCorrection",
     "Command",
     "CommandKind",
+    "CommandLimit",
     "CommandState",
+    "CommandTally",
     "Concentrator",
     "ConcentratorInGroup",
     "ConcentratorToken",
@@ -49,6 +61,7 @@ __all__ = [
     "IntegrityFailure",
     "IntervalTotal",
     "LaboratoryOffer",
+    "LimitSpan",
     "ListenerFigures",
     "MaskQuestion",
     "MaskedMeter",

@@ -1,14 +1,16 @@
 """Commands to meters, and rollouts of device keys."""
 
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
 from concentrators.models.fleet import Concentrator
-from keyvault.models import FleetKey
+from keyvault.models import Approval, FleetKey
 from meters.models import Meter
 
 
 class WaveState(models.TextChoices):
+    HELD = "held", "held (a second person must release it)"
     RUNNING = "running"
     PAUSED = "paused"
     STOPPED = "stopped", "stopped (failure budget spent)"
@@ -35,6 +37,9 @@ class RotationWave(models.Model):
     )
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(auto_now_add=True)
+    approval = models.ForeignKey(
+        Approval, models.PROTECT, null=True, related_name="+", help_text="that a second person decides or decided"
+    )
     finished_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
@@ -68,6 +73,7 @@ class CommandKind(models.IntegerChoices):
 
 
 class CommandState(models.TextChoices):
+    HELD = "held", "held (a second person must release it)"
     QUEUED = "queued"
     OFFERED = "offered", "offered (a concentrator has fetched it)"
     DELIVERED = "delivered", "delivered (the concentrator says so)"
@@ -123,6 +129,14 @@ class Command(models.Model):
         db_default=0, default=0, help_text="times the meter said: it came too late"
     )
     ended_at = models.DateTimeField(null=True, help_text="done, refused, expired or cancelled")
+    approval = models.ForeignKey(
+        Approval,
+        models.PROTECT,
+        null=True,
+        db_index=False,
+        related_name="+",
+        help_text="that a second person decides or decided",
+    )
     entered_at = models.DateTimeField(null=True, help_text="set interval: when the registry took the length over")
 
     class Meta:
@@ -140,7 +154,74 @@ class Command(models.Model):
                 condition=Q(kind=5, entered_at=None) & ~Q(state__in=["refused", "cancelled"]),
                 name="command_announced_length",
             ),
+            models.Index(fields=["approval"], condition=Q(approval__isnull=False), name="command_approval"),
         ]
 
     def __str__(self) -> str:
         return f"command {self.pk}: {self.get_kind_display()}"
+
+
+class LimitSpan(models.TextChoices):
+    """What the commands of a limit are counted over."""
+
+    ACT = "act", "in one act"
+    HOUR = "hour", "an hour"
+    DAY = "day", "a day"
+
+
+class CommandLimit(models.Model):
+    """How many commands of a kind an account may give; what is beyond is held until a second person releases it."""
+
+    kind = models.PositiveSmallIntegerField(choices=CommandKind)
+    span = models.CharField(
+        max_length=4, choices=LimitSpan, help_text="one act is a command, a wave, or an order to many"
+    )
+    most = models.PositiveIntegerField(help_text="commands; 0: each needs a second person")
+    share_percent = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="for one act: no more than this share of the meters in service, if it is more than 100 commands",
+    )
+    account = models.CharField(
+        max_length=160,
+        blank=True,
+        help_text="name of an account, or token:NAME of a program, that has this limit in place of the general one; "
+        "empty: every one",
+    )
+
+    class Meta:
+        verbose_name = "limit of commands"
+        verbose_name_plural = "limits of commands"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "span", "account"],
+                name="command_limit_once",
+                violation_error_message="There is a limit for this kind, span and account already: change that one.",
+            ),
+            models.CheckConstraint(
+                condition=Q(share_percent=None) | Q(span=LimitSpan.ACT),
+                name="command_limit_share",
+                violation_error_message="Only a limit of one act can be a share of the meters.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        whose = f" of {self.account}" if self.account else ""
+        return f"{self.get_kind_display()} {self.get_span_display()}{whose}"
+
+
+class CommandTally(models.Model):
+    """How many commands an account gave in a minute that were not held."""
+
+    account = models.CharField(max_length=160)
+    kind = models.PositiveSmallIntegerField(choices=CommandKind)
+    minute = models.DateTimeField(help_text="when it began")
+    number = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "kind", "minute"], name="command_tally_once")]
+        indexes = [models.Index(fields=["minute"], name="command_tally_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.account}, {self.get_kind_display()}, {self.minute}"

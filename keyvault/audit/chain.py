@@ -41,10 +41,14 @@ class AuditError(Exception):
 
 
 class Actor(NamedTuple):
-    """Who acts, and from where: an account and its address, or a system user and a command."""
+    """Who acts, and from where: an account and its address, or a system user and a command.
+
+    ``behind`` is the account that made the token of a program, if it was one.
+    """
 
     name: str
     source: str
+    behind: str = ""
 
 
 class Head(NamedTuple):
@@ -75,8 +79,9 @@ class Requested(Protocol):
 
 
 def web_actor(request: Requested) -> Actor:
-    """Return the actor of a request: the account, and its address."""
-    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""))
+    """Return the actor of a request: the account or program, and its address."""
+    behind = getattr(request.user, "made_by", "")
+    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""), behind)
 
 
 def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "done") -> Head:

@@ -70,6 +70,7 @@ class Approval(models.Model):
     approved_at = models.DateTimeField(null=True)
     refused_by = models.CharField(max_length=150, blank=True)
     refused_at = models.DateTimeField(null=True)
+    refusal = models.CharField(max_length=250, blank=True, db_default="", help_text="why it was refused")
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
 

@@ -45,4 +45,5 @@ SEARCHES = {
     Condition.BACKUP_OVERDUE: Search(site.backup_overdue, 10 * _MINUTE_S),
     Condition.API_TOKEN_EXPIRES: Search(site.api_token_expires, _HOUR_S),
     Condition.SIEM_BEHIND: Search(site.siem_behind),
+    Condition.COMMANDS_HELD: Search(site.commands_held),
 }

@@ -1,4 +1,4 @@
-"""Conditions about the head-end itself: the queue, backups, tokens of programs, the SIEM."""
+"""Conditions about the head-end itself: the queue, backups, tokens of programs, the SIEM, held commands."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -9,7 +9,7 @@ from ami_headend.api_tokens import tokens
 from ami_headend.core import clock
 from ami_headend.siem import pending
 from concentrators.ingest import backlog
-from keyvault import backups
+from keyvault import approvals, backups
 from keyvault.device_keys import inventory
 
 
@@ -62,3 +62,14 @@ def siem_behind(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     why = f": {found.shipping.last_error}" if found.shipping.last_error else ""
     summary = f"{found.waiting:,} security events wait, since {found.oldest_at:%Y-%m-%d %H:%M} UTC{why}"
     return few([Finding(SubjectKind.FLEET, 0, "SIEM", summary[:250])])
+
+
+def commands_held(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
+    """Find whether commands beyond the limits of their accounts wait for a second person, longer than the period."""
+    before = now - timedelta(minutes=rule.period_minutes or 0)
+    waiting = approvals.waiting(now).filter(act=approvals.SEND_COMMANDS, requested_at__lte=before).order_by("pk")
+    found = list(waiting[:SUBJECTS_MAX])
+    if not found:
+        return NOTHING
+    named = "; ".join(f"{row.requested_by} wants to {approvals.describe(row)} ({row.reason})" for row in found)
+    return few([Finding(SubjectKind.FLEET, 0, "held commands", named[:250])])

@@ -61,6 +61,7 @@ class ApprovalsPage(ActingPage):
                     "what": approvals.describe(row),
                     "label": _label(row, now),
                     "may_approve": row.pk in mine,
+                    "is_held": row.act == approvals.SEND_COMMANDS,
                     "may_refuse": may_refuse or row.requester_id == user.pk,
                     "refuse": "Take back" if row.requester_id == user.pk else "Refuse",
                 }
@@ -83,11 +84,17 @@ def _number(request: HttpRequest) -> int:
 
 def _approve(request: HttpRequest) -> str:
     approval = approvals.approve(_number(request), _person(request), timezone.now())
+    if approval.act == approvals.SEND_COMMANDS:
+        return f"Released: {approvals.describe(approval)}. Concentrators get them now."
     return f"Approved: {approvals.describe(approval)}. It is valid once, for {approval.requested_by}."
 
 
 def _refuse(request: HttpRequest) -> str:
-    approval = approvals.refuse(_number(request), _person(request), timezone.now())
+    why = request.POST.get("reason", "")
+    number = _number(request)
+    if not why.strip() and Approval.objects.filter(pk=number, act=approvals.SEND_COMMANDS).exists():
+        raise Wrong("Nothing was done: say why it is refused, for whoever gave the commands.")
+    approval = approvals.refuse(number, _person(request), timezone.now(), why)
     return f"Refused: {approvals.describe(approval)}."
 
 
@@ -104,7 +111,7 @@ def _over(rows: Sequence[Approval], now: datetime) -> HtmlTable:
                 _label(row, now),
                 clipped(approvals.describe(row)),
                 row.requested_by,
-                clipped(row.reason),
+                clipped(f"{row.reason} (refused: {row.refusal})" if row.refusal else row.reason),
                 row.refused_by or row.approved_by or NOTHING,
                 ago(row.requested_at, now),
             ]

@@ -13,10 +13,10 @@ from ami_headend.console.acts import REFUSALS
 from ami_headend.console.keys.waves import NewKeyForm
 from ami_headend.console.lists import sentence
 from ami_headend.console.page import ConsolePage
-from concentrators.commands import operator
+from concentrators.commands import guard, operator
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
-from concentrators.models import CommandKind
+from concentrators.models import CommandKind, CommandState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.device_keys import schemes_in_use
@@ -58,6 +58,7 @@ class NewKeyPage(ConsolePage):
                 form.add_error(None, sentence(error))
             else:
                 epoch = command.parameters["epoch"]
-                messages.success(request, f"Command {command.pk} brings the key of epoch {epoch}.")
+                held = f" {guard.told(command.approval)}." if command.state == CommandState.HELD else ""
+                messages.success(request, f"Command {command.pk} brings the key of epoch {epoch}.{held}")
                 return HttpResponseRedirect(reverse("admin:meter", args=[self.meter.pk]))
         return self.render_to_response(self.get_context_data(form=form))

@@ -23,7 +23,7 @@ from ami_headend.core.numbers import row_number
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
-from concentrators.commands import rollouts
+from concentrators.commands import guard, rollouts
 from concentrators.commands.rollouts import RolloutProgress
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault import rights
@@ -85,7 +85,9 @@ class WavePage(ListPage, ActingPage):
     @cached_property
     def wave(self) -> RotationWave:
         """Return the wave of the address; Http404 if there is none."""
-        return get_object_or_404(RotationWave.objects.select_related("fleet_key"), pk=self.kwargs["wave_id"])
+        return get_object_or_404(
+            RotationWave.objects.select_related("fleet_key", "approval"), pk=self.kwargs["wave_id"]
+        )
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         rows = self._matching(filters)
@@ -127,6 +129,8 @@ class WavePage(ListPage, ActingPage):
             "percent": percent(counted(progress), progress.meters),
             "figures": _figures(wave, progress),
             "takes": duration(3600 * progress.waiting / wave.rate_per_hour) if progress.waiting else None,
+            "is_held": wave.state == WaveState.HELD,
+            "held": guard.told(wave.approval),
             "is_running": wave.state == WaveState.RUNNING,
             "is_paused": wave.state == WaveState.PAUSED,
             "is_stopped": wave.state == WaveState.STOPPED,

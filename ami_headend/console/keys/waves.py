@@ -24,12 +24,12 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.colours import WAVE_COLOURS
-from concentrators.commands import rollouts
+from concentrators.commands import guard, rollouts
 from concentrators.commands.rollouts import RolloutProgress, WaveError
 from concentrators.fleet.selection import Selection
-from concentrators.models import CommandState, RotationWave, WaveState
+from concentrators.models import CommandKind, CommandState, RotationWave, WaveState
 from keyvault import rights
-from keyvault.audit.chain import web_actor
+from keyvault.audit.chain import Actor, web_actor
 from keyvault.models import FleetKey
 from keyvault.schemes.table import new_algorithm_choices, new_scheme_choices
 from meters.group_forms import GroupsField
@@ -183,7 +183,7 @@ class NewWavePage(ConsolePage):
             try:
                 if request.POST.get("act") == "begin":
                     return self._begin(request, form, now)
-                context = _preview(form, now)
+                context = _preview(form, web_actor(request), now)
             except REFUSALS as error:
                 form.add_error(None, sentence(error))
         return self.render_to_response(self.get_context_data(form=form, **context))
@@ -207,7 +207,7 @@ class NewWavePage(ConsolePage):
         return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
 
 
-def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
+def _preview(form: WaveForm, actor: Actor, now: datetime) -> dict[str, Any]:
     found = rollouts.selected(form.selection(), now)
     count = found.count()
     if not count:
@@ -217,6 +217,7 @@ def _preview(form: WaveForm, now: datetime) -> dict[str, Any]:
     return {
         "count": count,
         "in_service": in_service,
+        "held": guard.forecast(actor, CommandKind.SET_KEY, count, now),
         "takes": duration(takes.total_seconds()),
         "sample": [str(meter) for meter in found[:_SAMPLE]],
         "more": max(0, count - _SAMPLE),

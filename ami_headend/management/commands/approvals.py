@@ -30,6 +30,7 @@ _LISTED = 50
 
 class Command(DomainCommand):
     help = """Have a second person approve an act that cannot be undone: an export of keys, or the end of a key version.
+Commands to meters beyond the limits of an account wait here, too, and are sent when another person approves them.
 
 One account requests, another one approves: here, or on the console's page of approvals. Each must enter its
 password; it does not matter who runs the command. An approval is valid once, for exactly what was requested,
@@ -42,7 +43,7 @@ Examples:
   manage.py approvals request destroy 1 --account ann --reason "rotated in May"
   manage.py approvals request cut-off hes-1 1 --account ann --reason "the head-end was broken into"
   manage.py approvals approve 7 --account ben
-  manage.py approvals refuse 7 --account ben
+  manage.py approvals refuse 7 --account ben --reason "the meters stay as they are"
   manage.py export_keys --transport-key lab.key --meters 0024befffe804ff1 --output meter.jsonl
 """
     refusals = (
@@ -89,6 +90,7 @@ Examples:
             deciding = actions.add_parser(name, help=text)
             deciding.add_argument("number", type=int)
             deciding.add_argument("--account", required=True, metavar="NAME", help="the account that decides")
+            deciding.add_argument("--reason", default="", help="refuse: why")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         if action == "list":
@@ -96,7 +98,7 @@ Examples:
         elif action == "request":
             self.request(**options)
         else:
-            self.decide(action, options["number"], options["account"])
+            self.decide(action, options["number"], options["account"], options["reason"])
 
     def list(self, *, show_all: bool) -> None:
         now = timezone.now()
@@ -142,15 +144,18 @@ Examples:
             f"manage.py approvals approve {asked.pk} --account NAME, before {asked.expires_at:%Y-%m-%d %H:%M} UTC."
         )
 
-    def decide(self, action: str, number: int, name: str) -> None:
+    def decide(self, action: str, number: int, name: str, why: str) -> None:
         approval = Approval.objects.filter(pk=number).first()
         if approval is None:
             raise CommandError(f"there is no approval {number}")
         self.stdout.write(f"{approval.requested_by} requests to {approvals.describe(approval)}: {approval.reason}")
         person = authenticated(name)
         if action == "approve":
-            approvals.approve(number, person, timezone.now())
+            approved = approvals.approve(number, person, timezone.now())
+            if approved.act == approvals.SEND_COMMANDS:
+                self.stdout.write(f"Released {number}: concentrators get the commands now.")
+                return
             self.stdout.write(f"Approved {number}. It is valid once, until {approval.expires_at:%Y-%m-%d %H:%M} UTC.")
         else:
-            approvals.refuse(number, person, timezone.now())
+            approvals.refuse(number, person, timezone.now(), why)
             self.stdout.write(f"Refused {number}.")

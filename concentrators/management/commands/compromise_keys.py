@@ -10,6 +10,7 @@ from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.eui64 import Eui64Error
 from concentrators.commands import compromises
+from concentrators.commands.rollouts import WaveError
 from concentrators.fleet import concentrator_keys
 from concentrators.fleet.selection import find_concentrator
 from keyvault.audit import chain
@@ -39,7 +40,7 @@ class Command(DomainCommand):
         "then: manage.py rotate_device_keys begin --name leak --compromised\n"
         "exit status: 0 done, and audited; 1 nothing was done."
     )
-    refusals = (AuditError, MasterKeyError, ProvisioningError, Eui64Error, RegistryError)
+    refusals = (AuditError, MasterKeyError, ProvisioningError, Eui64Error, RegistryError, WaveError)
     nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -7,7 +7,8 @@ from django.core.management.base import CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
-from concentrators.commands import rollouts
+from ami_headend.core.text import counted
+from concentrators.commands import guard, rollouts
 from concentrators.commands.rollouts import WaveError
 from concentrators.fleet.selection import Selection
 from keyvault.audit import chain
@@ -66,10 +67,11 @@ class Command(DomainCommand):
     def _rotate(self, *, old: str, new: str, rate: int, failure_budget: int, dry_run: bool, **options: Any) -> None:
         standing, now = fleet_keys.find(old), timezone.now()
         if dry_run:
-            meters = rollouts.selected(Selection(derived_from=standing), now).count()
-            self.stdout.write(f"{meters} meters would get a key derived from {new}.")
+            meters = counted(rollouts.selected(Selection(derived_from=standing), now).count(), "meter")
+            self.stdout.write(f"{meters} would get a key derived from {new}.")
             return
         wave = rollouts.replace_fleet_key(standing, new, chain.command_actor(), now, rate, failure_budget)
         self.stdout.write(
-            f"Made fleet key {new}; wave {wave.pk} ({wave.name}) has begun: {rollouts.progress(wave).meters} meters."
+            f"Made fleet key {new}; wave {wave.pk} ({wave.name}) {'has begun' if wave.approval is None else 'waits'}: "
+            f"{counted(rollouts.progress(wave).meters, 'meter')}. {guard.told(wave.approval)}"
         )

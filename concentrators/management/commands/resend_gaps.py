@@ -12,7 +12,7 @@ from django.utils import timezone
 from rich.console import Console
 
 from ami_headend.core.commands import DomainCommand, bars
-from concentrators.commands import gap_recovery
+from concentrators.commands import gap_recovery, guard
 from concentrators.commands.queue import DownlinkError
 from concentrators.management import choosing
 from keyvault.audit import chain
@@ -67,9 +67,12 @@ class Command(DomainCommand):
                 dry_run=options["dry_run"],
                 done=done,
             )
+        if outcome.approval is not None:
+            self.stdout.write(f"{guard.told(outcome.approval)}.")
+        done_so = "held" if outcome.approval else "queued"
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(
-            f"{outcome.meters} meters have {outcome.gaps} gaps: {outcome.commands} resends {would}queued,"
+            f"{outcome.meters} meters have {outcome.gaps} gaps: {outcome.commands} resends {would}{done_so},"
             f" {outcome.put_off} put off to another day; the others were asked for before."
         )
 

@@ -6,12 +6,13 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
-from concentrators.commands import operator, rollouts
+from ami_headend.core.text import counted
+from concentrators.commands import guard, operator, rollouts
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
 from concentrators.commands.rollouts import WaveError
 from concentrators.management import choosing
-from concentrators.models import CommandKind, RotationWave
+from concentrators.models import CommandKind, CommandState, RotationWave
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import agreement_keys, fleet_keys
@@ -93,7 +94,12 @@ class Command(DomainCommand):
         agreed_with = None if options["agreed_with"] is None else agreement_keys.find_text(options["agreed_with"])
         selection = choosing.selection(options, derived_from=derived_from, agreed_with=agreed_with, **more)
         if options["dry_run"]:
-            self.stdout.write(f"{rollouts.selected(selection, now).count()} meters would get a new key.")
+            number = rollouts.selected(selection, now).count()
+            held = guard.forecast(chain.command_actor(), CommandKind.SET_KEY, number, now)
+            self.stdout.write(
+                f"{counted(number, 'meter')} would get a new key."
+                + (f" The wave would wait for a second person: {held}." if held else "")
+            )
             return
         budget = 10 if options["failure_budget"] is None else options["failure_budget"]
         fleet_key = None if options["fleet_key"] is None else fleet_keys.find(options["fleet_key"])
@@ -109,7 +115,11 @@ class Command(DomainCommand):
             options["scheme"],
             options["agreement_key"],
         )
-        self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {rollouts.progress(wave).meters} meters.")
+        meters = counted(rollouts.progress(wave).meters, "meter")
+        if wave.approval is not None:
+            self.stdout.write(f"Wave {wave.pk} ({wave.name}) waits: {meters}. {guard.told(wave.approval)}.")
+        else:
+            self.stdout.write(f"Wave {wave.pk} ({wave.name}) has begun: {meters}.")
 
     def _one(self, options: dict[str, Any]) -> None:
         named = options["meter"] or []
@@ -123,6 +133,9 @@ class Command(DomainCommand):
             agreement_key=options["agreement_key"],
         )
         (command,) = operator.give(meter, order, chain.command_actor(), now)
+        if command.state == CommandState.HELD:
+            self.stdout.write(f"Command {command.pk} to meter {meter} waits. {guard.told(command.approval)}.")
+            return
         self.stdout.write(f"Command {command.pk} brings meter {meter} its key of epoch {command.parameters['epoch']}.")
 
     def _status(self, wave_id: int | None) -> None:

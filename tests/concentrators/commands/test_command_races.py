@@ -1,14 +1,16 @@
 """Keys and commands, run as races: threads with connections of their own on one PostgreSQL."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
 from pytest_django import DjangoDbBlocker
 
-from concentrators.commands import downlink, queue
+from concentrators.commands import downlink, operator, queue
+from concentrators.commands.operator import OperatorOrder
 from concentrators.ingest import verification
-from concentrators.models import Command, Concentrator, Uplink
+from concentrators.models import Command, CommandKind, CommandLimit, Concentrator, Uplink
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -147,3 +149,15 @@ def test_a_command_cancelled_while_a_frame_under_its_key_comes(concentrator: Con
         uplink.refresh_from_db()
         assert outcome(uplink) in ({"accepted": 10}, {"unknown_epoch": 10})
         assert cancelled == (0 if outcome(uplink) == {"accepted": 10} else 10)
+
+
+def test_two_requests_at_once_do_not_exceed_a_limit_together(concentrator: Concentrator) -> None:
+    CommandLimit.objects.filter(kind=CommandKind.READ_NOW).delete()
+    CommandLimit.objects.create(kind=CommandKind.READ_NOW, span="hour", most=3)
+    order = OperatorOrder(CommandKind.READ_NOW)
+    for number in range(ROUNDS):
+        (device,) = fitted(1, concentrator)
+        who = Actor(f"ops{number}", "test")
+        given = at_once(*[partial(operator.give, device.meter, order, who, NOW)] * 6)
+        states = Counter(commands[0].state for commands in given)  # type: ignore[index]
+        assert states == {"queued": 3, "held": 3}

@@ -223,7 +223,7 @@ class TestApi:
         response = client.post("/api/v1/resends", body, content_type="application/json")
         assert (response.status_code, response.json()) == (
             201,
-            {"meters": 1, "gaps": 2, "commands": 2, "put_off": 0},
+            {"meters": 1, "gaps": 2, "commands": 2, "held": None, "put_off": 0},
         )
         assert AuditRecord.objects.get().actor == "operator"
 

@@ -296,7 +296,7 @@ class TestCommandLine:
         assert not RotationWave.objects.exists()
         said = self.run("begin", "--name", "spring", "--concentrator", concentrator.name, "--meter", one.title.hex())
         wave = RotationWave.objects.get()
-        assert said == f"Wave {wave.pk} (spring) has begun: 1 meters.\n"
+        assert said == f"Wave {wave.pk} (spring) has begun: 1 meter.\n"
         tasks.step_rotation_waves()
         assert self.run("status", "--wave", wave.pk) == (
             f"{wave.pk} spring: running; 1 meters, 0 waiting, 1 queued; 1000 an hour, 0 of 10 failures\n"

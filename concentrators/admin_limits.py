@@ -1,0 +1,58 @@
+"""Limits of commands in the admin: made, changed and removed, each act audited."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+
+from ami_headend.web.admin import LargeTableAdmin
+from concentrators.commands import guard
+from concentrators.models import CommandLimit
+from keyvault.audit.chain import AuditError, web_actor
+from keyvault.master_key import MasterKeyError
+
+
+@admin.register(CommandLimit)
+class CommandLimitAdmin(LargeTableAdmin):
+    """How many commands an account may give without a second person."""
+
+    when_empty = "There is no limit, so one account can reach every meter. Add one."
+    fields = ["kind", "span", "most", "share_percent", "account"]
+    list_display = ["kind", "span", "most", "share", "whose"]
+    list_filter = [("kind", ChoicesDropdownFilter), ("span", ChoicesDropdownFilter)]
+    search_fields = ["account__icontains"]
+    ordering = ["kind", "account", "id"]
+
+    @display(description="share of the meters")
+    def share(self, limit: CommandLimit) -> str:
+        return "-" if limit.share_percent is None else f"{limit.share_percent} %"
+
+    @display(description="of", ordering="account")
+    def whose(self, limit: CommandLimit) -> str:
+        return limit.account or "every account"
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._refused(request, super().changeform_view, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._refused(request, super().delete_view, *args, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: CommandLimit, form: Any, change: bool) -> None:
+        guard.save_limit(web_actor(request), obj)
+
+    def delete_model(self, request: HttpRequest, obj: CommandLimit) -> None:
+        guard.delete_limit(web_actor(request), obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[CommandLimit]) -> None:
+        for limit in queryset:
+            guard.delete_limit(web_actor(request), limit)
+
+    def _refused(self, request: HttpRequest, view: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)  # type: ignore[no-any-return]
+        except (MasterKeyError, AuditError) as error:
+            self.message_user(request, f"Nothing was saved: {error}", messages.ERROR)
+            return HttpResponseRedirect(request.path)

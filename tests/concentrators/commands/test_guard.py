@@ -1,0 +1,319 @@
+"""Commands beyond the limits of an account are held until a second person decides."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.test import Client
+from django.utils import timezone
+
+from ami_headend.alerts.conditions import SEARCHES
+from ami_headend.alerts.models import Rule
+from ami_headend.api_tokens import tokens as api_tokens
+from concentrators import tasks
+from concentrators.commands import guard, operator, rollouts
+from concentrators.commands.operator import OperatorOrder
+from concentrators.commands.queue import DownlinkError
+from concentrators.fleet.selection import Selection
+from concentrators.models import (
+    Command,
+    CommandKind,
+    CommandLimit,
+    CommandState,
+    CommandTally,
+    Concentrator,
+    RotationWave,
+    WaveState,
+)
+from keyvault import approvals
+from keyvault.approvals import ApprovalError, Person
+from keyvault.audit.chain import Actor
+from keyvault.models import Approval, AuditRecord, DeviceKey
+from tests.concentrators.commands.test_rollouts import fetched, fitted
+from tests.concentrators.fleet import Device
+from tests.concentrators.statements import counting
+
+pytestmark = pytest.mark.django_db
+OPS = Actor("ops", "10.0.0.1")
+CLOCK = OperatorOrder(CommandKind.SET_CLOCK)
+
+
+def person(name: str, *roles: str) -> Person:
+    user = User.objects.create_user(name, is_staff=True)
+    user.groups.set(Group.objects.filter(name__in=roles))
+    return Person(user, "test")
+
+
+@pytest.fixture
+def ops() -> Person:
+    return person("ops", "operator", "key officer")
+
+
+@pytest.fixture
+def ben(ops: Person) -> Person:
+    return person("ben", "administrator")
+
+
+@pytest.fixture
+def devices(concentrator: Concentrator) -> list[Device]:
+    return fitted(3, concentrator)
+
+
+def limit(kind: CommandKind, span: str, most: int, account: str = "") -> None:
+    CommandLimit.objects.filter(kind=kind).delete()
+    CommandLimit.objects.create(kind=kind, span=span, most=most, account=account)
+
+
+def give(device: Device, order: OperatorOrder = CLOCK, by: Actor = OPS) -> Command:
+    (command,) = operator.give(device.meter, order, by, timezone.now())
+    return command
+
+
+def state(command: Command) -> str:
+    command.refresh_from_db()
+    return command.state
+
+
+def waiting(held: Command | RotationWave) -> int:
+    assert held.approval is not None
+    return held.approval.pk
+
+
+def released(approval: Approval | None, by: Person) -> Approval:
+    assert approval is not None
+    return approvals.approve(approval.pk, by, timezone.now())
+
+
+class TestHeld:
+    def test_what_is_beyond_the_limit_reaches_no_concentrator_until_another_releases_it(
+        self, concentrator: Concentrator, devices: list[Device], ops: Person, ben: Person
+    ) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 2)
+        given = [give(device) for device in devices]
+        assert [command.state for command in given] == ["queued", "queued", "held"]
+        held = given[2]
+        assert len(fetched(concentrator)) == 2
+        assert "set clock commands beyond the limit of 2 an hour: 2 given, 1 more" in guard.told(held.approval)
+        with pytest.raises(ApprovalError, match="another person must approve"):
+            approvals.approve(waiting(held), Person(_officer(ops), "test"), timezone.now())
+        released(held.approval, ben)
+        assert state(held) == CommandState.QUEUED
+        assert [offer.number for offer in fetched(concentrator).values()] == [held.pk]
+        acts = AuditRecord.objects.order_by("number").values_list("actor", "act", "result")
+        assert [*acts][-3:] == [
+            ("ops", "command.set_clock", "1 held"),
+            ("ben", "approval.approve", "done"),
+            ("ben", "command.release", "1 commands"),
+        ]
+        with pytest.raises(ApprovalError, match="used already"):
+            released(held.approval, ben)
+
+    def test_refused_with_a_reason_it_is_cancelled_with_its_pending_key(
+        self, concentrator: Concentrator, devices: list[Device], ben: Person
+    ) -> None:
+        limit(CommandKind.SET_KEY, "act", 0)
+        held = give(devices[0], OperatorOrder(CommandKind.SET_KEY))
+        assert DeviceKey.objects.filter(state="pending").count() == 1
+        refused = approvals.refuse(waiting(held), ben, timezone.now(), "nobody knows of it")
+        assert (state(held), refused.refusal) == (CommandState.CANCELLED, "nobody knows of it")
+        assert not DeviceKey.objects.filter(state="pending").exists()
+        assert not fetched(concentrator)
+        assert give(devices[0], OperatorOrder(CommandKind.SET_KEY)).state == "held"
+
+    def test_nobody_decides_in_time(self, devices: list[Device], ben: Person) -> None:
+        limit(CommandKind.SET_CLOCK, "act", 0)
+        held = give(devices[0])
+        Approval.objects.update(expires_at=timezone.now())
+        with pytest.raises(ApprovalError, match="expired"):
+            released(held.approval, ben)
+        tasks.expire_commands()
+        assert state(held) == CommandState.CANCELLED
+
+    def test_a_length_whose_time_is_over_is_not_released(self, devices: list[Device], ben: Person) -> None:
+        limit(CommandKind.SET_INTERVAL, "act", 0)
+        held = give(devices[0], OperatorOrder(CommandKind.SET_INTERVAL, interval_minutes=60))
+        Command.objects.update(parameters={**held.parameters, "from_s": 0})
+        with pytest.raises(ApprovalError, match="is over: refuse it"):
+            released(held.approval, ben)
+        assert state(held) == CommandState.HELD
+        assert approvals.state(Approval.objects.get(), timezone.now()) == "waiting"
+
+    def test_who_gave_it_may_cancel_it(self, devices: list[Device], ben: Person) -> None:
+        limit(CommandKind.SET_CLOCK, "act", 0)
+        held = give(devices[0])
+        assert operator.cancel(held, OPS, timezone.now())
+        with pytest.raises(ApprovalError, match="was cancelled"):
+            released(held.approval, ben)
+
+    def test_an_account_cannot_fill_the_queue_of_the_second_person(self, devices: list[Device]) -> None:
+        limit(CommandKind.SET_CLOCK, "act", 0)
+        for _ in range(guard.HELD_ACTS_MAX):
+            give(devices[0])
+        with pytest.raises(DownlinkError, match="20 acts of ops wait for a second person already"):
+            give(devices[1])
+        assert Command.objects.count() == guard.HELD_ACTS_MAX
+
+
+class TestCounting:
+    def test_by_account_kind_and_minutes(self, devices: list[Device]) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 1)
+        assert give(devices[0]).state == "queued"
+        assert give(devices[1]).state == "held"
+        assert give(devices[1], by=Actor("eve", "")).state == "queued"
+        assert give(devices[1], OperatorOrder(CommandKind.READ_NOW)).state == "queued"
+        CommandTally.objects.update(minute=timezone.now() - timedelta(hours=1))
+        assert give(devices[2]).state == "queued"
+        assert sum(CommandTally.objects.filter(account="ops", kind=4).values_list("number", flat=True)) == 2
+
+    def test_an_account_may_have_a_limit_of_its_own(self, devices: list[Device]) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 5)
+        CommandLimit.objects.create(kind=CommandKind.SET_CLOCK, span="hour", most=0, account="ops")
+        assert give(devices[0]).state == "held"
+        assert give(devices[1], by=Actor("eve", "")).state == "queued"
+
+    def test_tallies_go_after_two_days(self, devices: list[Device]) -> None:
+        give(devices[0])
+        CommandTally.objects.update(minute=timezone.now() - timedelta(days=3))
+        tasks.delete_old_rows()
+        assert not CommandTally.objects.exists()
+
+
+class TestWaves:
+    def begun(self) -> RotationWave:
+        return rollouts.begin("spring", Selection(everything=True), OPS, timezone.now(), 6_000, 0)
+
+    def test_a_large_wave_waits_whole(self, concentrator: Concentrator, devices: list[Device], ben: Person) -> None:
+        limit(CommandKind.SET_KEY, "act", 2)
+        why = guard.forecast(OPS, CommandKind.SET_KEY, 3, timezone.now())
+        assert why == "set key commands beyond the limit of 2 in one act: 3"
+        wave = self.begun()
+        assert (wave.state, rollouts.step(timezone.now())) == (WaveState.HELD, 0)
+        for act in (rollouts.pause, rollouts.resume):
+            with pytest.raises(rollouts.WaveError, match="is held"):
+                act(wave.pk, OPS)
+        with pytest.raises(rollouts.WaveError, match="no meter"):
+            self.begun()  # its meters are taken
+        released(wave.approval, ben)
+        assert rollouts.step(timezone.now()) == 3
+        assert len(fetched(concentrator)) == 3
+
+    def test_refused_expired_and_cancelled(self, devices: list[Device], ben: Person) -> None:
+        limit(CommandKind.SET_KEY, "act", 2)
+        refused = self.begun()
+        approvals.refuse(waiting(refused), ben, timezone.now(), "not now")
+        expired = self.begun()
+        Approval.objects.filter(pk=waiting(expired)).update(expires_at=timezone.now())
+        tasks.expire_commands()
+        cancelled = self.begun()
+        rollouts.cancel(cancelled.pk, OPS, timezone.now())
+        assert {*RotationWave.objects.values_list("state", flat=True)} == {WaveState.CANCELLED}
+        with pytest.raises(ApprovalError, match="was cancelled"):
+            released(cancelled.approval, ben)
+
+    def test_several_small_waves_are_counted_together(self, devices: list[Device]) -> None:
+        limit(CommandKind.SET_KEY, "day", 2)
+        for index, expected in enumerate([WaveState.RUNNING, WaveState.RUNNING, WaveState.HELD]):
+            chosen = Selection([devices[index].title])
+            wave = rollouts.begin("one", chosen, OPS, timezone.now(), 60, 0)
+            assert wave.state == expected
+
+
+class TestDoors:
+    def test_a_program_is_counted_and_the_account_behind_it_releases_nothing(
+        self, devices: list[Device], ben: Person
+    ) -> None:
+        limit(CommandKind.READ_NOW, "hour", 1)
+        made = api_tokens.make(Actor("ben", ""), "erp", ["commands"], 30, timezone.now())
+        url = f"/api/v1/meters/{devices[0].title.hex()}/commands"
+        header = {"Authorization": f"Bearer {made.secret}"}
+        answers = [
+            Client().post(url, {"kind": "read_now"}, content_type="application/json", headers=header) for _ in range(2)
+        ]
+        first, second = [answer.json()[0] for answer in answers]
+        assert (first["state"], first["held_because"], first["held_number"]) == ("queued", None, None)
+        assert second["state"] == "held"
+        assert "beyond the limit of 1 an hour" in second["held_because"]
+        held = Approval.objects.get()
+        assert (held.requested_by, held.pk) == ("token:erp", second["held_number"])
+        with pytest.raises(ApprovalError, match="another person"):
+            released(held, ben)
+        released(held, person("kim", "key officer"))
+
+    def test_rest_for_the_second_person(self, devices: list[Device], ben: Person, client: Client) -> None:
+        limit(CommandKind.SET_CLOCK, "act", 0)
+        first, second = give(devices[0]), give(devices[1])
+        client.force_login(ben.account)
+        listed = client.get("/api/v1/held-commands").json()
+        assert [(row["number"], row["state"], row["commands"]) for row in listed] == [
+            (second.approval_id, "waiting", 1),
+            (first.approval_id, "waiting", 1),
+        ]
+
+        def decide(number: int | None, body: dict[str, str]) -> Any:
+            return client.post(f"/api/v1/held-commands/{number}", body, content_type="application/json")
+
+        assert "Say why" in decide(first.approval_id, {"decision": "refuse"}).content.decode()
+        assert decide(first.approval_id, {"decision": "refuse", "reason": "no"}).json()["refusal"] == "no"
+        assert decide(second.approval_id, {"decision": "release"}).json()["state"] == "used"
+        again = decide(second.approval_id, {"decision": "release"})
+        assert (again.status_code, again["Content-Type"]) == (400, "application/problem+json")
+        assert decide(0, {"decision": "release"}).status_code == 404
+        assert [state(first), state(second)] == ["cancelled", "queued"]
+
+    def test_the_pages_say_so(self, devices: list[Device], ops: Person, ben: Person, client: Client) -> None:
+        limit(CommandKind.SET_KEY, "act", 2)
+        client.force_login(ops.account)
+        form = {"name": "all", "everything": "on", "rate_per_hour": "60", "failure_budget": "0"}
+        preview = client.post("/admin/keys/waves/new/", {**form, "act": "preview"}).content.decode()
+        assert "This wave will wait for a second person: set key commands beyond the limit of 2" in preview
+        page = client.post("/admin/keys/waves/new/", {**form, "act": "begin"}, follow=True).content.decode()
+        assert "Another person with the right to approve must release it" in page
+        assert "Resume the wave" not in page
+        held = Approval.objects.get()
+        client.force_login(ben.account)
+        queue = client.get("/admin/keys/approvals/").content.decode()
+        assert "Give new keys to 3 meters" in queue
+        assert "Release" in queue
+        post = {"act": "refuse", "number": held.pk}
+        assert "say why" in client.post("/admin/keys/approvals/", post, follow=True).content.decode()
+        page = client.post("/admin/keys/approvals/", {**post, "reason": "who asked?"}, follow=True).content.decode()
+        assert "refused: who asked?" in page
+        assert RotationWave.objects.get().state == WaveState.CANCELLED
+
+    def test_an_alert_while_they_wait(self, devices: list[Device], ben: Person) -> None:
+        rule = Rule.objects.get(condition="commands_held")
+        limit(CommandKind.SET_CLOCK, "act", 0)
+        held = give(devices[0])
+        find = SEARCHES["commands_held"].find  # type: ignore[index]
+        assert not find(rule, [], timezone.now()).listed
+        (found,) = find(rule, [], timezone.now() + timedelta(minutes=2)).listed
+        assert "ops wants to send 'set clock' to meter" in found.summary
+        released(held.approval, ben)
+        assert not find(rule, [], timezone.now() + timedelta(minutes=2)).listed
+
+    def test_limits_are_changed_by_administrators_and_audited(self, ben: Person, client: Client) -> None:
+        client.force_login(ben.account)
+        row = CommandLimit.objects.get(kind=CommandKind.SET_CLOCK, span="hour")
+        url = f"/admin/concentrators/commandlimit/{row.pk}/change/"
+        client.post(url, {"kind": 4, "span": "hour", "most": 7, "share_percent": "", "account": ""})
+        row.refresh_from_db()
+        assert row.most == 7
+        client.post(url.replace("change", "delete"), {"post": "yes"})
+        assert not CommandLimit.objects.filter(pk=row.pk).exists()
+        acts = AuditRecord.objects.order_by("number").values_list("actor", "act")
+        assert [*acts] == [("ben", "command_limit.save"), ("ben", "command_limit.delete")]
+
+
+def test_what_it_costs_does_not_depend_on_the_number(devices: list[Device]) -> None:
+    with counting() as one:
+        guard.hold_what_is_beyond([give(devices[0])], OPS, timezone.now())
+    limit(CommandKind.SET_CLOCK, "act", 2)
+    given = [give(device) for device in devices]
+    with counting() as many:
+        assert guard.hold_what_is_beyond(given, OPS, timezone.now()) is not None
+    assert len(many) < len(one) + 8
+
+
+def _officer(ops: Person) -> User:
+    return User.objects.get(pk=ops.account.pk)
