@@ -66,9 +66,13 @@ def note_sent(rows: Sequence[Pending], claimed_at: datetime, now: datetime) -> N
     ):
         return
     columns = zip(*sorted((row.source, row.key, row.version) for row in rows), strict=True)
+    # Rows that a transaction is changing are skipped, not waited for: that one may wait for others of these.
     execute(
-        """DELETE FROM siem_pending p USING unnest(%s::text[], %s::text[], %s::bigint[]) AS n(source, key, version)
-           WHERE (p.source, p.key, p.version) = (n.source, n.key, n.version)""",
+        """DELETE FROM siem_pending p USING (
+               SELECT q.source, q.key FROM siem_pending q
+               JOIN unnest(%s::text[], %s::text[], %s::bigint[]) AS n(source, key, version)
+                 ON (q.source, q.key, q.version) = (n.source, n.key, n.version) FOR UPDATE OF q SKIP LOCKED) AS read
+           WHERE (p.source, p.key) = (read.source, read.key)""",
         *map(list, columns),
     )
 
