@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
+from ami_headend.core import bearer
+
 ANONYMOUS_MAX_OCTETS = 64 * 1024  # for anonymous clients: a form, but no file
 SIGN_IN_MAX_OCTETS = 16 * 1024
 PEOPLE_MAX_OCTETS = 2_621_440  # Django's limit for bodies that are not files; a cookie may be invented
@@ -13,6 +15,7 @@ _FILES = ("csv", "parquet")
 _FILE_ENDS = ("/export", "/export/", "/green-button", "/market-document")
 _FEED = ("/api/v1/feed/readings", "/api/v1/feed/events")
 _CONCENTRATORS = ("/api/v1/uplinks", "/api/v1/commands")
+_PROGRAMS = ("basic ", f"bearer {bearer.PROGRAM}")
 _TAKES_FILES = "/admin/meters/import/"
 _SIGN_IN = ("/admin/login/", "/sign-in/")
 
@@ -24,7 +27,7 @@ class Pool(enum.Enum):
     WATCH = "watch"  # readiness probes and metrics
     INGEST = "ingest"  # concentrators
     SIGN_IN = "sign-in"  # each costs a password hash
-    PROGRAM = "program"  # programs that send a password, which costs a hash too
+    PROGRAM = "program"  # by password, which costs a hash too, or by a token: none holds up pages
     EXPORT = "export"  # long answers
     PEOPLE = "people"  # pages and the rest of the API
 
@@ -52,9 +55,8 @@ def classify(method: str, path: str, query: str, headers: Mapping[str, str], upl
     body_max = known_max if is_known else ANONYMOUS_MAX_OCTETS
     if _is_export(path, query, headers):
         return RequestClass(Pool.EXPORT, body_max)
-    return RequestClass(
-        Pool.PROGRAM if headers.get("AUTHORIZATION", "")[:6].lower() == "basic " else Pool.PEOPLE, body_max
-    )
+    is_of_program = headers.get("AUTHORIZATION", "").lower().startswith(_PROGRAMS)
+    return RequestClass(Pool.PROGRAM if is_of_program else Pool.PEOPLE, body_max)
 
 
 def _is_export(path: str, query: str, headers: Mapping[str, str]) -> bool:
