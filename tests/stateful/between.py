@@ -130,8 +130,8 @@ _ON_CERTIFICATES = {"revoke": _revoke, "cut off": _cut_off}
 _ORDERS = {"next": "ccm", "doubted": "session", "ahead": "sealed", "late": "session"}  # and the scheme of the meters
 _USUAL = tuple(_ORDERS)
 ORDERS = {  # of frames, by what is tried between any two statements
-    "verify": (*_USUAL, "reported", "enrols"),
-    "compromise": (*_USUAL, "reported"),
+    "verify": (*_USUAL, "reported", "enrols", "pushed"),
+    "compromise": (*_USUAL, "reported", "pushed"),
     "retire": _USUAL,
     "suspend": (*_USUAL, "enrols"),
     "rewrap": _USUAL,
@@ -168,7 +168,7 @@ def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
 
     The frame at hand comes in one of the ORDERS: as the next one, to a worker that has its key, and takes its counter
     for true or looks first; ahead of one that the other worker has, to a worker that knows nothing; late; reported by
-    a concentrator; or with the certificate that enrols its meter, which the other worker has, too.
+    a concentrator; with the certificate that enrols its meter, which the other worker has, too; or pushed by DLMS.
     """
     for statement in itertools.count():
         meter, frames = _scene(site, statement, order)
@@ -201,14 +201,22 @@ def _scene(site: HeadEnd, number: int, order: str) -> tuple[HonestMeter, list[Se
         sent = site.enrol(meter)
         site.read([meter], 0)
         return meter, [sent, sent, site.air[-1]]
+    if order == "pushed":
+        meter = site.commission_pusher(number, site.concentrators[0])
+        return meter, _heard(site, meter, order)
     if order == "reported":
         site.concentrators[0] = Concentrator.objects.create(name=f"of {number}").pk
         site.hold_keys(site.concentrators[0])
     meter = site.commission(number, site.concentrators[0], "imported", _ORDERS.get(order, "hop"))
     if order == "reported":
         site.bring_home(meter)
+    return meter, _heard(site, meter, order)
+
+
+def _heard(site: HeadEnd, meter: HonestMeter, order: str) -> list[Sent]:
+    """Two of a meter's frames; one was verified before."""
     for wh in range(3):
         site.read([meter], wh)
     frames = site.air[-3:]
     site.arrive(0, [frames.pop(-1 if order == "late" else 0)], 0)
-    return meter, frames
+    return frames
