@@ -101,42 +101,42 @@ CELLS = [
     Cell("kill proxy", "the concentrators' proxy", kill(lambda rack: rack.field), heals=False),
     Cell("switchover", "a planned change of the primary", _switched_over, promotes=True),
     Cell(
-        "partition workers | databases",
+        "partition workers from databases",
         "workers reach Redis, and no database",
         part(lambda rack: rack.workers, lambda rack: rack.databases),
         heals=False,
         doctor="workers",
     ),
     Cell(
-        "partition web2 | databases",
+        "partition web2 from databases",
         "one web host reaches no database",
         part(lambda rack: [rack.webs[1]], lambda rack: rack.databases),
         unready=("web2",),
     ),
     Cell(
-        "partition webs | redis",
+        "partition webs from redis",
         "web hosts reach the database, and not Redis",
         part(lambda rack: rack.webs, lambda rack: [rack.redis]),
     ),
     Cell(
-        "partition workers | redis",
+        "partition workers from redis",
         "workers reach the database, and not Redis",
         part(lambda rack: rack.workers, lambda rack: [rack.redis]),
         heals=False,
     ),
     Cell(
-        "partition proxy | web1",
+        "partition proxy from web1",
         "the proxy reaches one of two web hosts",
         part(lambda rack: [rack.field], lambda rack: [rack.webs[0]]),
     ),
     Cell(
-        "partition primary | standbys",
+        "partition primary from standbys",
         "a split: the old primary lives, is alone, and web and workers reach it",
         part(lambda rack: [rack.primary()], _standbys),
         promotes=True,
     ),
     Cell(
-        "partition primary | all others",
+        "partition primary from all others",
         "the old primary lives, and nobody reaches it",
         part(
             lambda rack: [rack.primary()],
@@ -145,7 +145,7 @@ CELLS = [
         promotes=True,
     ),
     Cell(
-        "partition synchronous standby | primary",
+        "partition synchronous standby from primary",
         "commits wait for a host that does not answer",
         part(lambda rack: [rack.synchronous()], lambda rack: [rack.primary()]),
     ),
@@ -158,4 +158,5 @@ CELLS = [
 ]
 NAMES = {cell.name: cell.said for cell in CELLS} | {
     "asynchronous promotion": "the primary is lost with commits that no standby has",
+    "rolling upgrade": "hosts of the old and the new version side by side, with a migration between them",
 }

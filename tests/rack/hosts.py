@@ -7,6 +7,7 @@ below the one of the runner, so that the kernel takes all of it away when the ru
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -29,10 +30,16 @@ _MACHINE = Path(__file__).with_name("machine.py")
 _STOPPED_S, _RUNNING_S = 0.18, 0.02
 
 
+class HostError(Exception):
+    """A host or its network cannot be changed; the message is what `ip` said."""
+
+
 def ip(*words: str, within: int | None = None) -> None:
     """Run `ip`, in the network namespace of a process if one is named."""
     enter = [] if within is None else ["nsenter", "--target", str(within), "--net"]
-    subprocess.run([*enter, "ip", *words], check=True, capture_output=True)
+    done = subprocess.run([*enter, "ip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise HostError(f"ip {' '.join(words)}: {done.stderr.strip()}")
 
 
 def make_bridge() -> None:
@@ -122,7 +129,7 @@ class Host:
     def _unplug(self) -> None:
         self.process = None
         for _ in range(200):  # the kernel takes the cable away a moment after the namespace
-            if not Path(f"/sys/class/net/to-{self.name}").exists():
+            if f"to-{self.name}" not in {name for _, name in socket.if_nameindex()}:
                 return
             time.sleep(0.02)
         ip("link", "delete", f"to-{self.name}")
@@ -143,15 +150,6 @@ class Host:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
         return len(found)
-
-    def run(
-        self, command: Sequence[str], env: Mapping[str, str], cwd: Path, timeout_s: float
-    ) -> "subprocess.CompletedProcess[str]":
-        """Run a command on the host until it ends."""
-        enter = ["nsenter", "--target", str(self.pid), "--net", "--uts", "--pid", "--mount"]
-        return subprocess.run(
-            [*enter, *command], env=dict(env), cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
 
     @property
     def clock(self) -> Path:
@@ -181,7 +179,7 @@ def parted(one: Sequence[Host], other: Sequence[Host]) -> Iterator[None]:
     finally:
         for host, peer in pairs:
             if host.is_up():
-                with suppress(subprocess.CalledProcessError):  # a host that was started anew has forgotten it
+                with suppress(HostError):  # a host that was started anew has forgotten it
                     ip("neigh", "del", peer.address, "dev", "eth0", within=host.pid)
 
 

@@ -50,8 +50,13 @@ class Service:
             )
 
     def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._say(f"has not ended within {STOP_S:.0f} s")
 
     def _say(self, text: str) -> None:
         with Path(self.spec["log"]).open("a") as log:
@@ -97,10 +102,7 @@ def main(path: Path) -> None:
         _reap(services)
         time.sleep(0.1)
     for service in reversed(services):
-        service.stop()
-    until_s = time.monotonic() + STOP_S
-    while time.monotonic() < until_s and any(s.process is not None and s.process.poll() is None for s in services):
-        time.sleep(0.1)
+        service.stop()  # the later ones need the earlier ones
 
 
 if __name__ == "__main__":

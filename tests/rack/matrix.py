@@ -4,11 +4,10 @@ import itertools
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from threading import Event, Thread
 
 import pytest
@@ -21,11 +20,11 @@ from tests.flows.site import Site
 from tests.flows.stack import Stack
 from tests.rack import services
 from tests.rack.cells import CELLS, NAMES, Cell
-from tests.rack.hosts import Host
+from tests.rack.hosts import Host, HostError
 from tests.rack.rack import Rack, RackError
 
 Say = Callable[[str], object]
-FROM_PROXY = (502, 504)
+REFUSED = (*REFUSALS, 502, 504)  # the last two by the proxy
 _POSTERS, _METERS = 2, 4
 _BEFORE_S, _LEAST_S, _AFTER_S = 3.0, 6.0, 2.0
 
@@ -63,14 +62,16 @@ class Measured:
     primary_s: float | None = None
     untaken_s: float = 0.0
     unverified_s: float = 0.0
+    back_s: float = 0.0
     whole_s: float = 0.0
     frames: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     failure: str = ""
+    since_s: float = 0.0  # when the fault began, by the monotonic clock
 
     def row(self) -> list[str]:
         promoted = "" if self.primary_s is None else f"{self.primary_s:.1f}"
-        spans = [promoted, *(f"{span:.1f}" for span in (self.untaken_s, self.unverified_s, self.whole_s))]
+        spans = [promoted, *(f"{span:.1f}" for span in (self.untaken_s, self.unverified_s, self.back_s, self.whole_s))]
         answers = ", ".join(f"{name} {count}" for name, count in sorted(self.answers.items()) if name != "202")
         return [self.name, *spans, str(self.frames), answers, self.failure or "holds"]
 
@@ -126,30 +127,39 @@ class Matrix:
     def wait_whole(self) -> float:
         return self.rack.wait("every host does its part again", self.is_whole, 180)
 
-    def run(self, cell: Cell) -> Measured:
-        """One cell, from a whole rack to a whole rack."""
-        self.wait_whole()
-        found = Measured(cell.name)
-        refusals = (*REFUSALS, *FROM_PROXY)
-        posters = [Poster(sites.found(self.stack, _METERS), refusals, 0.3) for _ in range(_POSTERS)]
+    @contextmanager
+    def loaded(self, found: Measured) -> Iterator[Watch]:
+        """Concentrators that post while the block runs, and the watch; at the end the truth is compared."""
+        posters = [Poster(sites.found(self.stack, _METERS), REFUSED, 0.3) for _ in range(_POSTERS)]
         watch = Watch(sites.found(self.stack, 1))
         try:
             with posting(posters):
                 watch.start()
                 self.rack.wait("the first uplink is verified", lambda: len(watch.verified) > 1, 60)
                 time.sleep(_BEFORE_S)
-                began = self._fail(cell, watch, found)
+                yield watch
                 time.sleep(_AFTER_S)
         finally:
             watch.ended.set()
             watch.join()
-        found.untaken_s = longest(sorted(at for poster in posters for at in poster.taken_s), began)
-        self._compare(posters, found)
+        found.untaken_s = longest(sorted(at for poster in posters for at in poster.taken_s), found.since_s)
+        assert_nothing_lost(posters, 120 * self.rack.patience)
+        found.frames = sum(poster.intervals * len(poster.site.devices) for poster in posters)
+        found.answers = sum((poster.answers for poster in posters), Counter())
+        self.assert_clean()
+
+    def run(self, cell: Cell) -> Measured:
+        """One cell, from a whole rack to a whole rack."""
+        self.wait_whole()
+        found = Measured(cell.name)
+        with self.loaded(found) as watch:
+            self._fail(cell, watch, found)
         return found
 
-    def _fail(self, cell: Cell, watch: Watch, found: Measured) -> float:
-        """The fault, and the wait until it is over; returns when it began."""
+    def _fail(self, cell: Cell, watch: Watch, found: Measured) -> None:
+        """The fault, and the wait until it is over."""
         began, before = time.monotonic(), self.rack.primary()
+        found.since_s = began
         with cell.fault(self.rack):
             if cell.promotes:
                 self._wait_promoted(before)
@@ -162,9 +172,9 @@ class Matrix:
         ended = time.monotonic()
         self.rack.wait("an uplink is verified after it", lambda: watch.has_verified_since(ended), 120)
         found.unverified_s = longest([at for _, at in watch.verified], began)
+        found.back_s = watch.verified[-1][1] - ended
         self.wait_whole()
         found.whole_s = time.monotonic() - ended
-        return began
 
     def _wait_promoted(self, before: Host) -> None:
         self.rack.wait("another host is primary", lambda: bool({*self.rack.leaders()} - {before.name}), 90)
@@ -184,12 +194,6 @@ class Matrix:
     def finds(self, name: str) -> bool:
         said = self.rack.manage("doctor", check=False).stdout
         return any(line.split()[0] == "FAIL" and name in line for line in said.splitlines() if line.strip())
-
-    def _compare(self, posters: Sequence[Poster], found: Measured) -> None:
-        assert_nothing_lost(posters, 120 * self.rack.patience)
-        found.frames = sum(poster.intervals * len(poster.site.devices) for poster in posters)
-        found.answers = sum((poster.answers for poster in posters), Counter())
-        self.assert_clean()
 
     def journals(self) -> list[str]:
         """The key journals of all hosts, as arguments of a command."""
@@ -214,11 +218,12 @@ class Matrix:
 
 def run(rack: Rack, only: Sequence[str], say: Say) -> int:
     """Run the chosen cells, print the table; 0 if all hold."""
-    from tests.rack import promotion  # noqa: PLC0415 - it needs this module
+    from tests.rack import promotion, upgrade  # noqa: PLC0415 - it needs this module
 
     matrix = Matrix(rack, say)
     ways: dict[str, Callable[[], Measured]] = {cell.name: partial(matrix.run, cell) for cell in CELLS}
     ways[promotion.NAME] = partial(promotion.run, matrix, say)
+    ways[upgrade.NAME] = partial(upgrade.run, matrix, say)
     results = []
     for name, way in ways.items():
         if only and not any(text in name for text in only):
@@ -226,7 +231,7 @@ def run(rack: Rack, only: Sequence[str], say: Say) -> int:
         say(f"{name}: {NAMES[name]}")
         try:
             found = way()
-        except (AssertionError, RackError, DatabaseError, OSError, pytest.fail.Exception) as error:
+        except (AssertionError, RackError, HostError, DatabaseError, OSError, pytest.fail.Exception) as error:
             traceback.print_exc()
             found = Measured(name, failure=f"FAILS: {str(error).splitlines()[0][:80]}")
         results.append(found)
@@ -237,16 +242,8 @@ def run(rack: Rack, only: Sequence[str], say: Say) -> int:
 
 def table(results: Sequence[Measured]) -> str:
     """The results as a table of Markdown."""
-    head = [
-        "cell",
-        "new primary, s",
-        "no 202, s",
-        "nothing verified, s",
-        "whole again, s",
-        "frames",
-        "other answers",
-        "",
-    ]
+    head = ["cell; seconds", "new primary", "no 202", "nothing verified", "verified after its end"]
+    head += ["whole after its end", "frames", "other answers", ""]
     lines = [head, ["---"] * len(head), *(found.row() for found in results)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -254,6 +251,7 @@ def table(results: Sequence[Measured]) -> str:
 def hold(rack: Rack, say: Say) -> int:
     """Leave the rack running until Ctrl-C."""
     say(f"concentrators post to http://{rack.field.address}:{services.WEB_PORT}; Ctrl-C ends everything")
-    say(f"nsenter --target {Path('/proc/self').resolve().name} --net --pid --mount ... enters it")
+    for host in rack.hosts.values():
+        say(f"{host.name} {host.address}, logs in {host.folder}")
     Event().wait()
     return 0

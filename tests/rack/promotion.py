@@ -20,13 +20,13 @@ from keyvault.device_keys.provisioning import NewKey, provision_stored
 from tests.concentrators.obedient import Receiver
 from tests.flows import site as sites
 from tests.flows.feed_consumer import Consumer
-from tests.flows.load import REFUSALS, Poster, assert_nothing_lost, posting
+from tests.flows.load import Poster, assert_nothing_lost, posting
 from tests.flows.site import Site, frames_of, wait_verified
 from tests.flows.stack import TRUSTED
 from tests.flows.test_restore import Since, assert_frames_and_tokens, assert_nothing_is_used_again, go_on
 from tests.rack import hosts
 from tests.rack.hosts import Host
-from tests.rack.matrix import FROM_PROXY, At, Matrix, Measured, Say
+from tests.rack.matrix import REFUSED, At, Matrix, Measured, Say
 
 NAME = "asynchronous promotion"
 
@@ -61,7 +61,7 @@ def _run(matrix: Matrix, say: Say) -> Measured:
     receivers = [Receiver.of(device) for device in site.devices]
     stolen = tokens.issue(site.concentrator, "stolen")
     wait_verified([site.posted(frames_of(site.devices, [0]))])
-    poster = Poster(sites.found(stack, 3), (*REFUSALS, *FROM_PROXY), 0.2)
+    poster = Poster(sites.found(stack, 3), REFUSED, 0.2)
     billing = Consumer(stack, rack.folder / "billing", random.Random(7))
     billing.catch_up()
     before = rack.primary()
@@ -125,6 +125,7 @@ def _replay(matrix: Matrix) -> None:
     assert "The feed begins era" in done.stdout, done.stdout
     for host in matrix.rack.webs:
         matrix.rack.wait(f"{host.name} is ready", partial(matrix.is_ready, host), 60)
+    matrix.rack.wait("the proxy finds them ready", partial(matrix.is_ready, matrix.rack.field), 60)
 
 
 def _assert_nothing_forgotten(

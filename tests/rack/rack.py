@@ -145,14 +145,16 @@ class Rack:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def manage(self, *words: str, timeout_s: float = 120, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    def manage(
+        self, *words: str, timeout_s: float = 120, check: bool = True, code: Path = CODE
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a command beside the rack, in the owner's role where it needs that."""
         (self.folder / "admin").mkdir(mode=0o700, exist_ok=True)
         command = [sys.executable, "manage.py", *words]
         done = subprocess.run(
             command,
             env=self.environ(None),
-            cwd=CODE,
+            cwd=code,
             capture_output=True,
             text=True,
             timeout=timeout_s * self.patience,
@@ -161,11 +163,6 @@ class Rack:
         if check and done.returncode:
             raise RackError(f"manage.py {' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done
-
-    def manage_on(self, host: Host, *words: str, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
-        """Run a command on a host, with its settings and its clock."""
-        environ = {**self.environ(host), **self._preload(host)}
-        return host.run([sys.executable, "manage.py", *words], environ, CODE, timeout_s * self.patience)
 
     def wait(self, what: str, ready: Callable[[], bool], timeout_s: float) -> float:
         """Wait until ``ready()``; return the seconds that took. RackError with ``what`` after ``timeout_s``."""
