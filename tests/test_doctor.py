@@ -71,6 +71,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "partitions",
             "master key opens",
             "restored",
+            "standbys",
             "backlog",
             "alerts",
             "client addresses",
@@ -90,6 +91,12 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
     done = live_stack.manage("doctor")
     assert done.returncode == 1
     assert "FAIL  workers: none is running\n      Start them: " in done.stdout
+
+
+def test_standbys_that_do_not_follow_are_told(quick: None, settings: Settings) -> None:
+    assert findings()["standbys"][1:3] == (True, "none expected")
+    settings.DATABASE_STANDBYS = 2
+    assert findings()["standbys"][1:3] == (False, "0 of 2 follow the primary")
 
 
 def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:

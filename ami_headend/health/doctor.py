@@ -385,6 +385,7 @@ _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "partitions": _partitions,
     "master key opens": _master_key_opens,
     "restored": _replayed,
+    "standbys": lambda: CheckResult("standbys", *neighbours.standbys()),
     "backlog": _backlog,
     "alerts": _alerts,
     "client addresses": lambda: CheckResult("client addresses", *neighbours.client_addresses()),

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from ami_headend.core import clock
+from ami_headend.core.sql import select
 from ami_headend.siem import pending
 from ami_headend.signin import provider, unknown_clients
 from ami_headend.signin.provider import ProviderError
@@ -85,6 +86,23 @@ def siem() -> tuple[bool, str, str]:
     if late:
         return False, waiting, "Check that celery beat and a worker of the queue alerts run."
     return True, waiting, ""
+
+
+def standbys() -> tuple[bool, str, str]:
+    """Check that as many standbys follow the primary as there should be, and that commits wait for one of them."""
+    wanted = settings.DATABASE_STANDBYS
+    if not wanted:
+        return True, "none expected", ""
+    following, waited_for = select(
+        "SELECT (SELECT count(*) FROM pg_stat_replication), current_setting('synchronous_standby_names')"
+    )[0]
+    if following < wanted:
+        to_do = "Start it (patronictl list): if the primary is lost meanwhile, another one may lack what it has."
+        return False, f"{following} of {wanted} follow the primary", to_do
+    if not waited_for and not settings.STANDBY_MAY_LAG:
+        to_do = "Set Patroni's synchronous_mode, or STANDBY_MAY_LAG=1 (docs/operations/hosts.md)."
+        return False, "commits wait for none of them: what is acknowledged may be lost with the primary", to_do
+    return True, f"{following} follow the primary{', and commits wait for one' if waited_for else ''}", ""
 
 
 def mask_authorities() -> tuple[bool, str, str]:

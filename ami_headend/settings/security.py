@@ -21,6 +21,7 @@ REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", IS_PRODUCTION)
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
 # The database may fail over to a standby that lacks the last commits: each promotion then asks for a replay.
+DATABASE_STANDBYS = env.int("DATABASE_STANDBYS", 0)  # that should follow the primary; 0: they are not looked for
 STANDBY_MAY_LAG = env.bool("STANDBY_MAY_LAG", False)
 BACKUP_DIR = env.path("BACKUP_DIR", VAR_DIR / "backups")
 BACKUP_KEEP_DAYS = env.int("BACKUP_KEEP_DAYS", 35)

@@ -63,6 +63,14 @@ def _patroni_frozen(rack: Rack) -> Iterator[None]:
 
 
 @contextmanager
+def _schedule_lost(rack: Rack) -> Iterator[None]:
+    host = rack.scheduling()
+    with _killed(host):
+        rack.wait("the other host's beat is at work", lambda: rack.scheduling() is not host, 40)
+        yield
+
+
+@contextmanager
 def _switched_over(rack: Rack) -> Iterator[None]:
     rack.switch_over(rack.synchronous())
     yield
@@ -88,15 +96,24 @@ def _redis_frozen(rack: Rack) -> Iterator[None]:
 
 CELLS = [
     Cell("kill primary", "the primary's host loses its power", kill(lambda rack: rack.primary()), promotes=True),
-    Cell("kill synchronous standby", "the host that commits wait for", kill(lambda rack: rack.synchronous())),
+    Cell(
+        "kill synchronous standby",
+        "the host that commits wait for",
+        kill(lambda rack: rack.synchronous()),
+        doctor="standbys",
+    ),
     Cell(
         "kill other standby",
         "the third database host",
         kill(lambda rack: next(one for one in _standbys(rack) if one is not rack.synchronous())),
     ),
     Cell("kill web", "one of two web hosts", kill(lambda rack: rack.webs[0])),
-    Cell("kill worker with beat", "the worker host that has the schedule", kill(lambda rack: rack.workers[0])),
-    Cell("kill worker", "the other worker host", kill(lambda rack: rack.workers[1])),
+    Cell("kill worker with schedule", "the worker host whose beat is at work", _schedule_lost),
+    Cell(
+        "kill other worker",
+        "a worker host whose beat waits",
+        kill(lambda rack: next(one for one in rack.workers if one is not rack.scheduling())),
+    ),
     Cell("kill redis", "Redis, with all that it held", kill(lambda rack: rack.redis), heals=False, doctor="broker"),
     Cell("kill proxy", "the concentrators' proxy", kill(lambda rack: rack.field), heals=False),
     Cell("switchover", "a planned change of the primary", _switched_over, promotes=True),

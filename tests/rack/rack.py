@@ -90,9 +90,7 @@ class Rack:
         if host in self.webs:
             host.services = [proxy, services.web(environ, code)]
             return
-        host.services = [proxy, services.worker(environ, code)]
-        if host is self.workers[0]:
-            host.services.append(services.beat(environ, code))
+        host.services = [proxy, services.worker(environ, code), services.beat(environ, code)]
 
     def stop(self) -> None:
         """End everything at once: nothing here is worth an orderly end."""
@@ -131,6 +129,7 @@ class Rack:
             "UPLINK_STATUS_RATE": "100000/minute",
             "UPLINK_SWEEP_AFTER_S": "15",
             "RETENTION_DAYS": "400",
+            "DATABASE_STANDBYS": "2",
             "STANDBY_MAY_LAG": str(int(self.standby_may_lag)),
         }
         if host is None:
@@ -232,6 +231,10 @@ class Rack:
         """Whether there are a primary and two standbys that stream, and no commit waits for one."""
         roles = sorted((one["role"], one["state"]) for one in self.members())
         return roles == [("leader", "running"), ("replica", "streaming"), ("replica", "streaming")]
+
+    def scheduling(self) -> Host:
+        """The host whose beat is at work, by the lease."""
+        return self.hosts[self.on(self.primary(), "SELECT host FROM ami_headend_schedulelease")[0][0]]
 
     def superuser_url(self, host: Host, database: str = DATABASE) -> str:
         return f"postgres://{SUPERUSER}:{self.passwords[SUPERUSER]}@{host.address}:{DATABASE_PORT}/{database}"
