@@ -20,6 +20,8 @@ from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.models import Concentrator, IntegrityFailure, IntervalTotal, RotationWave, Uplink
 from meters.models import Meter, Place
 
+_GROUPS = ("district:North", "route:R1")  # of a tenth of all meters, and of a hundred
+
 
 class Address(NamedTuple):
     """An address, and the kind under which it is reported."""
@@ -61,6 +63,8 @@ def _lists(meters: Sequence[Meter], concentrator: Concentrator) -> dict[str, lis
             {"search": "Pump"},
             {"search": "nowhere at all"},
             {"after": meters[0].serial_number},
+            *({"group": group} for group in _GROUPS),
+            {"group": _GROUPS[0], "health": "silent"},
         ],
         "concentrators": [{}, {"search": "9"}, {"state": "inactive"}],
         "failures": [
@@ -71,6 +75,7 @@ def _lists(meters: Sequence[Meter], concentrator: Concentrator) -> dict[str, lis
             {"concentrator": concentrator.name},
             {"concentrator": concentrator.name, "kind": "too_old"},
             {"meter": meters[0].serial_number},
+            {"group": _GROUPS[0]},
             {"uplink": Uplink.objects.latest("pk").pk},
         ],
         "failure-groups": [
@@ -83,8 +88,21 @@ def _lists(meters: Sequence[Meter], concentrator: Concentrator) -> dict[str, lis
             {"concentrator": concentrator.name, "kind": "replayed"},
             {"meter": meters[0].serial_number},
         ],
+        "events": [{}, *({"group": group} for group in _GROUPS)],
+        "outages": [{}, {"group": _GROUPS[0]}],
+        "past-outages": [
+            {},
+            {"rows": "meters"},
+            *({"group": group, "rows": rows} for group in _GROUPS for rows in ("", "meters")),
+        ],
         "places": [{}, {"search": "nothing has this name"}, {"search": "MP-00001234"}],
-        "alerts": [{}, {"state": "ended"}, {"search": meters[0].serial_number}],
+        "alerts": [
+            {},
+            {"state": "ended"},
+            {"group": _GROUPS[0]},
+            {"state": "ended", "group": _GROUPS[0]},
+            {"search": meters[0].serial_number},
+        ],
         "keys": [{}],
         "master-key": [{}],
         "waves": [{}],
@@ -117,6 +135,10 @@ def _console() -> Iterator[Address]:
     yield Address("console", _with(reverse("admin:interval_totals"), concentrator=concentrator.name))
     yield Address("console", _with(reverse("admin:failure_tallies"), concentrator=concentrator.name))
     yield Address("console", _with(reverse("admin:readings"), meter=meters[0].serial_number))
+    for group in _GROUPS:
+        yield Address("console", _with(reverse("admin:readings"), group=group))
+        yield Address("console", _with(reverse("admin:keyvault_devicekey_changelist"), group=group))
+        yield Address("console", _with(reverse("admin:meters_meter_changelist"), group=group))
 
 
 def _admin() -> Iterator[Address]:
@@ -203,5 +225,14 @@ def _api() -> Iterator[Address]:
         _with(f"{api}/totals", register="1-0:2.29.0", **month),
         _with(f"{api}/totals", concentrator=concentrator.name, **month),
         f"{api}/rotations",
+        f"{api}/outages",
+        f"{api}/outages/groups",
+        f"{api}/outages/past",
+        f"{api}/outages/meters",
+        *(
+            _with(f"{api}/{name}", group=_GROUPS[0])
+            for name in ("meters", "keys", "events", "alerts", "outages/meters")
+        ),
+        *(_with(f"{api}/readings", group=group, **hour) for group in _GROUPS),
     ):
         yield Address("API", path)

@@ -61,6 +61,21 @@ SELECT n % {meters} + 1, r.id, {now} - make_interval(secs => n * 130.0), n % 3, 
 FROM generate_series(1, {events}) AS n JOIN meters_register r ON r.obis_code = CASE WHEN n % 50 = 0 THEN '0-0:96.11.1' ELSE '0-0:96.11.0' END
 ON CONFLICT DO NOTHING;
 
+-- A tenth of all meters in a district, by its concentrators; a hundred in a young route.
+INSERT INTO meters_fleetgroup (kind, name, note, created_at) VALUES ('district', 'North', '', {now}), ('route', 'R1', '', {now});
+INSERT INTO concentrators_concentratoringroup (group_id, concentrator_id)
+SELECT g.id, c.id FROM meters_fleetgroup g JOIN concentrators_concentrator c ON c.id % 10 = 3 WHERE g.name = 'North';
+INSERT INTO meters_meteringroup (group_id, meter_id, via)
+SELECT g.id, {meters} - n, 0 FROM meters_fleetgroup g JOIN generate_series(0, 99) AS n ON n < {meters} WHERE g.name = 'R1';
+
+-- Each night of a month a concentrator's meters are out for an hour or two; those of the last one say nothing since.
+INSERT INTO meters_meterevent (meter_id, register_id, captured_at, value, uplink_id, received_at)
+SELECT m.id, r.id, at, value, 1, at + interval '1 minute'
+FROM generate_series(0, 30) AS night JOIN meters_meter m ON (m.id - 1) / {meters_each} = night * 13 % {concentrators}
+JOIN meters_register r ON r.obis_code = '0-0:96.11.0' JOIN (VALUES (1, 0), (2, 1)) AS e(value, ends) ON night > 0 OR ends = 0,
+LATERAL (SELECT {now} - make_interval(days => night, mins => 200 - ends * (60 + m.id % 60), secs => (m.id % 50)::int)) AS t(at)
+ON CONFLICT DO NOTHING;
+
 INSERT INTO concentrators_acknowledgement (by, at, note, selection)
 VALUES ('bench', {now} - interval '10 days', 'known: firmware 1.2', '{{}}');
 

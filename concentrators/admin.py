@@ -1,6 +1,7 @@
 """Concentrators and assignments in the admin; ``admin_evidence`` has uplinks."""
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -28,7 +29,7 @@ from concentrators.commands import capture_period, guard, operator
 from concentrators.commands.capture_period import IntervalError
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
-from concentrators.fleet import health, registry
+from concentrators.fleet import groups, health, registry
 from concentrators.fleet.assignments import AssignmentError, assign, exchange
 from concentrators.ingest import length_corrections, register_corrections
 from concentrators.ingest.register_corrections import RegisterError
@@ -36,7 +37,7 @@ from concentrators.models import Assignment, CommandKind, Concentrator
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
 from meters.admin import MeterAdmin, RegisterAdmin
-from meters.admin_groups import GroupFilter
+from meters.admin_groups import GroupFilter, group_filter
 from meters.models import Installation, Meter, Place, Register
 from meters.readings.obis import RegisterKind
 from meters.registry.lookup import RegistryError
@@ -52,7 +53,7 @@ class ConcentratorAdmin(LargeTableAdmin):
     fields = ["name", "system_title_hex", "is_active", "created_at", "last_posted_at"]
     readonly_fields = ["created_at", "last_posted_at"]
     list_display = ["name", "title", "is_active", "created_at"]
-    list_filter = [("is_active", BooleanRadioFilter)]
+    list_filter = [group_filter(partial(groups.of_concentrators, column="pk")), ("is_active", BooleanRadioFilter)]
     search_fields = ["name__icontains"]
     ordering = ["name"]
 

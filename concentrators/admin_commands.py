@@ -101,7 +101,7 @@ class WaveMeterAdmin(ReadOnlyAdmin):
 
     when_empty = "No meter is in a rotation wave yet."
     list_display = ["wave", "meter", "command_state"]
-    list_filter = [("wave", AutocompleteSelectFilter), ("meter", AutocompleteSelectFilter)]
+    list_filter = [GroupFilter, ("wave", AutocompleteSelectFilter), ("meter", AutocompleteSelectFilter)]
     list_select_related = ["wave", "meter", "command"]
     search_fields = ["meter"]
     search_by = {"meter": of_meters}

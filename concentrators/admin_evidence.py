@@ -13,7 +13,7 @@ from unfold.decorators import action, display
 from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of
 from concentrators.fleet import groups
 from concentrators.models import Uplink
-from meters.admin_groups import GroupFilter
+from meters.admin_groups import group_filter
 
 
 class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]
@@ -43,12 +43,6 @@ class UplinkStateFilter(DropdownFilter):  # type: ignore[misc]
         return queryset
 
 
-class ConcentratorGroupFilter(GroupFilter):
-    """Rows of concentrators in any of the groups."""
-
-    condition = staticmethod(groups.of_concentrators)
-
-
 @admin.register(Uplink)
 class UplinkAdmin(ReadOnlyAdmin):
     """Posted bodies and their verdicts; never their octets."""
@@ -56,7 +50,7 @@ class UplinkAdmin(ReadOnlyAdmin):
     when_empty = "No concentrator has posted yet. It needs a token: see the page Concentrators."
     list_display = ["id", "concentrator", "received_at", "frames", "accepted", "duplicate", "rejected", "verified_at"]
     list_filter = [
-        ConcentratorGroupFilter,
+        group_filter(groups.of_concentrators),
         ("concentrator", AutocompleteSelectFilter),
         UplinkStateFilter,
         ("received_at", PeriodFilter),

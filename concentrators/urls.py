@@ -59,5 +59,8 @@ urlpatterns = [
     path("places/<int:pk>/market-document", place_documents.MarketDocument.as_view(), name="market-document"),
     path("register-differences", register_differences.DifferenceList.as_view(), name="register-differences"),
     path("outages", outages.OutageList.as_view(), name="outages"),
+    path("outages/groups", outages.GroupOutages.as_view(), name="outages-by-group"),
+    path("outages/past", outages.PastOutages.as_view(), name="outages-past"),
+    path("outages/meters", outages.MeterOutages.as_view(), name="outages-meters"),
     path("totals", totals.TotalList.as_view(), name="totals"),
 ]

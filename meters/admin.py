@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django import forms
@@ -26,6 +27,7 @@ from keyvault.models import FleetKey
 from keyvault.rights import PROVISION
 from keyvault.schemes.table import SchemeError
 from meters import admin_households as admin_households  # noqa: PLC0414 - Django registers its pages by this import
+from meters import admin_keys as admin_keys  # noqa: PLC0414 - the same, of filters
 from meters.admin_forms import (
     LATER_KEYS,
     RANDOM_KEYS,
@@ -37,9 +39,10 @@ from meters.admin_forms import (
     NewMeterForm,
     RegisterForm,
 )
+from meters.admin_groups import GroupFilter, group_filter
 from meters.models import EarlierLength, Installation, Meter, MeterStatus, Place, Register
 from meters.readings import queries
-from meters.registry import access_record, lifecycle, mask_groups, search
+from meters.registry import access_record, groups, lifecycle, mask_groups, search
 from meters.registry.lookup import RegistryError
 from meters.registry.place_rights import may_see_places
 
@@ -63,7 +66,11 @@ class MeterAdmin(LargeTableAdmin):
 
     when_empty = "No meter is registered yet. Add one, or import a list: manage.py import_meters."
     list_display = ["serial_number", "title", "name", "status_label", "length", "scheme_shown", "heard_at"]
-    list_filter = [("status", ChoicesDropdownFilter), ("commissioned_at", PeriodFilter)]
+    list_filter = [
+        group_filter(partial(groups.of_meters, column="pk")),
+        ("status", ChoicesDropdownFilter),
+        ("commissioned_at", PeriodFilter),
+    ]
     search_fields = ["system_title", "serial_number"]
     search_octets = ["system_title"]
     search_by = {"serial_number": lambda term: search.as_q(search.meter_condition(term))}
@@ -278,7 +285,7 @@ class EarlierLengthAdmin(ReadOnlyAdmin):
 
     when_empty = "No meter has measured in intervals of another length before."
     list_display = ["meter", "interval_minutes", "valid_from", "valid_to"]
-    list_filter = [("meter", AutocompleteSelectFilter), ("valid_to", PeriodFilter)]
+    list_filter = [GroupFilter, ("meter", AutocompleteSelectFilter), ("valid_to", PeriodFilter)]
     list_select_related = ["meter"]
     search_fields = ["meter"]
     search_by = {"meter": search.of_meters}

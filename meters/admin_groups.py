@@ -28,3 +28,8 @@ class GroupFilter(TextFilter):  # type: ignore[misc]
         except GroupError as error:
             raise IncorrectLookupParameters(str(error)) from error
         return queryset.filter(type(self).condition([group.pk for group in found]))
+
+
+def group_filter(condition: Callable[[Collection[int]], Q]) -> type[GroupFilter]:
+    """Return the filter for rows that meet another condition of groups than that their ``meter`` is in one."""
+    return type("GroupFilter", (GroupFilter,), {"condition": staticmethod(condition)})

@@ -10,9 +10,9 @@ from unfold.decorators import display
 
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin
 from keyvault.schemes.table import scheme_numbered
-from meters.admin_groups import GroupFilter
+from meters.admin_groups import GroupFilter, group_filter
 from meters.models import HouseholdAccess, Installation, MeterEvent, Place
-from meters.registry import access_record, search
+from meters.registry import access_record, groups, search
 from meters.registry.place_rights import may_see_places
 
 
@@ -61,6 +61,7 @@ class PlaceAdmin(HouseholdAdmin):
 
     when_empty = "A place is where a meter hangs. Add one, then install a meter there, on the meter's page."
     list_display = ["name", "address", "customer_reference"]
+    list_filter = [group_filter(groups.of_places)]
     search_fields = ["name"]
     search_help_text = "words of the name or address, or a customer reference"
     ordering = ["name"]
@@ -123,7 +124,7 @@ class HouseholdAccessAdmin(ReadOnlyAdmin):
 
     when_empty = "Nobody has looked at a household's data yet."
     list_display = ["last_at", "account", "meter_shown", "place_shown", "door", "requests", "first_at"]
-    list_filter = [("meter", AutocompleteSelectFilter), ("last_at", PeriodFilter)]
+    list_filter = [GroupFilter, ("meter", AutocompleteSelectFilter), ("last_at", PeriodFilter)]
     list_select_related = ["meter"]
     search_fields = ["account__istartswith", "meter__serial_number__startswith"]
     search_help_text = "the beginning of an account's name or of a meter's serial number"

@@ -291,7 +291,7 @@ class MeterEvent(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    meter = models.ForeignKey(Meter, models.PROTECT, related_name="events")
+    meter = models.ForeignKey(Meter, models.PROTECT, related_name="events", db_index=False)
     register = models.ForeignKey(Register, models.PROTECT, related_name="+")
     captured_at = models.DateTimeField()
     value = models.BigIntegerField()
@@ -312,6 +312,7 @@ class MeterEvent(models.Model):
         indexes = [
             models.Index(fields=["-captured_at", "-id"], name="meter_event_by_time"),
             models.Index(fields=["register", "value", "-captured_at"], name="meter_event_by_code"),
+            models.Index(fields=["meter", "captured_at"], name="meter_event_of_meter"),
         ]
 
     def __str__(self) -> str:

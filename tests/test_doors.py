@@ -125,6 +125,7 @@ PAGES = [
     Door("admin:events", {OPERATOR}, "post", (), {"note": "a test"}),
     Door("admin:outages", {OPERATOR}),
     Door("admin:outages", {OPERATOR}, "post", (), {"act": "check"}),
+    Door("admin:past-outages", {OPERATOR}),
     Door("admin:outage", {OPERATOR}, of="concentrators.concentrator"),
     Door("admin:outage", {OPERATOR}, "post", "concentrators.concentrator", {"act": "check"}),
     Door("admin:codes", TRAFFIC),
@@ -255,6 +256,9 @@ REST = [
     Door("feed-subscription", {OPERATOR}, "delete", ("billing",)),
     Door("register-differences", {OPERATOR}),
     Door("outages", {OPERATOR}),
+    Door("outages-by-group", {OPERATOR}),
+    Door("outages-past", {OPERATOR}),
+    Door("outages-meters", {OPERATOR}),
     Door("outages", {OPERATOR}, "post"),
     Door("keys", {OPERATOR, OFFICER, AUDITOR}),
     Door("agreement-keys", {OPERATOR, OFFICER, AUDITOR}),
@@ -369,7 +373,7 @@ def doors() -> Iterator[Door]:
         yield Door(f"{name}_changelist", may.view)
         yield Door(f"{name}_changelist", may.view, "post")
         if label != "keyvault.auditrecord":  # the page of the chain exports it
-            yield Door("admin:model-list-export", may.view, of=(label,))
+            yield Door("admin:model-list", may.view, of=(label,))
         yield Door(f"{name}_add", may.add)
         yield Door(f"{name}_add", may.add, "post")
         yield Door(f"{name}_change", may.view, of=label)

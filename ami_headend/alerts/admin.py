@@ -15,7 +15,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
-from ami_headend.alerts import channels, notices, rules, tasks
+from ami_headend.alerts import channels, notices, queries, rules, tasks
 from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS
@@ -23,6 +23,7 @@ from ami_headend.alerts.reminders_store import REPLACED
 from ami_headend.web.admin import LargeTableAdmin, ReadOnlyAdmin, form_page, shown
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
+from meters.admin_groups import group_filter
 
 _ON_OFF = {"on": "success", "off": "warning", "cannot be evaluated": "danger"}
 _HEALTH = {"delivering": "success", "failing": "danger", "off": "warning", "nothing sent yet": "info"}
@@ -278,7 +279,7 @@ class DeliveryAdmin(ReadOnlyAdmin):
 
     when_empty = "No message has been written yet: there was neither an alert that a channel wants nor a test."
     list_display = ["created_at", "receiver", "event", "about", "outcome", "attempts"]
-    list_filter = [("channel", AutocompleteSelectFilter)]
+    list_filter = [group_filter(queries.of_alerts_of_groups), ("channel", AutocompleteSelectFilter)]
     list_select_related = ["channel", "alert__rule"]
     ordering = ["-id"]
     fields = ["receiver", "about", "event", "outcome", "attempts", "last_error", "created_at", "due_at", "delivered_at"]

@@ -41,6 +41,11 @@ def of_groups(group_ids: Collection[int]) -> Q:
     )
 
 
+def of_alerts_of_groups(group_ids: Collection[int]) -> Q:
+    """Return a condition for rows whose alert is of a meter or concentrator in any of the groups now."""
+    return Q(alert__in=Alert.objects.filter(of_groups(group_ids)).values("pk"))
+
+
 def of_state(state: str, now: datetime, group_ids: Collection[int] | None) -> QuerySet[Alert]:
     """Return the alerts that are ``open``, ``snoozed`` or ``ended``, of groups; None for all."""
     lists = {"open": open_alerts(now), "snoozed": snoozed_alerts(now), "ended": past_alerts()}

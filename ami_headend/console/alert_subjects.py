@@ -20,7 +20,9 @@ from ami_headend.console.registry_queries import MeterSelection
 from ami_headend.core.sql import chunks
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
+from concentrators.fleet import groups
 from concentrators.models import Concentrator
+from meters.group_forms import GroupsField, ids
 from meters.models import Meter
 from meters.readings import export
 
@@ -30,9 +32,10 @@ _CONCENTRATORS = pa.schema([("concentrator_id", pa.int64()), ("concentrator", pa
 
 
 class SubjectFilters(KnownParametersForm):
-    """Filters subjects by name."""
+    """Filters subjects by name and group."""
 
     search = text("search", "first characters of the serial number or name")
+    group = GroupsField()
 
 
 class AlertSubjectsPage(MetersActingPage):
@@ -60,10 +63,15 @@ class AlertSubjectsPage(MetersActingPage):
         search = filters["search"].strip()
         if self.gathered.kind == SubjectKind.METER:
             selection = MeterSelection(
-                search=search, ids=tuple(self.gathered.ids), after=text_of(after) if after else ""
+                search=search,
+                ids=tuple(self.gathered.ids),
+                group_ids=ids(filters["group"]),
+                after=text_of(after) if after else "",
             )
             return meters_table(selection, self.request.user, choose=bool(self.meter_acts() or self.group_acts()))
         rows = Concentrator.objects.filter(pk__in=self.gathered.ids, name__startswith=search).order_by("pk")
+        if filters["group"]:
+            rows = rows.filter(groups.of_concentrators(ids(filters["group"]) or (), "pk"))
         shown = list(rows.filter(pk__gt=number_of(after[0]) if after else 0)[:ROWS])
         return _concentrators_table(shown), [shown[-1].pk] if len(shown) == ROWS else None
 

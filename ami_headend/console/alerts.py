@@ -7,8 +7,8 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -22,11 +22,12 @@ from ami_headend.alerts.handling import HandlingError
 from ami_headend.alerts.models import Alert, AlertStep, Channel, Rule, Step
 from ami_headend.alerts.reminders import Word
 from ami_headend.alerts.reminders_store import REPLACED
-from ami_headend.console import list_exports
 from ami_headend.console.alert_export import exported
 from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
+from ami_headend.console.list_exports import ListExport
+from ami_headend.console.lists import ListPage, number_of, time_of
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
@@ -73,7 +74,7 @@ class AlertFilters(KnownParametersForm):
     group = GroupsField()
 
 
-class AlertsPage(ConsolePage):
+class AlertsPage(ListPage):
     """Open, snoozed or ended alerts; many can be acknowledged or snoozed at once."""
 
     route = "alerts/"
@@ -84,44 +85,44 @@ class AlertsPage(ConsolePage):
     template_name = "console/alerts/page.html"
     live_template_name = "console/alerts/live.html"
     live_every_s = 10
-    can_export = True
-
-    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
-        """Show the alerts, or save those of the state and the groups as a file (``export``)."""
-        if "export" not in request.GET:
-            return super().get(request, *args, **kwargs)
-        query = request.GET.copy()
-        query.pop("export")
-        filters = AlertFilters(query)
-        chosen = ids(filters.cleaned_data.get("group")) if filters.is_valid() else []
-        rows = queries.of_state(_state(request), timezone.now(), chosen)
-        return list_exports.answer(request, self.name, exported(rows), f"{request.path}?{query.urlencode()}")
+    form_class = AlertFilters
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        context = super().get_context_data(**kwargs)
-        now = context["now"]
-        context["figures"] = _figures(now)
+        figures = _figures(timezone.now())
         if self.is_live_request:
-            return context
-        state = _state(self.request)
-        filters = AlertFilters(self.request.GET)
-        chosen = ids(filters.cleaned_data.get("group")) if filters.is_valid() else []
-        alerts, next_page = _page(state, self.request.GET.get("after"), now, chosen)
-        kept = {"group": self.request.GET["group"]} if self.request.GET.get("group") else {}
-        may_handle = state != "ended" and self.request.user.has_perm(HANDLE)
-        return {
-            **context,
-            "state": state,
-            "filters": filters,
-            "query": urlencode({"state": state, **kept}),
-            "is_filtered": bool(kept),
-            "tabs": [(name, f"?{urlencode({'state': name, **kept})}", name == state) for name in STATES],
-            "alerts": alerts_table(alerts, now, selectable=may_handle),
-            "next_page": next_page and f"?{urlencode({'state': state, **kept, 'after': next_page})}",
-            "form": HandlingForm() if may_handle else None,
-        }
+            return ConsolePage.get_context_data(self, figures=figures, **kwargs)
+        state = self.state
+        group = self.request.GET.get("group")
+        kept = {"group": group} if group else {}
+        return super().get_context_data(
+            figures=figures,
+            state=state,
+            tabs=[(name, f"?{urlencode({'state': name, **kept})}", name == state) for name in STATES],
+            handling=HandlingForm() if self._may_handle() else None,
+            **kwargs,
+        )
 
-    def post(self, request: HttpRequest) -> HttpResponse:
+    @property
+    def state(self) -> str:
+        """The state of the address; open, unless it names another one."""
+        state = self.request.GET.get("state", "open")
+        return state if state in STATES else "open"
+
+    def _may_handle(self) -> bool:
+        return self.state != "ended" and self.request.user.has_perm(HANDLE)
+
+    def _rows(self, filters: dict[str, Any], now: datetime) -> QuerySet[Alert]:
+        return queries.of_state(self.state, now, ids(filters["group"]))
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
+        now = timezone.now()
+        alerts, key = _page(self._rows(filters, now), self.state, after)
+        return alerts_table(alerts, now, selectable=self._may_handle()), key
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        return exported(self._rows(filters, timezone.now()))
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Acknowledge or snooze the chosen alerts, or end their snooze."""
         ids = row_numbers(request.POST.getlist("alert"))
         _handle(request, ids)
@@ -247,29 +248,16 @@ def _evaluated(now: datetime) -> Figure:
     return Figure("Rules evaluated", ago(max(times), now), note, "monitor_heart", tone="bad" if failing else "good")
 
 
-def _state(request: HttpRequest) -> str:
-    """Return the state of an address; open, unless it names another one."""
-    state = request.GET.get("state", "open")
-    return state if state in STATES else "open"
-
-
-def _page(state: str, after: str | None, now: datetime, group_ids: list[int] | None) -> tuple[list[Alert], str | None]:
-    """Return the alerts of a state and of groups (None for all), and the key of the next page of ended ones."""
-    rows = queries.of_state(state, now, group_ids)
+def _page(rows: QuerySet[Alert], state: str, after: list[str] | None) -> tuple[list[Alert], list[Any] | None]:
+    """Return the alerts of a page, and the key of the next page of ended ones; ValueError if ``after`` is none."""
     if state != "ended":
         return list(rows[: 10 * ROWS]), None
-    at, _, pk = (after or "").partition("~")
-    try:
-        place = datetime.fromisoformat(at), int(pk)
-    except ValueError:
-        place = None
-    if place is not None and place[0].tzinfo is not None and place[1] < 2**63:
-        rows = rows.filter(Q(resolved_at__lt=place[0]) | Q(resolved_at=place[0], pk__lt=place[1]))
+    if after is not None:
+        at, pk = time_of(after[0]), number_of(after[-1])
+        rows = rows.filter(Q(resolved_at__lt=at) | Q(resolved_at=at, pk__lt=pk))
     found = list(rows[: ROWS + 1])
     last = found[ROWS - 1] if len(found) > ROWS else None
-    if last is None or last.resolved_at is None:
-        return found, None
-    return found[:ROWS], f"{last.resolved_at.isoformat()}~{last.pk}"
+    return found[:ROWS], None if last is None else [last.resolved_at, last.pk]
 
 
 def _handle(request: HttpRequest, ids: Sequence[int]) -> None:

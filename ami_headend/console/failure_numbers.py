@@ -13,7 +13,7 @@ from ami_headend.console.charts import Chart, Series
 from ami_headend.console.failures import SEE, FailureFilters
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import kind_label, link, percent, thousands
-from ami_headend.console.page import ConsolePage
+from ami_headend.console.lists import FilteredPage
 from ami_headend.console.periods import day_of, labels, midnight
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.failures import statistics
@@ -29,7 +29,7 @@ _COLOURS = {Severity.CRITICAL: charts.BAD, Severity.WARNING: charts.UNSURE, Seve
 _HOUR = timedelta(hours=1)
 
 
-class FailureNumbersPage(ConsolePage):
+class FailureNumbersPage(FilteredPage):
     """The frames rejected in a period; the last seven days unless the filters name another."""
 
     route = "failures/numbers/"
@@ -38,6 +38,7 @@ class FailureNumbersPage(ConsolePage):
     icon = "gpp_maybe"
     permission_required = (SEE,)
     template_name = "console/failures/numbers.html"
+    form_class = FailureFilters
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         form = FailureFilters(self.request.GET)

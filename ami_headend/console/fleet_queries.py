@@ -6,10 +6,12 @@ from typing import NamedTuple
 from ami_headend.alerts.conditions.traffic import SETTLING
 from ami_headend.cached_answers import Question
 from ami_headend.core.sql import select
+from concentrators.fleet import outage_history, outages
 from concentrators.totals import completeness, expected
 from concentrators.totals.completeness import Hour, IntervalShare
 from keyvault.device_keys import last_heard, schemes_in_use
 from meters.models import MeterStatus
+from meters.registry import site_codes
 
 PROFILE_PERIOD = timedelta(days=7)
 DAY = timedelta(hours=24)
@@ -57,6 +59,22 @@ class Profiles(NamedTuple):
         return sum(hour.counted for hour in last), sum(hour.expected for hour in last)
 
 
+class OutageStanding(NamedTuple):
+    """Meters that are out, at how many concentrators and since when; and how many came back within a day."""
+
+    out: int
+    concentrators: int
+    since: datetime | None
+    back: int
+
+
+def _outages(now: datetime) -> OutageStanding:
+    codes = site_codes.events()
+    found = outages.by_concentrator(codes, now)
+    hubs, back = sum(one.id is not None for one in found), outage_history.restored(codes, now, DAY).meters
+    return OutageStanding(sum(one.out for one in found), hubs, min((one.since for one in found), default=None), back)
+
+
 def _meters_heard(now: datetime) -> MetersHeard:
     rows = select(
         f"""WITH heard AS MATERIALIZED (
@@ -94,5 +112,6 @@ def _profiles(now: datetime) -> Profiles:
 
 
 METERS_HEARD = Question("meters heard", _meters_heard, MetersHeard)
+OUTAGES = Question("outages", _outages, OutageStanding)
 PROFILES = Question("profiles", _profiles, Profiles)
 SCHEMES_IN_USE = Question("schemes in use", lambda now: schemes_in_use.counts(), dict[str, int])

@@ -17,7 +17,8 @@ from ami_headend import cached_answers
 from ami_headend.console import charts, group_queries
 from ami_headend.console.charts import Chart, Series
 from ami_headend.console.concentrators import ConcentratorFilters, concentrators_table
-from ami_headend.console.deadlines import group_figures
+from ami_headend.console.deadlines import SEE_DEADLINES, group_figures
+from ami_headend.console.events import SEE_EVENTS
 from ami_headend.console.failures import failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.fleet_queries import PROFILES
@@ -113,6 +114,12 @@ class GroupPage(ConsolePage):
             ("Places", "admin:places", "meters.view_place"),
             ("Failures", "admin:failures", "concentrators.view_integrityfailure"),
             ("Alerts", "admin:alerts", "alerts.view_alert"),
+            ("Events", "admin:events", SEE_EVENTS),
+            ("Outages", "admin:outages", SEE_EVENTS),
+            ("Past outages", "admin:past-outages", SEE_EVENTS),
+            ("Deadlines", "admin:deadlines", SEE_DEADLINES),
+            ("Keys", "admin:keyvault_devicekey_changelist", "keyvault.view_devicekey"),
+            ("Commands", "admin:concentrators_command_changelist", "concentrators.view_command"),
             ("Readings", "admin:readings", "meters.view_reading"),
             ("Totals", "admin:interval_totals", "concentrators.view_intervaltotal"),
         ]

@@ -1,10 +1,7 @@
 """Exports of lists: what the filters show, as CSV or Parquet, streamed, with a bound, and audited if it is personal."""
 
-import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
-from decimal import Decimal
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from django.contrib import messages
@@ -20,14 +17,6 @@ FORMATS = ("csv", "parquet")
 SUM = pa.decimal128(38, 0)  # of values of 64 bits each
 ROWS_MAX = 1_000_000
 BATCH = 5_000
-_TYPES: dict[Any, pa.DataType] = {
-    int: pa.int64(),
-    str: pa.string(),
-    bool: pa.bool_(),
-    float: pa.float64(),
-    Decimal: pa.decimal128(38, 6),
-    datetime: pa.timestamp("us", tz="UTC"),
-}
 
 
 class ListExport(NamedTuple):
@@ -40,16 +29,6 @@ class ListExport(NamedTuple):
     batches: Iterable[Sequence[Any]]
     count: Callable[[int], int]
     is_personal: bool = False
-
-
-def schema_of(form: type[Any], **others: pa.DataType) -> pa.Schema:
-    """Return the columns of a named tuple, by the types of its fields; ``others`` have another one than usual."""
-    hints = get_type_hints(form)
-    return pa.schema([(name, others.get(name) or _TYPES[_plain(hint)]) for name, hint in hints.items()])
-
-
-def _plain(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is types.UnionType else hint
 
 
 def paged(query: Callable[[Any], tuple[Sequence[Any], Any]], first: Any = None) -> Iterator[Sequence[Any]]:
@@ -94,5 +73,5 @@ def answer(
         except (AuditError, MasterKeyError):
             messages.error(request, "Nothing was exported: it cannot be audited while the master key cannot be used.")
             return HttpResponseRedirect(back)
-    schema = found.form if isinstance(found.form, pa.Schema) else schema_of(found.form)
+    schema = found.form if isinstance(found.form, pa.Schema) else export.schema_of(found.form)
     return export.file_answer(written, name, schema, map(list, found.batches))

@@ -113,23 +113,86 @@ def sentence(error: Exception) -> str:
     return f"{str(error)[:1].upper()}{str(error)[1:]}."
 
 
-LISTS: dict[str, "type[ListPage]"] = {}  # the lists that views of may be saved, by their names
+LISTS: dict[str, "type[FilteredPage]"] = {}  # the pages that views of may be saved, by their names
 
 
-class ListPage(ConsolePage):
-    """A page of rows: ``find`` returns a table of the filtered rows and the key of the next page.
+class FilteredPage(ConsolePage):
+    """A page with a form of filters (``form_class``), which can be saved as views (``ami_headend.saved_views``).
 
-    Its filters and its order can be saved as views (``ami_headend.saved_views``), but for a page of one thing, whose
-    address has arguments; ``orders`` are the values that ``sort`` may have. ``exported`` gives all rows to save.
+    But for a page of one thing, whose address has arguments. ``orders`` are the values that ``sort`` may have.
     """
 
     form_class: ClassVar[type[KnownParametersForm]] = FilterForm
     orders: ClassVar[Collection[str] | None] = None
+    at: ClassVar[str] = ""  # the address where views are opened and rows exported: the page's own
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "name" in vars(cls) and "<" not in cls.route:
             LISTS[cls.name] = cls
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        """Show the page, or open a view (``view``)."""
+        if "view" not in request.GET:
+            return super().get(request, *args, **kwargs)
+        known = {*self.form_class.base_fields, *self.form_class.others} - {"after", "csrfmiddlewaretoken"}
+        view = request.GET["view"]
+        return HttpResponseRedirect(view_url(request, view, self.name, request.path, known, self.orders))
+
+    def views(self) -> dict[str, Any] | None:
+        """Return the saved views of the page, for its template; None where there can be none. Two queries."""
+        if self.name not in LISTS or self.is_live_request or not self.form_class.base_fields:
+            return None
+        return saved(self.request, self.name, ("after",))
+
+
+def view_url(
+    request: HttpRequest,
+    number: str,
+    name: str,
+    path: str,
+    known: Collection[str],
+    orders: Collection[str] | None = None,
+) -> str:
+    """Return the address that a view shows, of the list with this name and path.
+
+    A message says which of its filters and orders are not ``known`` any more, if any.
+    """
+    views = saved_views.of_page(request.user, name)
+    view = views.filter(pk=row_number(number) or 0).first()
+    if view is None:
+        messages.error(request, "There is no such view any more: somebody deleted it, or shares it no longer.")
+        return path
+    found = saved_views.usable(view, known, orders)
+    if found.lost:
+        lost = ", ".join(found.lost)
+        said = f"View {view} is shown without {lost}, which this list no longer has. Save it again, or delete it."
+        messages.warning(request, said)
+    return f"{path}?{found.query}"
+
+
+def saved(request: HttpRequest, name: str, pages: Collection[str]) -> dict[str, Any]:
+    """Return the saved views of a list for its template; ``pages`` are the parameters that say which page it is."""
+    query = request.GET.copy()
+    for parameter in pages:
+        query.pop(parameter, None)
+    found = list(saved_views.of_page(request.user, name))
+    roles = None
+    if request.user.has_perm(SHARE):
+        roles = list(Group.objects.order_by("name").values_list("name", flat=True))
+    mine = request.user.pk
+    return {
+        "query": query.urlencode(),
+        "all": [(view, view.owner_id == mine, view.query == query.urlencode()) for view in found],
+        "roles": roles,
+    }
+
+
+class ListPage(FilteredPage):
+    """A page of rows: ``find`` returns a table of the filtered rows and the key of the next page.
+
+    ``exported`` gives all rows to save.
+    """
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         """Return the rows of a page and the key of the next; ValueError if ``after`` is not a key."""
@@ -141,26 +204,7 @@ class ListPage(ConsolePage):
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
         """Show the list, or open a view (``view``), or save the rows as a file (``export``)."""
-        if "view" in request.GET:
-            return HttpResponseRedirect(self._opened(request.GET["view"]))
-        if "export" in request.GET:
-            return self._export(request)
-        return super().get(request, *args, **kwargs)
-
-    def _opened(self, number: str) -> str:
-        """Return the address of a view. A message says which of its filters the page no longer has, if any."""
-        views = saved_views.of_page(self.request.user, self.name)
-        view = views.filter(pk=row_number(number) or 0).first()
-        if view is None:
-            messages.error(self.request, "There is no such view any more: somebody deleted it, or shares it no longer.")
-            return self.request.path
-        known = {*self.form_class.base_fields, *self.form_class.others} - {"after", "csrfmiddlewaretoken"}
-        found = saved_views.usable(view, known, self.orders)
-        if found.lost:
-            lost = ", ".join(found.lost)
-            said = f"View {view} is shown without {lost}, which this list no longer has. Save it again, or delete it."
-            messages.warning(self.request, said)
-        return f"{self.request.path}?{found.query}"
+        return self._export(request) if "export" in request.GET else super().get(request, *args, **kwargs)
 
     def _export(self, request: HttpRequest) -> HttpResponseBase:
         query = request.GET.copy()
@@ -197,21 +241,6 @@ class ListPage(ConsolePage):
             query["after"] = "~".join(value.isoformat() if isinstance(value, datetime) else str(value) for value in key)
             context["next_page"] = f"?{query.urlencode()}"
         return {**context, "content": found}
-
-    def views(self) -> dict[str, Any] | None:
-        """Return the saved views of the page, for its template; None where there can be none. Two queries."""
-        if self.name not in LISTS or self.is_live_request:
-            return None
-        user = self.request.user
-        query = self.request.GET.copy()
-        query.pop("after", None)
-        found = list(saved_views.of_page(user, self.name))
-        may_share = user.has_perm(SHARE)
-        return {
-            "query": query.urlencode(),
-            "all": [(view, view.owner_id == user.pk, view.query == query.urlencode()) for view in found],
-            "roles": list(Group.objects.order_by("name").values_list("name", flat=True)) if may_share else None,
-        }
 
     @property
     def can_export(self) -> bool:

@@ -1,12 +1,13 @@
 """The page of masked totals: sums over meters that hide their values, with who has answered."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, label, moment
-from ami_headend.console.list_exports import SUM, ListExport, schema_of
+from ami_headend.console.list_exports import SUM, ListExport
 from ami_headend.console.lists import ROWS, number_of, time_of
 from ami_headend.console.records import RecordsPage
 from ami_headend.web.admin import FilterForm
@@ -17,15 +18,18 @@ from concentrators.totals.masked_queries import (
     MaskedTotalSelection,
     totals,
 )
+from meters.group_forms import GroupsField, ids
+from meters.readings import export
 from meters.readings.queries import batches
 
 _IDS = 2**63
 
 
 class MaskedTotalFilters(FilterForm):
-    """Filters masked totals by period."""
+    """Filters masked totals by the groups of any of their meters, and by period."""
 
-    field_order = ["from", "to"]
+    group = GroupsField()
+    field_order = ["group", "from", "to"]
 
 
 class MaskedTotalsPage(RecordsPage):
@@ -39,7 +43,8 @@ class MaskedTotalsPage(RecordsPage):
     form_class = MaskedTotalFilters
     explanation = (
         "Oldest first; without a period, the last 7 days. What meters used together that hide their single values: ten "
-        "at least. A value is in one total for good; who comes late is in none, unless ten come late together."
+        "at least. A value is in one total for good; who comes late is in none, unless ten come late together. "
+        "Of a group: totals with any of its meters."
     )
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
@@ -47,8 +52,8 @@ class MaskedTotalsPage(RecordsPage):
         if after is not None:
             at, number = after
             place = MaskedTotalPosition(time_of(at), number_of(number, _IDS))
-        found, key = totals(MaskedTotalSelection(*self.period(filters), place), ROWS)
-        columns = columns_of("interval from", "-length", "register", "#sum", "#meters", "state", "-group")
+        found, key = totals(replace(self._selection(filters), after=place), ROWS)
+        columns = columns_of("interval from", "-length", "register", "#sum", "#meters", "state", "-mask group")
         rows = [
             [
                 moment(row.interval_start),
@@ -63,10 +68,15 @@ class MaskedTotalsPage(RecordsPage):
         ]
         return table(columns, rows), key
 
+    def _selection(self, filters: dict[str, Any]) -> MaskedTotalSelection:
+        return MaskedTotalSelection(*self.period(filters), group_ids=ids(filters["group"]))
+
     def exported(self, filters: dict[str, Any]) -> ListExport:
-        selection = MaskedTotalSelection(*self.period(filters))
+        selection = self._selection(filters)
         found = batches(totals, selection, list_exports.BATCH)
-        return ListExport(schema_of(MaskedTotalRow, value_sum=SUM), found, lambda most: len(totals(selection, most)[0]))
+        return ListExport(
+            export.schema_of(MaskedTotalRow, value_sum=SUM), found, lambda most: len(totals(selection, most)[0])
+        )
 
 
 def _state(row: MaskedTotalRow) -> str:

@@ -9,30 +9,43 @@ from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
+from django.utils.http import urlencode
 
 from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.events import SEE_EVENTS
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, thousands
-from ami_headend.console.lists import sentence
+from ami_headend.console.list_exports import ListExport
+from ami_headend.console.lists import ListPage, sentence
+from ami_headend.console.periods import day_of, midnight
 from ami_headend.core import clock
 from ami_headend.core.text import counted
+from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.commands import guard, status_check
 from concentrators.commands.queue import DownlinkError
 from concentrators.commands.status_check import StatusCheck
-from concentrators.fleet import outages
+from concentrators.fleet import outage_history, outages
+from concentrators.fleet.outage_history import Restored
 from concentrators.fleet.outages import ConcentratorOutage, GroupOutage, MeterOutage
 from concentrators.models import Concentrator
 from keyvault.audit.chain import web_actor
+from meters.group_forms import GroupsField, ids
 from meters.registry import access_record, site_codes
 
 GIVE = "concentrators.add_command"
 _LISTED = 500
 _DAY = timedelta(days=1)
+_EVENING, _MORNING = timedelta(hours=6), timedelta(hours=8)  # before and after midnight: the night
 
 
-class OutagesPage(ActingPage):
+class OutageFilters(KnownParametersForm):
+    """Filters meters that are out by their groups."""
+
+    group = GroupsField()
+
+
+class OutagesPage(ListPage, ActingPage):
     """Concentrators with meters that are out."""
 
     route = "outages/"
@@ -43,31 +56,52 @@ class OutagesPage(ActingPage):
     template_name = "console/outages/page.html"
     live_template_name = "console/outages/live.html"
     live_every_s = 15
+    form_class = OutageFilters
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        context = super().get_context_data(**kwargs)
-        now, codes = context["now"], site_codes.events()
+        self.found: list[ConcentratorOutage] = []
+        context = super().get_context_data(tabs=tabs(self.request), **kwargs)
+        if "content" not in context:
+            return context
+        now, chosen = context["now"], self.groups()
         access_record.note(self.request)
-        found = outages.by_concentrator(codes, now)
-        ended = outages.restored(codes, now, _DAY)
-        out = sum(one.out for one in found)
-        oldest = min((one.since for one in found), default=None)
+        codes = site_codes.events()
+        ended = outage_history.restored(codes, now, _DAY, chosen)
+        out = sum(one.out for one in self.found)
+        oldest = min((one.since for one in self.found), default=None)
+        hubs = sum(one.id is not None for one in self.found)
+        yesterday = past_url(self.request, **period(now - _DAY, now))
         return {
             **context,
             "figures": [
                 Figure("Meters out", thousands(out), "and not back yet", "power_off", "", "bad" if out else "good"),
-                Figure("Concentrators", thousands(sum(one.id is not None for one in found)), "with such meters", "hub"),
+                Figure("Concentrators", thousands(hubs), "with such meters", "hub"),
                 Figure("Since", NOTHING if oldest is None else ago(oldest, now), "the oldest of them", "schedule"),
-                Figure("Back within a day", thousands(ended.meters), _times(ended), "power"),
+                Figure("Back within a day", thousands(ended.meters), _times(ended), "power", yesterday),
             ],
-            "found": _concentrators(found, now),
-            "groups": _groups(outages.by_group(codes, now), now),
+            "groups": _groups(outages.by_group(codes, now, chosen), now),
             "out": out,
             "most": min(out, status_check.MOST),
         }
 
+    def groups(self) -> list[int] | None:
+        """Return the ids of the groups of the address; Wrong if there is no such group."""
+        form = self.form_class(self.request.GET)
+        if not form.is_valid():
+            raise Wrong("Nothing was done: correct the filters first.")
+        return ids(form.cleaned_data["group"])
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
+        now = timezone.now()
+        self.found = outages.by_concentrator(site_codes.events(), now, None, ids(filters["group"]))
+        return _concentrators(self.found, now), None
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        found = outages.by_concentrator(site_codes.events(), timezone.now(), None, ids(filters["group"]))
+        return ListExport(ConcentratorOutage, [found], lambda most: len(found))
+
     def acts(self) -> Mapping[str, Act]:
-        return {"check": Act(GIVE, lambda request: checked(request, None))}
+        return {"check": Act(GIVE, lambda request: checked(request, None, self.groups()))}
 
 
 class OutagePage(ActingPage):
@@ -107,12 +141,40 @@ class OutagePage(ActingPage):
         return {"check": Act(GIVE, lambda request: checked(request, self.concentrator.pk))}
 
 
-def checked(request: HttpRequest, concentrator_id: int | None) -> str:
+def tabs(request: HttpRequest) -> list[tuple[str, str, bool]]:
+    """Return the ways to the present, the last night, and the last week: titles, addresses, and which is shown."""
+    now = timezone.now()
+    here = request.get_full_path()
+    today = midnight(day_of(now))
+    night = period(today - _EVENING, today + _MORNING)
+    group = {"group": request.GET["group"]} if request.GET.get("group") else {}
+    present = reverse("admin:outages")
+    ways = [
+        ("Now", f"{present}?{urlencode(group)}" if group else present),
+        ("Last night", past_url(request, **night)),
+        ("7 days", past_url(request)),
+    ]
+    return [(title, url, url == here) for title, url in ways]
+
+
+def period(start: datetime, end: datetime) -> dict[str, str]:
+    """Return a period as filters have it, in the viewer's zone."""
+    return {name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M}" for name, at in (("from", start), ("to", end))}
+
+
+def past_url(request: HttpRequest, **filters: str) -> str:
+    """Return the address of outages of a period, of the groups of this address."""
+    if request.GET.get("group"):
+        filters = {"group": request.GET["group"], **filters}
+    return f"{reverse('admin:past-outages')}{f'?{urlencode(filters)}' if filters else ''}"
+
+
+def checked(request: HttpRequest, concentrator_id: int | None, group_ids: Sequence[int] | None = None) -> str:
     """Ask meters that are out, once the user has confirmed it; return what was done. Wrong for a refusal."""
     if request.POST.get("sure") != "yes":
         raise Wrong("Nothing was ordered: confirm that so many meters are to be asked.")
     try:
-        done = status_check.check(concentrator_id, web_actor(request), timezone.now())
+        done = status_check.check(concentrator_id, web_actor(request), timezone.now(), group_ids=group_ids)
     except DownlinkError as error:
         raise Wrong(f"Nothing was ordered. {sentence(error)}") from None
     return in_words(done)
@@ -134,9 +196,9 @@ def in_words(done: StatusCheck) -> str:
     return f"{asked}{''.join(f'; {other}' for other in said)}.{why}"
 
 
-def _times(ended: outages.Restored) -> str:
+def _times(ended: Restored) -> str:
     if not ended.meters:
-        return "nobody said so"
+        return "no meter said so"
     mean, longest = (duration(one.total_seconds()) for one in (ended.mean, ended.longest))
     return f"out for {mean} on average, {longest} at most"
 

@@ -7,7 +7,8 @@ from ami_headend import cached_answers
 from ami_headend.console import overview_panels
 from ami_headend.console.components import SEE_COMPONENTS, components
 from ami_headend.console.deadlines import SEE_DEADLINES, newest_figures
-from ami_headend.console.fleet_queries import METERS_HEARD, PROFILES, SCHEMES_IN_USE
+from ami_headend.console.events import SEE_EVENTS
+from ami_headend.console.fleet_queries import METERS_HEARD, OUTAGES, PROFILES, SCHEMES_IN_USE
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.rotation_queries import OPEN_WAVES
 from ami_headend.console.todo import to_do
@@ -16,6 +17,7 @@ from keyvault.master_key import rewrap
 
 _RIGHTS = {
     METERS_HEARD: "meters.view_meter",
+    OUTAGES: SEE_EVENTS,
     SCHEMES_IN_USE: "meters.view_meter",
     PROFILES: "concentrators.view_intervaltotal",
     VERDICTS: "concentrators.view_uplink",
@@ -49,6 +51,8 @@ def _sections(user: Any, now: datetime) -> dict[str, Any]:
         panels.append(overview_panels.profiles(profiles))
     if METERS_HEARD in questions:
         panels.append(overview_panels.meters(answers[METERS_HEARD.name].found, now))
+    if OUTAGES in questions:
+        panels.append(overview_panels.outages(answers[OUTAGES.name].found, now))
     if SCHEMES_IN_USE in questions:
         panels.append(overview_panels.schemes(answers[SCHEMES_IN_USE.name].found))
     if user.has_perm("concentrators.view_concentrator"):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.http import urlencode
 
 from ami_headend.alerts import silence
@@ -17,11 +18,13 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.fleet_queries import (
     DAY,
     METERS_HEARD,
+    OUTAGES,
     PROFILE_PERIOD,
     PROFILES,
     ROWS,
     SCHEMES_IN_USE,
     MetersHeard,
+    OutageStanding,
     Profiles,
 )
 from ami_headend.console.formatting import (
@@ -54,7 +57,7 @@ from keyvault.device_keys import last_heard
 from keyvault.models import MasterKeyRotation, RotationState
 from keyvault.schemes.table import CONCENTRATOR, SCHEMES, USUAL
 
-QUESTIONS = (METERS_HEARD, SCHEMES_IN_USE, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
+QUESTIONS = (METERS_HEARD, OUTAGES, SCHEMES_IN_USE, PROFILES, VERDICTS, FAILURES_BY_KIND, OPEN_WAVES, TRAFFIC)
 
 _HOUR = timedelta(hours=1)
 
@@ -97,6 +100,15 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
         else "No meter is registered yet: manage.py import_meters imports a list.",
         "meters_url": url,
     }
+
+
+def outages(found: OutageStanding, now: datetime) -> Panel:
+    """Return how many meters have no power."""
+    hubs, since = f"at {found.concentrators:,} concentrators", ago(found.since, now)
+    out = format_html("{}, since {}", hubs, since) if found.out else "none is out"
+    note = format_html("{}; {} back within a day", out, f"{found.back:,}") if found.back else out
+    url = reverse("admin:outages")
+    return {"figures": [Figure("Without power", thousands(found.out), note, "power_off", url, "bad" * bool(found.out))]}
 
 
 def schemes(found: Mapping[str, int]) -> Panel:

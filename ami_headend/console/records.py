@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, link, moment, protection, thousands
-from ami_headend.console.list_exports import SUM, ListExport, paged, schema_of
+from ami_headend.console.list_exports import SUM, ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -62,7 +62,8 @@ def _protected_by(row: queries.ReadingRow) -> str:
     return protection(row.scheme, row.caveat)
 
 
-def _ids(row: Any) -> list[int] | None:
+def ids_of(row: Any) -> list[int] | None:
+    """Return the id of a row of a filter as a list; None where no row is chosen."""
     return None if row is None else [row.pk]
 
 
@@ -95,7 +96,7 @@ class TallyFilters(FilterForm):
 
 def _concentrators(filters: dict[str, Any]) -> list[int] | None:
     """Return the concentrators that the filters leave, by id: one, those of groups, or one of those; None for all."""
-    one = _ids(filters["concentrator"])
+    one = ids_of(filters["concentrator"])
     if not filters["group"]:
         return one
     of_groups = groups.concentrator_ids(ids(filters["group"]) or ())
@@ -148,9 +149,9 @@ class ReadingsPage(RecordsPage):
 
     def _selection(self, filters: dict[str, Any]) -> queries.ReadingSelection:
         """Return the selection of the filters, and record whose readings are seen."""
-        meters = _ids(filters["meter"])
+        meters = ids_of(filters["meter"])
         access_record.note(self.request, meters=meters)
-        asked = (*self.period(filters), meters, _ids(filters["register"]))
+        asked = (*self.period(filters), meters, ids_of(filters["register"]))
         return queries.ReadingSelection(*asked, group_ids=ids(filters["group"]))
 
     def exported(self, filters: dict[str, Any]) -> ListExport:
@@ -195,12 +196,12 @@ class TotalsPage(RecordsPage):
         return table(columns, rows), key
 
     def _selection(self, filters: dict[str, Any]) -> TotalSelection:
-        return TotalSelection(*self.period(filters), _concentrators(filters), _ids(filters["register"]))
+        return TotalSelection(*self.period(filters), _concentrators(filters), ids_of(filters["register"]))
 
     def exported(self, filters: dict[str, Any]) -> ListExport:
         selection = self._selection(filters)
         found = queries.batches(totals, selection, list_exports.BATCH)
-        return ListExport(schema_of(TotalRow, value_sum=SUM), found, lambda most: count(selection, most))
+        return ListExport(export.schema_of(TotalRow, value_sum=SUM), found, lambda most: count(selection, most))
 
 
 def _meters(total: TotalRow) -> str:

@@ -9,7 +9,6 @@ from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
 from ami_headend.console.acknowledgements import AcknowledgeAllPage, AcknowledgementPage
-from ami_headend.console.admin_exports import ModelListExport
 from ami_headend.console.alert_subjects import AlertSubjectsExport, AlertSubjectsPage
 from ami_headend.console.alerts import AlertPage, AlertsPage
 from ami_headend.console.api_tokens import ApiTokensPage
@@ -39,9 +38,11 @@ from ami_headend.console.masked_totals import MaskedTotalsPage
 from ami_headend.console.meter import MeterGapsExport, MeterPage
 from ami_headend.console.meter_import import MeterImportPage
 from ami_headend.console.meters import MetersPage
+from ami_headend.console.model_lists import ModelListPage
 from ami_headend.console.outages import OutagePage, OutagesPage
 from ami_headend.console.overview import OverviewPage
 from ami_headend.console.page import ConsolePage
+from ami_headend.console.past_outages import PastOutagesPage
 from ami_headend.console.place import PlacePage
 from ami_headend.console.places import PlacesPage
 from ami_headend.console.push_profile import NewPushProfilePage
@@ -79,6 +80,7 @@ PAGES: list[type[ConsolePage]] = [
     SignaturesPage,
     EventsPage,
     OutagesPage,
+    PastOutagesPage,
     OutagePage,
     CodesPage,
     TotalsPage,
@@ -90,7 +92,7 @@ PAGES: list[type[ConsolePage]] = [
     GroupsPage,
     GroupPage,
     SavedViewsPage,
-    ModelListExport,
+    ModelListPage,
     AlertsPage,
     AlertPage,
     AlertSubjectsPage,

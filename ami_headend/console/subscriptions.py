@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
+
+from django.utils import timezone
 
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, duration, label, thousands
-from ami_headend.console.page import ConsolePage
+from ami_headend.console.list_exports import ListExport
+from ami_headend.console.lists import ListPage
+from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.feed import sequencer, subscriptions
 from concentrators.feed.subscriptions import Standing
@@ -15,7 +19,20 @@ SEE_SUBSCRIPTIONS = "concentrators.view_feedsubscription"
 _LATE = timedelta(minutes=15)  # consumers ask in turns: a row that came just now makes nobody late
 
 
-class SubscriptionsPage(ConsolePage):
+class SubscriptionRow(NamedTuple):
+    """A subscription in the export. ``lag_s`` is the age of the oldest row that its consumer lacks, in seconds."""
+
+    name: str
+    resource: str
+    is_gone: bool
+    rows: int
+    lag_s: int
+    positions: int
+    moved_at: datetime
+    account: str
+
+
+class SubscriptionsPage(ListPage):
     """The head of the feed, and its consumers by name."""
 
     route = "subscriptions/"
@@ -25,11 +42,20 @@ class SubscriptionsPage(ConsolePage):
     permission_required = (SEE_SUBSCRIPTIONS,)
     template_name = "console/subscriptions/page.html"
     live_template_name = "console/subscriptions/live.html"
+    form_class = KnownParametersForm
+
+    def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
+        now = timezone.now()
+        self.found: list[Standing] = subscriptions.standings(now)
+        return _subscriptions(self.found, now), None
+
+    def exported(self, filters: dict[str, Any]) -> ListExport:
+        found = subscriptions.standings(timezone.now())
+        return ListExport(SubscriptionRow, [list(map(_row, found))], lambda most: len(found))
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
-        now = context["now"]
-        found = subscriptions.standings(now)
+        found = self.found
         behind = [one for one in found if one.lag > _LATE or one.is_gone]
         head, unnumbered = sequencer.head(), sequencer.unnumbered()
         note = f"{thousands(unnumbered.lots)} more wait for one" if unnumbered.lots else "every transaction has one"
@@ -54,8 +80,12 @@ class SubscriptionsPage(ConsolePage):
             ],
             "era": head.era_id,
             "since": unnumbered.oldest_at,
-            "subscriptions": _subscriptions(found, now),
         }
+
+
+def _row(one: Standing) -> SubscriptionRow:
+    standing = (one.is_gone, one.rows, one.lag_s, one.positions)
+    return SubscriptionRow(one.name, one.resource.value, *standing, one.moved_at, one.account)
 
 
 def _subscriptions(rows: Sequence[Standing], now: datetime) -> HtmlTable:

@@ -9,7 +9,8 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from ami_headend import saved_views
-from ami_headend.console.lists import LISTS, ListPage
+from ami_headend.console import model_lists
+from ami_headend.console.lists import LISTS
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.numbers import row_number
 from ami_headend.models import SavedView
@@ -28,30 +29,38 @@ class SavedViewsPage(ConsolePage):
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Save, share or delete a view, and go back to the list."""
-        page = LISTS.get(request.POST.get("page", ""))
-        if page is None or not request.user.has_perms(page.permission_required):
+        name = request.POST.get("page", "")
+        path = _path(request, name)
+        if path is None:
             raise PermissionDenied
         acts = {"save": _save, "share": _share, "delete": _delete}
         act = acts.get(request.POST.get("act", ""))
         if act is None:
             raise PermissionDenied
         query = request.POST.get("query", "")
-        back = f"{reverse(f'admin:{page.name}')}{f'?{query}' if query else ''}"
         try:
-            messages.success(request, act(request, page))
+            messages.success(request, act(request, name))
         except ViewError as error:
             messages.error(request, f"Nothing was saved: {error}.")
         except (AuditError, MasterKeyError):
             messages.error(request, "Nothing was shared: it cannot be audited while the master key cannot be used.")
-        return HttpResponseRedirect(back)
+        return HttpResponseRedirect(f"{path}?{query}" if query else path)
 
 
-def _save(request: HttpRequest, page: type[ListPage]) -> str:
-    view = saved_views.save(request.user, page.name, request.POST.get("name", ""), request.POST.get("query", ""))
+def _path(request: HttpRequest, name: str) -> str | None:
+    """Return the address of a list that the user may see: a page, or a list of the admin."""
+    page = LISTS.get(name)
+    if page is None:
+        return model_lists.address(request, name)
+    return reverse(f"admin:{name}") if request.user.has_perms(page.permission_required) else None
+
+
+def _save(request: HttpRequest, page: str) -> str:
+    view = saved_views.save(request.user, page, request.POST.get("name", ""), request.POST.get("query", ""))
     return f"View {view} is saved."
 
 
-def _delete(request: HttpRequest, page: type[ListPage]) -> str:
+def _delete(request: HttpRequest, page: str) -> str:
     view = _view(request, page)
     if view.owner_id != request.user.pk and not request.user.has_perm(SHARE):
         raise PermissionDenied
@@ -59,7 +68,7 @@ def _delete(request: HttpRequest, page: type[ListPage]) -> str:
     return f"View {view} is deleted."
 
 
-def _share(request: HttpRequest, page: type[ListPage]) -> str:
+def _share(request: HttpRequest, page: str) -> str:
     if not request.user.has_perm(SHARE):
         raise PermissionDenied
     view, name = _view(request, page), request.POST.get("role", "")
@@ -70,9 +79,9 @@ def _share(request: HttpRequest, page: type[ListPage]) -> str:
     return f"View {view} is shared with the role {role}." if role else f"View {view} is shared with nobody now."
 
 
-def _view(request: HttpRequest, page: type[ListPage]) -> SavedView:
+def _view(request: HttpRequest, page: str) -> SavedView:
     number = row_number(request.POST.get("view", ""))
-    view = saved_views.of_page(request.user, page.name).filter(pk=number or 0).first()
+    view = saved_views.of_page(request.user, page).filter(pk=number or 0).first()
     if view is None:
         raise Http404
     return view

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django import template
+from django.contrib.admin.views.main import ChangeList
 
 from ami_headend.console import formatting
 from ami_headend.console.charts import Chart
@@ -36,3 +37,11 @@ def table(content: HtmlTable, empty: str = "Nothing yet.") -> dict[str, Any]:
 def chart(content: Chart) -> dict[str, Any]:
     """Render a chart, which survives when the live part around it is refreshed."""
     return {"chart": content}
+
+
+@register.simple_tag(takes_context=True)
+def model_list(context: template.Context, shown: ChangeList) -> Any:
+    """Return a list of the admin, for its saved views and its export."""
+    from ami_headend.console.model_lists import ModelList  # noqa: PLC0415 - unfold loads these tags as it is imported
+
+    return ModelList(context["request"], shown.opts.label_lower)

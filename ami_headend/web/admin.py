@@ -182,7 +182,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
     list_max_show_all = 0
     list_disable_select_all = True
     list_filter_submit = True
-    list_before_template: str | None = "console/components/model_list_export.html"  # None: the list has no export
+    list_before_template: str | None = "console/components/model_list.html"  # None: neither views nor an export
     search_octets: Sequence[str] = ()
     search_by: Mapping[str, Callable[[str], Q]] = {}
     when_empty = ""

@@ -42,6 +42,8 @@ def restricted(request: Request, view: Any, asked: dict[str, Any]) -> dict[str, 
 
 
 def _takes_groups(view: Any) -> bool:
+    if getattr(view, "mixes_groups", False):  # its rows tell of meters outside of a group as well
+        return False
     return "group" in getattr(getattr(view, "query_class", None), "_declared_fields", {})
 
 

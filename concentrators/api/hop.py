@@ -27,7 +27,7 @@ from concentrators.fleet.hop_failures import (
 )
 from concentrators.models import Concentrator, FailureTally
 from meters.api.meters import ParameterView
-from meters.api.serializers import NamedField, OctetsField, PeriodQuery, SystemTitleField
+from meters.api.serializers import GroupsField, NamedField, OctetsField, PeriodQuery, SystemTitleField, ids_of
 from meters.models import Meter
 
 _BODY_OCTETS_MAX = 2 * 1024 * 1024
@@ -147,6 +147,7 @@ class HopFailuresQuery(PeriodQuery):
 
     concentrator = NamedField(slug_field="name", queryset=Concentrator.objects.all(), required=False)
     meter = SystemTitleField(required=False, help_text="system title")
+    group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
     limit = serializers.IntegerField(min_value=1, max_value=_LISTED_MAX, default=1_000)
 
 
@@ -189,5 +190,6 @@ class HopFailureList(ParameterView):
             asked["limit"],
             None if concentrator is None else concentrator.pk,
             None if meter is None else meter.pk,
+            ids_of(asked.get("group")),
         )
         return Response(HopFailureSerializer(rows, many=True).data)

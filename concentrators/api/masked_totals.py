@@ -14,12 +14,15 @@ from concentrators.models import IntervalTotal
 from concentrators.totals import masked_queries
 from concentrators.totals.masked_queries import MaskedTotalSelection
 from meters.api.meters import SelectionView, page_responses
-from meters.api.serializers import PageQuery
+from meters.api.serializers import GroupsField, PageQuery, ids_of
 
 
 class MaskedTotalsQuery(PageQuery):
-    """A period of interval starts, and a page."""
+    """A period of interval starts, groups, and a page."""
 
+    group = GroupsField(
+        required=False, help_text="with any meter in any of these groups now, beside others; may be repeated"
+    )
     cursor_ids = 1
 
 
@@ -65,6 +68,7 @@ class MaskedTotalList(SelectionView):
     query_class = MaskedTotalsQuery
     query = staticmethod(masked_queries.totals)
     filename = "masked-totals"
+    mixes_groups = True  # a sum with a meter of a group has meters of others, too
     schema_of_rows = pa.schema(
         [
             ("id", pa.int64()),
@@ -85,7 +89,7 @@ class MaskedTotalList(SelectionView):
         """Record nothing: sums over ten meters and more reveal nothing about one."""
 
     def selection(self, asked: dict[str, Any]) -> MaskedTotalSelection:
-        return MaskedTotalSelection(asked["from"], asked["to"], asked.get("cursor"))
+        return MaskedTotalSelection(asked["from"], asked["to"], asked.get("cursor"), ids_of(asked.get("group")))
 
     @extend_schema(
         operation_id="masked_totals",

@@ -1,7 +1,8 @@
 """Ask meters that are out for a reading at once: who answers has power. Bounded, and audited as one act."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import transaction
 
@@ -34,14 +35,20 @@ class StatusCheck(NamedTuple):
     approval: Approval | None = None  # that the commands wait for, if they are held
 
 
-def check(concentrator_id: int | None, actor: Actor, now: datetime, most: int = MOST) -> StatusCheck:
-    """Order a reading from meters that are out, of a concentrator or all; those without a sign of life first.
+def check(
+    concentrator_id: int | None,
+    actor: Actor,
+    now: datetime,
+    most: int = MOST,
+    group_ids: Sequence[int] | None = None,
+) -> StatusCheck:
+    """Order a reading from meters that are out, of a concentrator, of groups, or all; those out for longest first.
 
     Those that were heard since, or have such a command already, are not asked. DownlinkError if nobody is out;
     AuditError or MasterKeyError: then no meter is asked.
     """
     with transaction.atomic():
-        found = outages.meters_out(site_codes.events(), now, concentrator_id)
+        found = outages.meters_out(site_codes.events(), now, concentrator_id, group_ids=group_ids)
         if not found:
             raise DownlinkError("no meter is out")
         silent = [one for one in found if one.heard_at is None]
@@ -62,7 +69,9 @@ def check(concentrator_id: int | None, actor: Actor, now: datetime, most: int = 
                 [CommandRequest(one, CommandKind.READ_NOW, {}) for one in meters.values()], actor.name, now
             )
             result = result._replace(approval=guard.hold_what_is_beyond(given, actor, now))
-            subject = {"concentrator": concentrator_id, "meters": result.asked, "left": result.left}
+            subject: dict[str, Any] = {"concentrator": concentrator_id, "meters": result.asked, "left": result.left}
+            if group_ids is not None:
+                subject["groups"] = list(group_ids)
             chain.record(actor, "outage.check", subject, f"{result.asked} {'held' if result.approval else 'queued'}")
     return result
 

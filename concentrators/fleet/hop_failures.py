@@ -13,8 +13,9 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db import connection, transaction
 
-from ami_headend.core.sql import execute, fetch_rows, octets_array
+from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
 from concentrators.models import Concentrator
+from meters.registry.groups import OF_GROUPS
 
 SAMPLES_MAX = 3
 ENTRIES_MAX = 1_000
@@ -157,18 +158,31 @@ def _insert(concentrator_id: int, rows: Sequence[_Row], now: datetime) -> None:
 
 
 def reported(
-    start: datetime, end: datetime, limit: int, concentrator_id: int | None = None, meter_id: int | None = None
+    start: datetime,
+    end: datetime,
+    limit: int,
+    concentrator_id: int | None = None,
+    meter_id: int | None = None,
+    group_ids: Sequence[int] | None = None,
 ) -> list[HopFailureRow]:
-    """Return the reports about hours in [start, end), newest first; one query."""
+    """Return the reports about hours in [start, end), newest first; of meters of groups, if given. One query."""
+    of_groups = "" if group_ids is None else f"AND {OF_GROUPS.format(column='f.meter_id')}"
     with connection.cursor() as cursor:
         cursor.execute(
-            """SELECT c.name, m.serial_number, f.hour, f.reason, f.frames, f.samples, f.reported_at
+            f"""SELECT c.name, m.serial_number, f.hour, f.reason, f.frames, f.samples, f.reported_at
                FROM concentrators_hopfailure f JOIN concentrators_concentrator c ON c.id = f.concentrator_id
                JOIN meters_meter m ON m.id = f.meter_id
                WHERE f.hour >= %(start)s AND f.hour < %(end)s
                  AND (%(concentrator)s::int IS NULL OR f.concentrator_id = %(concentrator)s)
-                 AND (%(meter)s::int IS NULL OR f.meter_id = %(meter)s)
+                 AND (%(meter)s::int IS NULL OR f.meter_id = %(meter)s) {of_groups}
                ORDER BY f.hour DESC, f.concentrator_id, f.meter_id, f.reason LIMIT %(limit)s""",
-            {"start": start, "end": end, "concentrator": concentrator_id, "meter": meter_id, "limit": limit},
+            {
+                "start": start,
+                "end": end,
+                "concentrator": concentrator_id,
+                "meter": meter_id,
+                "groups": int_array(group_ids or ()),
+                "limit": limit,
+            },
         )
         return [HopFailureRow._make((*row[:5], list(map(bytes, row[5])), row[6])) for row in cursor.fetchall()]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from ami_headend.core import keyset
 from ami_headend.core.sql import select
 from keyvault.masking.messages import split_titles
+from meters.registry import groups
 
 
 class AuthorityRow(NamedTuple):
@@ -77,11 +78,15 @@ class RefusedSets(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskedTotalSelection:
-    """A selection of masked totals: intervals that start in [start, end), after a key."""
+    """A selection of masked totals: intervals that start in [start, end), after a key.
+
+    ``group_ids``: those with any meter that is in any of these groups now. Others are in the sum as well.
+    """
 
     start: datetime
     end: datetime
     after: tuple[Any, ...] | None = None
+    group_ids: Sequence[int] | None = None
 
 
 def authorities(now: datetime) -> list[AuthorityRow]:
@@ -106,6 +111,7 @@ def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTota
     conditions, params = keyset.given(
         ("interval_start >= %s", selection.start),
         ("interval_start < %s", selection.end),
+        _of_groups(selection.group_ids),
         keyset.after(MaskedTotalPosition._fields, selection.after),
     )
     rows = select(
@@ -114,7 +120,7 @@ def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTota
                        SELECT coalesce(string_agg(a.name, ', ' ORDER BY a.name), '')
                        FROM concentrators_maskquestion q JOIN keyvault_maskauthority a ON a.id = q.authority_id
                        WHERE q.set_id = s.id AND q.answer IS NULL AND s.closed_at IS NULL)
-            FROM (SELECT * FROM concentrators_maskedset WHERE {" AND ".join(conditions)}
+            FROM (SELECT * FROM concentrators_maskedset s WHERE {" AND ".join(conditions)}
                   ORDER BY interval_start, id LIMIT %s) s
             JOIN meters_register g ON g.id = s.register_id
             ORDER BY s.interval_start, s.id""",
@@ -123,6 +129,14 @@ def totals(selection: MaskedTotalSelection, limit: int) -> tuple[list[MaskedTota
     found = [MaskedTotalRow._make((*row[:6], None if row[6] is None else int(row[6]), *row[7:])) for row in rows]
     last = found[-1] if len(found) == limit else None
     return found, None if last is None else MaskedTotalPosition(last.interval_start, last.id)
+
+
+def _of_groups(group_ids: Sequence[int] | None) -> keyset.Condition:
+    """The set ``s`` has a value of a meter that is in any of the groups; None does not restrict it."""
+    of_meters, value = groups.one_of(group_ids, "r.meter_id")
+    text = f"""EXISTS (SELECT FROM meters_maskedreading r WHERE r.captured_at = s.interval_start
+                       AND r.register_id = s.register_id AND r.set_id = s.id AND {of_meters})"""
+    return text, value
 
 
 def evidence(set_id: int) -> tuple[list[str], list[SignedAnswer]] | None:

@@ -17,7 +17,17 @@ from keyvault.models import Authority, AwaitedEnrolment, DeviceKey, Enrolment, R
 from keyvault.rights import COMPROMISE, PROVISION
 from keyvault.schemes.table import SchemeError, algorithm_choices, new_scheme_choices, scheme_choices
 from meters.api.meters import ParameterView
-from meters.api.serializers import SELECTION_MAX, NumberedPageQuery, OctetsField, SystemTitleField, given, page_of
+from meters.api.serializers import (
+    SELECTION_MAX,
+    GroupsField,
+    NumberedPageQuery,
+    OctetsField,
+    SystemTitleField,
+    given,
+    ids_of,
+    page_of,
+)
+from meters.registry import groups
 from meters.registry.lookup import unregistered
 
 
@@ -61,6 +71,11 @@ class CertifiedQuery(NumberedPageQuery):
 
 class CertificatesQuery(CertifiedQuery):
     meter = SystemTitleField(required=False, help_text="system title")
+    group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
+
+
+class AwaitedQuery(NumberedPageQuery):
+    group = GroupsField(required=False, help_text="meters in any of these groups now; may be repeated")
 
 
 class CertificateSerializer(serializers.ModelSerializer[Enrolment]):
@@ -107,6 +122,8 @@ class CertificateList(ParameterView):
         wanted = given(asked, authority__kid="authority", system_title="meter")
         revoked = RevokedCertificate.objects.filter(cti=OuterRef("cti"), authority=OuterRef("authority"))
         rows = Enrolment.objects.filter(pk__gt=asked["cursor"], **wanted).select_related("authority").order_by("pk")
+        if "group" in asked:
+            rows = rows.filter(groups.of_titles(ids_of(asked["group"]) or ()))
         found = rows.annotate(revoked_at=Subquery(revoked.values("revoked_at")))[: asked["page_size"]]
         return self.numbered_page(request, list(found), CertificateSerializer, asked)
 
@@ -233,20 +250,22 @@ class AwaitedList(ParameterView):
     """Meters that may enrol, by number."""
 
     queryset = DeviceKey.objects.none()
-    query_class = NumberedPageQuery
+    query_class = AwaitedQuery
     refusals = (AuthorityError, SchemeError)
     rights = {"POST": [PROVISION]}
 
     @extend_schema(
         operation_id="awaited_enrolments",
         tags=["enrolment"],
-        parameters=[NumberedPageQuery],
+        parameters=[AwaitedQuery],
         responses=page_of("AwaitedPage", AwaitedSerializer),
     )
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
         keys = DeviceKey.objects.filter(system_title=OuterRef("system_title"), epoch__gt=0).order_by("-epoch")
         rows = AwaitedEnrolment.objects.filter(pk__gt=asked["cursor"]).order_by("pk")
+        if "group" in asked:
+            rows = rows.filter(groups.of_titles(ids_of(asked["group"]) or ()))
         found = rows.annotate(newest_epoch=Subquery(keys.values("epoch")[:1]))[: asked["page_size"]]
         return self.numbered_page(request, list(found), AwaitedSerializer, asked)
 

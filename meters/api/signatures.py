@@ -18,6 +18,8 @@ from meters.registry import access_record
 class SignaturesQuery(PageQuery):
     """Signatures by the latest time that they say, and by registers that they say something of."""
 
+    cursor_ids = 3
+
     def validate_register(self, codes: list[str]) -> frozenset[str]:  # type: ignore[override]
         super().validate_register(codes)
         return frozenset(codes)

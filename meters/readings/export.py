@@ -1,8 +1,11 @@
 """Rows as CSV and Parquet streams: memory holds one batch, however long the export is."""
 
 import itertools
+import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,6 +52,26 @@ EVENT_SCHEMA = pa.schema(
         ("caveat", pa.string()),
     ]
 )
+
+
+_TYPES: dict[Any, pa.DataType] = {
+    int: pa.int64(),
+    str: pa.string(),
+    bool: pa.bool_(),
+    float: pa.float64(),
+    Decimal: pa.decimal128(38, 6),
+    datetime: _TIME,
+}
+
+
+def schema_of(form: type[Any], **others: pa.DataType) -> pa.Schema:
+    """Return the columns of a named tuple, by the types of its fields; ``others`` have another one than usual."""
+    hints = get_type_hints(form)
+    return pa.schema([(name, others.get(name) or _TYPES[_plain(hint)]) for name, hint in hints.items()])
+
+
+def _plain(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is types.UnionType else hint
 
 
 class _Outbox:

@@ -5,7 +5,7 @@ early ones. Exports consist of pages too: no statement or snapshot stays open wh
 delays neither vacuum nor the dropping of partitions.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -250,7 +250,7 @@ def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
         selection = replace(selection, after=key)
 
 
-def fetch(statement: str, params: list[Any]) -> list[tuple[Any, ...]]:
+def fetch(statement: str, params: Sequence[Any] | Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """Return all rows, planned anew each time: one plan for any period and limit would be bad for most."""
     try:
         with transaction.atomic(), connection.wrap_database_errors, cursor() as batch:

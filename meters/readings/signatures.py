@@ -1,17 +1,19 @@
-"""Signatures of meters over packs of readings: a page of one meter's, and which readings each of them says."""
+"""Signatures of meters over packs of readings: a page of them, and which readings each of them says."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ami_headend.core import keyset
 from keyvault.coupons.forms import parse_reading
 from meters.contents.plain import NAME_PREFIX
 from meters.readings.queries import fetch
 from meters.readings.senml import SenMLError, parse_pack
+from meters.registry import groups
 
-_KEY = ("captured_at", "epoch", "number")
+_KEY = ("captured_at", "meter_id", "epoch", "number")
 
 
 class SignedValue(NamedTuple):
@@ -24,9 +26,10 @@ class SignedValue(NamedTuple):
 
 
 class SignatureKey(NamedTuple):
-    """A signature's place in the order of those of its meter: ``epoch`` and ``number`` are of its coupon."""
+    """A signature's place in the order: ``epoch`` and ``number`` are of its coupon."""
 
     captured_at: datetime
+    meter_id: int
     epoch: int
     number: int
 
@@ -38,6 +41,7 @@ class SignatureRow(NamedTuple):
     """
 
     captured_at: datetime
+    meter_id: int
     epoch: int
     number: int
     uplink: int
@@ -46,17 +50,22 @@ class SignatureRow(NamedTuple):
 
     @property
     def key(self) -> SignatureKey:
-        return SignatureKey(*self[:3])
+        return SignatureKey(*self[:4])
 
 
-class SignatureSelection(NamedTuple):
-    """Signatures of a meter whose latest time is in [start, end), after a key; those that say a register, if given."""
+@dataclass(frozen=True)
+class SignatureSelection:
+    """Signatures whose latest time is in [start, end), after a key: of a meter, and of groups; None for all.
 
-    meter_id: int
+    ``obis_codes``: only those that say a register of these.
+    """
+
+    meter_id: int | None
     start: datetime
     end: datetime
     obis_codes: frozenset[str] | None = None
     after: SignatureKey | None = None
+    group_ids: Sequence[int] | None = None
 
 
 def page(selection: SignatureSelection, limit: int) -> tuple[list[SignatureRow], SignatureKey | None]:
@@ -65,21 +74,34 @@ def page(selection: SignatureSelection, limit: int) -> tuple[list[SignatureRow],
     A page may be short where few of them say a register that is asked for: only ``limit`` are looked at.
     SelectionError where the period is too long for the server to look through.
     """
-    meter_id, start, end, codes, after = selection
-    conditions, params = keyset.given(
-        ("captured_at >= %s", start if after is None else max(start, after.captured_at)),
-        ("captured_at < %s", end),
-        ("meter_id = %s", meter_id),
-        keyset.after(_KEY, after and tuple(after)),
-    )
+    conditions, params = _where(selection)
+    codes = selection.obis_codes
     rows = fetch(
-        f"""SELECT captured_at, epoch, number, uplink_id, octets FROM meters_signature
-            WHERE {" AND ".join(conditions)} ORDER BY captured_at, epoch, number LIMIT %s""",
+        f"""SELECT captured_at, meter_id, epoch, number, uplink_id, octets FROM meters_signature
+            WHERE {" AND ".join(conditions)} ORDER BY {", ".join(_KEY)} LIMIT %s""",
         [*params, limit],
     )
-    found = [SignatureRow(at, epoch, number, uplink, sign1, said(sign1)) for at, epoch, number, uplink, sign1 in rows]
+    found = [SignatureRow._make((*row, said(row[-1]))) for row in rows]
     shown = [row for row in found if codes is None or any(one.obis_code in codes for one in row.says)]
     return shown, found[-1].key if len(found) == limit else None
+
+
+def count(selection: SignatureSelection, most: int) -> int:
+    """Count the signatures of a selection, of whatever register, up to ``most``; one query. SelectionError as above."""
+    conditions, params = _where(selection)
+    rows = f"SELECT 1 FROM meters_signature WHERE {' AND '.join(conditions)} LIMIT %s"
+    return int(fetch(f"SELECT count(*) FROM ({rows}) AS found", [*params, most])[0][0])
+
+
+def _where(selection: SignatureSelection) -> tuple[list[str], list[Any]]:
+    after = selection.after
+    return keyset.given(
+        ("captured_at >= %s", selection.start if after is None else max(selection.start, after.captured_at)),
+        ("captured_at < %s", selection.end),
+        ("meter_id = %s", selection.meter_id),
+        groups.one_of(selection.group_ids),
+        keyset.after(_KEY, after and tuple(after)),
+    )
 
 
 def walk(meter_id: int, start: datetime, end: datetime, limit: int = 1000) -> Iterator[SignatureRow]:

@@ -15,6 +15,7 @@ from ami_headend.core import keyset, names
 from ami_headend.core.names import Alike, UnreadableNameError, alike
 from ami_headend.core.sql import execute, int_array
 from meters.group_models import TAG, FleetGroup, MeterInGroup, PlaceInGroup, Via
+from meters.models import Meter
 from meters.registry.lookup import RegistryError
 from meters.registry.search import Condition
 
@@ -118,12 +119,21 @@ def of_meters(group_ids: Collection[int], column: str = "meter") -> Q:
     return Q(**{f"{column}__in": MeterInGroup.objects.filter(group__in=list(group_ids)).values("meter_id")})
 
 
+def of_titles(group_ids: Collection[int], column: str = "system_title") -> Q:
+    """Return a condition for rows that name their meter by system title, of meters in any of the groups."""
+    return Q(**{f"{column}__in": Meter.objects.filter(of_meters(group_ids, "pk")).values("system_title")})
+
+
 def meter_condition(group_ids: Iterable[int], column: str) -> Condition:
     """Return SQL that is true where the column has the id of a meter in any of the groups, and its parameters."""
     return (
         f"{column} IN (SELECT g.meter_id FROM meters_meteringroup g WHERE g.group_id = ANY(%s::int[]))",
         [int_array(group_ids)],
     )
+
+
+# The same for statements with named values: ``groups`` is a text of an array.
+OF_GROUPS = "{column} IN (SELECT g.meter_id FROM meters_meteringroup g WHERE g.group_id = ANY(%(groups)s::int[]))"
 
 
 def in_order(group_ids: Sequence[int]) -> Condition:

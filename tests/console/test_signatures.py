@@ -92,7 +92,7 @@ def test_a_reading_leads_to_what_proves_it(operator: Client, meter: SignedDevice
     assert "ccm + signed" in str(protected_by.content)
     address = str(protected_by.content).split('href="')[1].split('"')[0].replace("&amp;", "&")
     page = operator.get(address)
-    _, coupon, says, _, octets = (str(cell.content) for cell in page.context["content"].rows[0])
+    _, _, coupon, says, _, octets = (str(cell.content) for cell in page.context["content"].rows[0])
     assert coupon == "epoch 1, number 1"
     assert says.startswith("2 values, ")
     assert INTERVAL in says

@@ -160,7 +160,7 @@ def test_the_audit_list_is_exported_by_who_may_export_the_chain() -> None:
     (row,) = saved(person(roles.AUDITOR), "audit")
     assert (row["act"], row["actor"]) == ("list.export", "auditor-0")
     assert AuditRecord.objects.get().act == "list.export"
-    of_the_admin = reverse("admin:model-list-export", args=["keyvault.auditrecord"])
+    of_the_admin = reverse("admin:model-list", args=["keyvault.auditrecord"])
     assert person(roles.AUDITOR).get(of_the_admin, {"export": "csv"}).status_code == 404
     listed = person(roles.AUDITOR).get(reverse("admin:keyvault_auditrecord_changelist")).content.decode()
     assert of_the_admin not in listed
@@ -190,7 +190,7 @@ def test_an_export_that_cannot_be_audited_is_not_made(fleet: None, settings: Any
 
 def test_a_list_of_the_admin_is_exported_as_it_is_shown(fleet: None) -> None:
     client = person(roles.OPERATOR)
-    url = reverse("admin:model-list-export", args=["meters.installation"])
+    url = reverse("admin:model-list", args=["meters.installation"])
     answer = client.get(url, {"export": "csv"})
     (row,) = csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode()))  # type: ignore[attr-defined]
     assert (row["meter"], row["place"]) == ("S0", "House 1")
@@ -204,4 +204,4 @@ def test_a_list_of_the_admin_is_exported_as_it_is_shown(fleet: None) -> None:
     assert client.get(url, {"export": "csv", "group": "nowhere"}).status_code == 400
     assert client.get(url, {"export": "csv", "colour": "red"}).status_code == 400
     for label, status in (("meters.nothing", 404), ("auth.user", 403), ("x", 404)):
-        assert client.get(reverse("admin:model-list-export", args=[label]), {"export": "csv"}).status_code == status
+        assert client.get(reverse("admin:model-list", args=[label]), {"export": "csv"}).status_code == status

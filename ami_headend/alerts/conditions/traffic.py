@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from ami_headend.alerts import storms
 from ami_headend.alerts.conditions.finding import SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, within
 from ami_headend.alerts.high_water_marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
@@ -137,10 +138,10 @@ def kind_seen(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
 def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Find meters with events of a log, a code or a severity within the period, but for laboratory meters.
 
-    Of a severity, outages do not count: they have a condition of their own (``outage``), with one alert for each
-    concentrator instead of one for each meter.
+    Outages of many meters of a concentrator do not count, and of a severity no outage does: they have a condition of
+    their own (``outage``), with one alert for each concentrator instead of one for each meter.
     """
-    wanted, params = _events_of(rule.selector)
+    wanted, params = _events_of(rule, now)
     scope, ids = within(rule, meter="m.id")
     rows = fetch_rows(
         f"""SELECT m.id, m.serial_number, s.events, s.latest, count(*) OVER ()
@@ -163,20 +164,23 @@ def meter_event(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     )
 
 
-def _events_of(selector: str) -> tuple[str, list[Any]]:
-    """Return the condition for events of a log, a severity, or a code (log/code), and its values."""
-    codes = site_codes.events()
-    if selector in (STANDARD_LOG, FRAUD_LOG):
-        return "register_id = (SELECT id FROM meters_register WHERE obis_code = %s)", [selector]
-    if "/" in selector:
-        chosen, params = keyset.given(event_queries.coded([event_codes.parse_key(selector)]))
-        return chosen[0], params
-    outages_ = [*codes.of_outage(Outage.BEGINS), *codes.of_outage(Outage.ENDS)]
-    severe, params = keyset.given(
-        event_queries.at_least(Severity[selector.upper()], codes), event_queries.coded(outages_)
+def _events_of(rule: Rule, now: datetime) -> tuple[str, list[Any]]:
+    """Return the condition for events of a log, a severity, or a code (log/code), and its values.
+
+    Without outages of many meters of a concentrator; of a severity, without any.
+    """
+    selector, codes = rule.selector, site_codes.events()
+    (of_outage,), values = keyset.given(
+        event_queries.coded([*codes.of_outage(Outage.BEGINS), *codes.of_outage(Outage.ENDS)])
     )
-    *first, of_outage = severe
-    return " AND ".join([*first, f"NOT {of_outage}"]), params
+    if selector not in (STANDARD_LOG, FRAUD_LOG) and "/" not in selector:
+        severe, params = keyset.given(event_queries.at_least(Severity[selector.upper()], codes))
+        return " AND ".join([*severe, f"NOT {of_outage}"]), [*params, *values]
+    chosen, params = "register_id = (SELECT id FROM meters_register WHERE obis_code = %s)", [selector]
+    if "/" in selector:
+        (chosen,), params = keyset.given(event_queries.coded([event_codes.parse_key(selector)]))
+    together = int_array(storms.meters(now, _since(rule, now)))
+    return f"{chosen} AND NOT ({of_outage} AND meter_id = ANY(%s::int[]))", [*params, *values, together]
 
 
 def _times_of(events: int, selector: str) -> str:
@@ -187,8 +191,16 @@ def _times_of(events: int, selector: str) -> str:
 
 
 def outage(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
-    """Find concentrators with so many meters whose power went within the period and is not back."""
-    found = outages.by_concentrator(site_codes.events(), now, _since(rule, now))
+    """Find concentrators with so many meters whose power went within the period and is not back.
+
+    What was found once is found as long as so many are out.
+    """
+    codes, mine = site_codes.events(), None if rule.group_id is None else [rule.group_id]
+    found = outages.by_concentrator(codes, now, _since(rule, now), mine)
+    lately = {one.id for one in found}
+    if open_ids:
+        whole = outages.by_concentrator(codes, now, None, mine)
+        found += [one for one in whole if one.id in open_ids and one.id not in lately]
     many = [one for one in found if one.id is not None and one.out >= (rule.threshold or 0)]
     many.sort(key=lambda one: (one.id not in open_ids, -one.out, one.id))
     listed = [
@@ -255,8 +267,8 @@ def silent_concentrator(rule: Rule, open_ids: Sequence[int], now: datetime) -> F
 def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     """Find meters in service with no accepted frame within the period, and mention frames that were rejected.
 
-    Meters of a silent concentrator are left out: it is the cause, and has an alert of its own. So are laboratory
-    meters. Reads every meter.
+    Meters of a silent concentrator are left out: it is the cause, and has an alert of its own. So are meters that are
+    out with others (``storms``), and laboratory meters. Reads every meter.
     """
     since = _since(rule, now)
     standing = health.of_concentrators(since, now)
@@ -269,7 +281,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
                   AND NOT {last_heard.SINCE.format(title="m.system_title")} AND {scope}
             ), behind AS MATERIALIZED (
                 SELECT meter_id FROM concentrators_assignment WHERE concentrator_id = ANY(%s::int[])
-                AND valid_from <= %s AND (valid_to IS NULL OR valid_to > %s)
+                AND valid_from <= %s AND (valid_to IS NULL OR valid_to > %s) UNION ALL SELECT unnest(%s::int[])
             ), shown AS (
                 SELECT s.*, count(*) OVER () AS total,
                        row_number() OVER (ORDER BY s.id = ANY(%s::int[]) DESC, s.id) AS place FROM silent s
@@ -293,6 +305,7 @@ def silent_meter(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
         int_array(quiet),
         now,
         now,
+        int_array(storms.meters(now)),
         int_array(open_ids),
         SUBJECTS_KEPT,
         SUBJECTS_MAX,

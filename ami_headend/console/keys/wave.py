@@ -28,6 +28,8 @@ from concentrators.commands.rollouts import RolloutProgress
 from concentrators.models import Command, CommandState, RotationWave, WaveMeter, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
+from meters.group_forms import GroupsField, ids
+from meters.registry import groups
 
 _WAITING = "waiting"
 _MEANINGS = {
@@ -43,11 +45,12 @@ _MEANINGS = {
 
 
 class WaveMeterFilters(KnownParametersForm):
-    """Filters meters of a wave by outcome."""
+    """Filters meters of a wave by outcome and group."""
 
     state = choice("outcome", [(_WAITING, "not queued yet"), *CommandState.choices])
     meter = MeterField()
-    field_order = ["state", "meter"]
+    group = GroupsField()
+    field_order = ["state", "meter", "group"]
 
 
 class WaveRow(NamedTuple):
@@ -104,6 +107,8 @@ class WavePage(ListPage, ActingPage):
             rows = rows.filter(command=None) if state == _WAITING else rows.filter(command__state=state)
         if meter is not None:
             rows = rows.filter(meter=meter)
+        if filters.get("group"):
+            rows = rows.filter(groups.of_meters(ids(filters["group"]) or ()))
         return rows
 
     def exported(self, filters: dict[str, Any]) -> ListExport:

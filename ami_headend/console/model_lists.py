@@ -1,4 +1,4 @@
-"""The export of the admin's lists of models: the columns that a list shows, of the rows that its filters leave."""
+"""The admin's lists of models: their saved views, and their export: what they show of the rows that filters leave."""
 
 import html
 from collections.abc import Sequence
@@ -10,25 +10,57 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
 from django.contrib.admin.utils import lookup_field
+from django.contrib.admin.views.main import ORDER_VAR, PAGE_VAR, SEARCH_VAR
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
-from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect, QueryDict
 from django.urls import reverse
 from django.utils.html import strip_tags
 
-from ami_headend.console import list_exports
+from ami_headend.console import list_exports, lists
 from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.admin import LargeTableAdmin
 from meters.registry import access_record
 
 
-class ModelListExport(ConsolePage):
-    """The rows of a list of the admin, in order of their numbers; audited, whatever they are."""
+class ModelList:
+    """A list of the admin, as components/views.html needs it: under its label, as in auth.user."""
 
-    route = "lists/<str:label>/export/"
-    name = "model-list-export"
-    title = "Export of a list"
+    can_export = True
+
+    def __init__(self, request: HttpRequest, label: str) -> None:
+        self.request, self.name = request, label
+        self.at = reverse("admin:model-list", args=[label])
+        self.query = request.GET.urlencode()
+
+    def views(self) -> dict[str, Any]:
+        """Return its saved views. Two queries."""
+        return lists.saved(self.request, self.name, (PAGE_VAR,))
+
+
+def address(request: HttpRequest, label: str) -> str | None:
+    """Return the address of a list that the user may see; None for others, and for what is no list."""
+    try:
+        model_admin = _admin_of(label)
+    except Http404:
+        return None
+    return _path(label) if model_admin.has_view_permission(request) else None
+
+
+def _path(label: str) -> str:
+    return reverse(f"admin:{label.replace('.', '_').lower()}_changelist")
+
+
+class ModelListPage(ConsolePage):
+    """Opens a saved view of a list of the admin, or exports its rows in order of their numbers.
+
+    Each export is audited, whatever its rows are.
+    """
+
+    route = "lists/<str:label>/"
+    name = "model-list"
+    title = "Views and export of a list"
 
     def get(  # type: ignore[override]  # a page of Django's is never a stream
         self, request: HttpRequest, label: str
@@ -36,18 +68,20 @@ class ModelListExport(ConsolePage):
         model_admin = _admin_of(label)
         if not model_admin.has_view_permission(request):
             raise PermissionDenied
+        if "view" in request.GET:
+            view, known = request.GET["view"], _known(request, model_admin)
+            return HttpResponseRedirect(lists.view_url(request, view, label.lower(), _path(label), known))
         if model_admin.is_of_households:
             access_record.note(request)
         form = request.GET.get("export")
         query = request.GET.copy()
         query.pop("export", None)
-        query.pop("p", None)  # the number of the page
+        query.pop(PAGE_VAR, None)
         request.GET = query  # type: ignore[assignment]  # a changelist takes its filters from here, and knows no others
         rows: QuerySet[Any] = model_admin.get_changelist_instance(request).get_queryset(request)
         columns = [name for name in model_admin.get_list_display(request) if name != "action_checkbox"]
         schema = pa.schema([(str(name).replace("__str__", "name"), pa.string()) for name in columns])
-        back = reverse(f"admin:{label.replace('.', '_').lower()}_changelist")
-        back += f"?{query.urlencode()}" if query else ""
+        back = f"{_path(label)}?{query.urlencode()}" if query else _path(label)
 
         def page(key: Any) -> tuple[list[list[str | None]], Any]:
             found = rows.order_by("pk") if key is None else rows.order_by("pk").filter(pk__gt=key)
@@ -60,6 +94,13 @@ class ModelListExport(ConsolePage):
 
         export = ListExport(schema, paged(page), count, is_personal=True)
         return list_exports.answer(request, label.replace(".", "-"), export, back, form)
+
+
+def _known(request: HttpRequest, model_admin: LargeTableAdmin) -> set[str]:
+    """Return the parameters that the list has: of its filters, its search and its order."""
+    request.GET = QueryDict()
+    filters = model_admin.get_changelist_instance(request).filter_specs
+    return {SEARCH_VAR, ORDER_VAR, *(name for one in filters for name in one.expected_parameters())}
 
 
 def _admin_of(label: str) -> LargeTableAdmin:
