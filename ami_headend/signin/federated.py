@@ -112,7 +112,7 @@ def _identity(subject: str) -> FederatedIdentity | None:
 
 
 def _made(claims: Mapping[str, Any], subject: str, address: str, now: datetime) -> FederatedIdentity:
-    name = next(iter(values_of(claims, settings.OIDC_ACCOUNT_CLAIM)), "")
+    name = User.normalize_username(next(iter(values_of(claims, settings.OIDC_ACCOUNT_CLAIM)), ""))
     try:
         UnicodeUsernameValidator()(name)
     except ValidationError:

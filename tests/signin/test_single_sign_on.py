@@ -15,12 +15,14 @@ from django.contrib.auth.models import Group, User
 from django.core.management import CommandError, call_command
 from django.test import Client, RequestFactory
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend.core import rate_limits
 from ami_headend.health import neighbours
 from ami_headend.settings_checks import check_settings
 from ami_headend.signin import federated, provider, roles, sessions
+from ami_headend.signin.federated import RefusedError
 from ami_headend.signin.models import FederatedIdentity, Session, SignIn, SignInOutcome
 from keyvault.audit.chain import AuditError
 from keyvault.models import AuditRecord
@@ -187,6 +189,16 @@ def test_a_name_that_is_taken_is_given_to_nobody_until_it_is_linked(capsys: pyte
     call_command("single_sign_on", "unlink", "Root")
     assert not is_signed_in(client)
     assert {"user.link", "user.unlink"} <= set(AuditRecord.objects.values_list("act", flat=True))
+
+
+@pytest.mark.unconfigured
+def test_a_name_that_only_looks_like_another_is_taken_too(settings: Settings) -> None:
+    settings.OIDC_ISSUER, settings.OIDC_ROLES = "https://login.example", {"meter team": roles.OPERATOR}
+    User.objects.create_user("ann")
+    claims = {"sub": "other", "preferred_username": "\uff21\uff4e\uff4e", "groups": ["meter team"]}  # full-width
+    with pytest.raises(RefusedError, match="There is an account Ann already"):
+        federated.account_of(claims, "192.0.2.7", timezone.now())
+    assert User.objects.count() == 1
 
 
 def test_superusers_and_blocked_accounts_stay_out() -> None:
