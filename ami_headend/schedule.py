@@ -14,6 +14,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "evaluate-alerts": _every(30, "ami_headend.alerts.tasks.evaluate_alerts"),
     "sweep-uplinks": _every(5, "concentrators.tasks.sweep_uplinks"),
     "number-lots": _every(5, "concentrators.tasks.number_lots"),
+    "sweep-feed-deliveries": _every(10, "concentrators.tasks.sweep_feed_deliveries"),
     "ship-security-events": _every(10, "ami_headend.siem.tasks.ship_security_events"),
     "sweep-deliveries": _every(15, "ami_headend.alerts.tasks.sweep_deliveries"),
     "sweep-master-key-rotation": _every(15, "keyvault.tasks.sweep_master_key_rotation"),

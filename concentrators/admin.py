@@ -17,7 +17,13 @@ from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
 from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
-from concentrators import admin_commands, admin_deadlines, admin_evidence, admin_limits  # noqa: F401 - they register their pages
+from concentrators import (  # noqa: F401 - they register their pages
+    admin_commands,
+    admin_deadlines,
+    admin_evidence,
+    admin_feed,
+    admin_limits,
+)
 from concentrators.admin_forms import (
     AssignForm,
     ConcentratorForm,

@@ -13,6 +13,7 @@ from concentrators import retention
 from concentrators.commands import capture_period, downlink, gap_recovery, held_commands, queue, rollouts
 from concentrators.failures import acknowledgement
 from concentrators.feed import sequencer
+from concentrators.feed.deliveries import sending
 from concentrators.ingest import backlog, dispatch, reverification_queue, uplink_state
 from concentrators.ingest.transaction_retry import TransientError
 from concentrators.totals import mask_collector, read_success, reported_sums
@@ -22,6 +23,7 @@ from keyvault.device_keys import epochs
 logger = logging.getLogger(__name__)
 
 _WORN_KEYS_AT_ONCE = 1_000
+_DELIVERING_S = 20.0  # then a delivery gives way to others that wait behind it
 
 
 _TRANSIENT = (TransientError, OperationalError, InterfaceError)
@@ -149,6 +151,20 @@ def check_registers() -> None:
 def number_lots() -> None:
     """Give settled lots of the feed their positions."""
     sequencer.number_settled()
+
+
+@shared_task
+def sweep_feed_deliveries() -> None:
+    """Have a worker send for each delivery that may have something to send."""
+    for delivery_id in sending.due(timezone.now()):
+        deliver_feed.delay(delivery_id)
+
+
+@shared_task(**LONG)
+def deliver_feed(delivery_id: int) -> None:
+    """Send what a delivery has to send, for some seconds; then another such task goes on. The sweep makes up for it."""
+    if sending.deliver_for(delivery_id, _DELIVERING_S):
+        deliver_feed.delay(delivery_id)
 
 
 @shared_task(**LONG)

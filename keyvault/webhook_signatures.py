@@ -51,6 +51,16 @@ def withdraw(owner: str) -> None:
     SigningSecret.objects.filter(owner=owner).delete()
 
 
+def headers(owner: str, message_id: str, body: bytes, now: datetime) -> dict[str, str]:
+    """Return the headers that sign a message now; raises as ``signatures`` does."""
+    timestamp_s = int(now.timestamp())
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp_s),
+        "webhook-signature": signatures(owner, message_id, timestamp_s, body, now),
+    }
+
+
 def signatures(owner: str, message_id: str, timestamp_s: int, body: bytes, now: datetime) -> str:
     """Sign a message with each valid secret, the newest first: ``v1,<base64> v1,<base64>``.
 

@@ -26,6 +26,8 @@ from concentrators.models import (
     Concentrator,
     ConcentratorToken,
     FailureTally,
+    FeedDelivery,
+    FeedSubscription,
     RotationWave,
     Uplink,
     WaveMeter,
@@ -113,6 +115,11 @@ def fill(meters: int) -> tuple[Concentrator, list[fleet.Device]]:
     now = timezone.now()
     channel = Channel.objects.create(name=f"duty {concentrator.pk}", kind="webhook", address="https://hooks.example/")
     Delivery.objects.create(channel=channel, event="test", body={}, created_at=now, due_at=now)
+    values = {"resource": "readings", "era": "e", "position": 1, "row": 0, "moved_at": now}
+    subscription = FeedSubscription.objects.create(name=f"mdm-{concentrator.pk}", **values)
+    FeedDelivery.objects.create(
+        subscription=subscription, kind="folder", address="/srv/feed", format="csv", rows=10, wait_minutes=1
+    )
     access_at = {"hour": now, "first_at": now, "last_at": now}
     HouseholdAccess.objects.bulk_create(
         HouseholdAccess(account="op", door="admin:meter", meter=device.meter, **access_at) for device in devices

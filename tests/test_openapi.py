@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from rest_framework import serializers
 
-from concentrators.models import Command, FeedSubscription, MaskedSet, RotationWave
+from concentrators.models import Command, FeedDelivery, FeedSubscription, MaskedSet, RotationWave
 from keyvault.models import Approval, FleetKey, MaskAuthority
 from meters.group_models import FleetGroup
 from meters.models import Meter, Place
@@ -57,9 +57,13 @@ def answers(description: Any) -> Iterator[tuple[str, str, Any]]:
     ids["/api/v1/groups/{number}"] = FleetGroup.objects.get_or_create(kind="district", name="North")[0].pk
     ids["/api/v1/held-commands/{number}"] = Approval.objects.order_by("pk")[0].pk
     ids["/api/v1/masked-totals/{set_id}/answers"] = MaskedSet.objects.order_by("pk")[0].pk
-    ids["/api/v1/feed/subscriptions/{name}"] = "billing"
-    FeedSubscription.objects.get_or_create(
+    ids["/api/v1/feed/subscriptions/{name}"] = ids["/api/v1/feed/subscriptions/{name}/delivery"] = "billing"
+    billing, _ = FeedSubscription.objects.get_or_create(
         name="billing", defaults={"resource": "events", "era": "x", "position": 1, "row": 0, "moved_at": START}
+    )
+    FeedDelivery.objects.get_or_create(
+        subscription=billing,
+        defaults={"kind": "webhook", "address": "x", "format": "csv", "rows": 1, "wait_minutes": 1},
     )
     wave = RotationWave.objects.order_by("pk")[0].pk
     for path, operations in description["paths"].items():

@@ -20,7 +20,7 @@ from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS
 from ami_headend.alerts.reminders_store import REPLACED
-from ami_headend.web.admin import LargeTableAdmin, ReadOnlyAdmin, form_page, shown
+from ami_headend.web.admin import AuditedAdmin, ReadOnlyAdmin, form_page, shown
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
 from meters.admin_groups import group_filter
@@ -29,33 +29,6 @@ _ON_OFF = {"on": "success", "off": "warning", "cannot be evaluated": "danger"}
 _HEALTH = {"delivering": "success", "failing": "danger", "off": "warning", "nothing sent yet": "info"}
 _OUTCOMES = {"delivered": "success", "given up": "danger", "withdrawn": "info", "waits": "warning"}
 _ROW_FIELDS = ("selector", "threshold", "period_minutes")
-
-
-class AuditedAdmin(LargeTableAdmin):
-    """Admin pages whose acts are audited; without a usable audit key they refuse to act and say why."""
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
-            return response
-        except (AuditError, MasterKeyError) as error:
-            return self._refused(request, error)
-
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            response: HttpResponse = super().delete_view(request, *args, **kwargs)
-            return response
-        except (AuditError, MasterKeyError) as error:
-            return self._refused(request, error)
-
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        actions: dict[str, Any] = super().get_actions(request)
-        actions.pop("delete_selected", None)  # one at a time, so that each deletion is recorded
-        return actions
-
-    def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        messages.error(request, f"Nothing was changed, because it could not be recorded: {error}")
-        return HttpResponseRedirect(request.get_full_path())
 
 
 @admin.register(Rule)

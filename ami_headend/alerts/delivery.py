@@ -6,12 +6,10 @@ at least once; receivers recognise it by its id. Each channel sends one message 
 """
 
 import logging
-import random
 import smtplib
 import time
 from datetime import datetime, timedelta
 
-from celery.utils.time import get_exponential_backoff_interval
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
@@ -20,8 +18,10 @@ from ami_headend.alerts import emails, reminders_store, webhooks
 from ami_headend.alerts.emails import MailError
 from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delivery
 from ami_headend.alerts.reminders import MessageType, taken
-from ami_headend.alerts.webhooks import RefusedAddressError, WebhookError
 from ami_headend.core import clock
+from ami_headend.core.backoff import longest, pause
+from ami_headend.core.refused_addresses import RefusedAddressError
+from ami_headend.core.webhook_exchange import WebhookError
 from keyvault.master_key import MasterKeyError
 from keyvault.webhook_signatures import SigningError
 
@@ -29,9 +29,7 @@ logger = logging.getLogger(__name__)
 
 GIVE_UP_TEST_AFTER = timedelta(hours=24)
 KEPT = timedelta(days=90)
-_FIRST_S, _MOST_S = 15, 3_600
-_SPREAD = 0.2
-_WAITS_MOST = timedelta(seconds=_MOST_S * (1 + _SPREAD))
+_FIRST, _MOST = timedelta(seconds=15), timedelta(hours=1)
 _FAILURES = (
     WebhookError,
     RefusedAddressError,
@@ -151,7 +149,7 @@ def _put_off_behind(pk: int) -> None:
 def _due(now: datetime) -> QuerySet[Delivery]:
     waiting = Delivery.objects.filter(delivered_at=None, given_up_at=None)
     leased = Q(leased_at__lte=now + clock.DIFFERENCE_MAX, leased_at__gt=now - reminders_store.LEASE)
-    return waiting.filter(Q(due_at__lte=now) | Q(due_at__gt=clock.latest_due(_WAITS_MOST, now))).exclude(leased)
+    return waiting.filter(Q(due_at__lte=now) | Q(due_at__gt=clock.latest_due(longest(_MOST), now))).exclude(leased)
 
 
 def _send(delivery: Delivery) -> Exception | None:
@@ -175,9 +173,7 @@ def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
         delivery.given_up_at = now
         logger.error("%s is given up after %d attempts: %s", delivery, delivery.attempts, delivery.last_error)
         return False
-    wait_s = get_exponential_backoff_interval(_FIRST_S, min(delivery.attempts - 1, 16), _MOST_S)
-    spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - spreads, hides nothing
-    delivery.due_at = now + timedelta(seconds=wait_s * spread)
+    delivery.due_at = now + pause(delivery.attempts, _FIRST, _MOST)
     logger.warning("%s was not taken, attempt %d: %s", delivery, delivery.attempts, delivery.last_error)
     return True
 

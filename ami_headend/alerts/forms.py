@@ -9,7 +9,8 @@ from django.core.validators import validate_email
 from ami_headend.alerts.high_water_marks import PERIOD_MAX_MINUTES
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Rule
 from ami_headend.alerts.parameters import PARAMETERS
-from ami_headend.alerts.webhooks import RefusedAddressError, check_url
+from ami_headend.core.refused_addresses import RefusedAddressError
+from ami_headend.core.webhook_exchange import check_url
 from meters.group_forms import GroupField
 
 _RECIPIENTS_MAX = 20

@@ -65,7 +65,7 @@ GROUPS = [
             _console_page(MaskedTotalsPage),
             _console_page(DeadlinesPage),
             _model_page("Terms of deadlines", "event_available", "concentrators.readdeadline"),
-            _console_page(SubscriptionsPage),
+            _console_page(SubscriptionsPage, "admin:concentrators_feeddelivery_changelist"),
         ],
     ),
     (

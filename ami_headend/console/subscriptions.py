@@ -90,7 +90,7 @@ def _row(one: Standing) -> SubscriptionRow:
 
 def _subscriptions(rows: Sequence[Standing], now: datetime) -> HtmlTable:
     columns = columns_of(
-        "name", "-of", "state", "#rows behind", "#oldest of them", "-#positions", "-last moved", "-account"
+        "name", "-of", "state", "delivery", "#rows behind", "#oldest of them", "-#positions", "-last moved", "-account"
     )
     return table(
         columns,
@@ -99,6 +99,7 @@ def _subscriptions(rows: Sequence[Standing], now: datetime) -> HtmlTable:
                 clipped(one.name),
                 one.resource.value,
                 _state(one),
+                _delivery(one, now),
                 NOTHING if one.is_gone else thousands(one.rows),
                 duration(one.lag.total_seconds()) if one.rows and not one.is_gone else NOTHING,
                 NOTHING if one.is_gone else thousands(one.positions),
@@ -108,6 +109,19 @@ def _subscriptions(rows: Sequence[Standing], now: datetime) -> HtmlTable:
             for one in rows
         ],
     )
+
+
+def _delivery(one: Standing, now: datetime) -> str:
+    """Return how it is sent, or that its consumer asks itself."""
+    sent = one.delivery
+    if sent is None:
+        return "asks itself"
+    what = f"{sent.kind}, {sent.format}"
+    if not sent.is_enabled:
+        return label(f"{what}: paused", "warning")
+    if sent.attempts:
+        return label(f"{what}: failing", "danger", f"{sent.attempts} attempts: {sent.last_error}")
+    return label(what, "success", f"last batch {ago(sent.delivered_at, now)}" if sent.delivered_at else "nothing yet")
 
 
 def _state(one: Standing) -> str:

@@ -194,11 +194,22 @@ def _feed(now: datetime) -> Iterator[Metric]:
     rows = GaugeMetricFamily(f"{PREFIX}feed_rows_behind", "Rows after a subscription", labels=["subscription"])
     lag = GaugeMetricFamily(f"{PREFIX}feed_lag_seconds", "Age of the oldest of them", labels=["subscription"])
     gone = GaugeMetricFamily(f"{PREFIX}feed_cursor_gone", "1: it cannot be followed", labels=["subscription"])
+    sent = CounterMetricFamily(
+        f"{PREFIX}feed_delivered_rows", "Rows that its receiver has taken, of a delivery", labels=["subscription"]
+    )
+    batches = CounterMetricFamily(f"{PREFIX}feed_deliveries", "Batches of them", labels=["subscription"])
+    failures = GaugeMetricFamily(
+        f"{PREFIX}feed_delivery_failures", "Failed attempts since the last batch", labels=["subscription"]
+    )
     for one in subscriptions.standings(now):
         rows.add_metric([one.name], one.rows)
         lag.add_metric([one.name], one.lag.total_seconds())
         gone.add_metric([one.name], one.is_gone)
-    yield from (rows, lag, gone)
+        if one.delivery is not None:
+            sent.add_metric([one.name], one.delivery.rows_sent)
+            batches.add_metric([one.name], one.delivery.batches)
+            failures.add_metric([one.name], one.delivery.attempts)
+    yield from (rows, lag, gone, sent, batches, failures)
 
 
 def _listeners(now: datetime) -> Iterator[Metric]:

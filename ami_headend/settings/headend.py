@@ -41,4 +41,8 @@ FAILURE_KEEP_DAYS = env.int("FAILURE_KEEP_DAYS", 400)  # evidence of refused fra
 UPLINK_ROWS_KEEP_DAYS = env.int("UPLINK_ROWS_KEEP_DAYS", RETENTION_DAYS + 62)  # verdicts; readings name their uplink
 FEED_KEEP_DAYS = env.int("FEED_KEEP_DAYS", 92)  # rows of the feed, for consumers that come late
 REGISTER_CHECK_DAYS = env.int("REGISTER_CHECK_DAYS", 2)  # readings of a register further apart are not compared
+FEED_FOLDERS: list[str] = env.list(
+    "FEED_FOLDERS", []
+)  # folders that files of the feed may be written to, and into those in them
+FEED_EXCHANGE_S = env.float("FEED_EXCHANGE_S", 60)  # one batch to one receiver, from look-up to the last octet
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind

@@ -19,6 +19,7 @@ LOGGING = {
     # Two lines for each uplink would drown the rest; failures of tasks are logged above INFO.
     "loggers": {
         **{name: {"level": "WARNING"} for name in ("celery.worker.strategy", "celery.app.trace", "httpx", "axes")},
+        "paramiko": {"level": "CRITICAL"},  # whoever calls it says what failed
         "celery.beat": {"filters": ["no_routine"]},
         "django.request": {"filters": ["without_traceback", "with_sender"]},
         **{

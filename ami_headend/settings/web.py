@@ -131,6 +131,7 @@ SPECTACULAR_SETTINGS = {
         "NewSchemeEnum": "keyvault.schemes.table.new_scheme_choices",
         "AlgorithmEnum": "keyvault.schemes.table.algorithm_choices",
         "DayStatusEnum": "concentrators.api.read_success.STATUSES",
+        "DeliveryKindEnum": "concentrators.models.DeliveryKind",
         "NewAlgorithmEnum": "keyvault.schemes.table.new_algorithm_choices",
     },
     "POSTPROCESSING_HOOKS": [

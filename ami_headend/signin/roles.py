@@ -49,6 +49,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"concentrators.add_assignment", "concentrators.add_command", "concentrators.delete_command", _SEE_LIMITS}
     | {"concentrators.add_acknowledgement", "concentrators.verify_again_uplink"}
     | {f"concentrators.{act}_feedsubscription" for act in ("view", "change", "delete")}
+    | {"concentrators.view_feeddelivery"}
     | {_SEE_DEADLINES},
     # Looks after the keys. Sees no reading.
     KEY_OFFICER: _ROTATION
@@ -69,7 +70,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("alerts", "channel", "delivery")
     | {_HANDLE_ALERTS, "alerts.add_rule", "alerts.change_rule", "alerts.delete_rule"}
     | {"alerts.add_channel", "alerts.change_channel", "alerts.delete_channel", "alerts.rotate_channel_secret"}
-    | _views("concentrators", "concentratortoken", "assignment", "feedsubscription")
+    | _views("concentrators", "concentratortoken", "assignment", "feedsubscription", "feeddelivery")
+    | {f"concentrators.{act}_feeddelivery" for act in ("add", "change", "delete")}
     | _views("meters", "meter", "register", "pushprofile", "fleetgroup", "sitecode")
     | {"meters.change_sitecode", "meters.delete_sitecode"}
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
@@ -89,7 +91,7 @@ RIGHTS: dict[str, frozenset[str]] = {
     | _views("alerts", "channel", "delivery")
     | _ROTATION
     | _KEYS
-    | _views("concentrators", "concentratortoken", "assignment", "intervaltotal", "feedsubscription")
+    | _views("concentrators", "concentratortoken", "assignment", "intervaltotal", "feedsubscription", "feeddelivery")
     | _views("meters", "meter", "register", "pushprofile", "fleetgroup", "sitecode")
     | _views("keyvault", "fleetkey", "masterkeyrotation", "downlinkcounter")
     | _views("auth", "user", "group")

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from django import forms
+from django.contrib import messages
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
 from django.contrib.admin import ShowFacets
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -15,7 +16,7 @@ from django.core.exceptions import BadRequest
 from django.core.paginator import Paginator
 from django.db.models import BinaryField, Model, Q, QuerySet
 from django.forms.widgets import Input
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
@@ -29,6 +30,8 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 from ami_headend.core import eui64
 from ami_headend.core.clock import EARLIEST, LATEST, WITHIN_TIMES
 from ami_headend.core.eui64 import Eui64Error
+from keyvault.audit.chain import AuditError
+from keyvault.master_key import MasterKeyError
 
 COUNTED_ROWS = 10_000
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,32}", re.ASCII)
@@ -245,6 +248,33 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
             elif "\0" not in term:
                 conditions |= Q(**{column: term})
         return (queryset.filter(conditions) if conditions else queryset.none()), False
+
+
+class AuditedAdmin(LargeTableAdmin):
+    """Admin pages whose acts are audited; without a usable audit key they refuse to act and say why."""
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
+            return response
+        except (AuditError, MasterKeyError) as error:
+            return self._refused(request, error)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            response: HttpResponse = super().delete_view(request, *args, **kwargs)
+            return response
+        except (AuditError, MasterKeyError) as error:
+            return self._refused(request, error)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)
+        actions.pop("delete_selected", None)  # one at a time, so that each deletion is recorded
+        return actions
+
+    def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        messages.error(request, f"Nothing was changed, because it could not be recorded: {error}")
+        return HttpResponseRedirect(request.get_full_path())
 
 
 class ReadOnlyAdmin(LargeTableAdmin):

@@ -1,7 +1,6 @@
 """REST: the feed of readings and events, and how far its consumers have come."""
 
 import itertools
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,22 +15,26 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.web.problems import problem
-from concentrators.feed import pages, subscriptions
-from concentrators.feed.cursor import Cursor, CursorError
+from concentrators.feed import bodies, gone, pages, subscriptions
+from concentrators.feed.cursor import CursorError
 from concentrators.feed.formats.profile import ProfileError, parse_profile
 from concentrators.feed.pages import GoneError
 from concentrators.feed.rows import Resource
 from concentrators.feed.subscriptions import Standing, SubscriptionError
-from concentrators.feed.writers import WRITERS
 from concentrators.models import FeedSubscription
 from keyvault.audit.chain import web_actor
 from meters.api.meters import CSVRenderer, ParameterView, ParquetRenderer
 from meters.api.serializers import GroupsField, QuerySerializer, ids_of
-from meters.models import Meter, MeterEvent, Reading
+from meters.models import MeterEvent, Reading
 from meters.registry import access_record, groups
 from meters.registry.place_rights import may_see_places
 
 LIMIT_DEFAULT, LIMIT_MAX = 10_000, 1_000_000
+SUBSCRIPTION: dict[str, Any] = {
+    "required": False,
+    "max_length": 60,
+    "help_text": "the subscription whose profile messages are written in; default: the usual one (docs/formats.md)",
+}
 ASK_AGAIN_S = 10  # an empty page: nothing new is likely to have a position before
 
 
@@ -43,36 +46,27 @@ class NDJSONRenderer(BaseRenderer):
     charset = None
 
 
+class CIMRenderer(BaseRenderer):
+    """Messages of IEC 61968-9."""
+
+    media_type = "application/xml"
+    format = bodies.CIM
+    charset = "utf-8"
+
+
 class FeedQuery(QuerySerializer):
     cursor = serializers.CharField(
         required=False, max_length=200, help_text="Feed-Cursor of the previous page; without it, from the beginning"
     )
     group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
     limit = serializers.IntegerField(default=LIMIT_DEFAULT, min_value=1, max_value=LIMIT_MAX, help_text="rows")
+    subscription = serializers.CharField(**SUBSCRIPTION)
 
 
-def gone(request: Request, resource: Resource, error: GoneError) -> HttpResponse:
+def _gone(request: Request, resource: Resource, error: GoneError) -> HttpResponse:
     """Answer 410: where to go on, what to discard, and what to read again elsewhere."""
-    found = error.gone
-    resume = str(Cursor(resource, error.state.era, found.resume))
-    told: dict[str, Any] = {"era": error.state.era, "resume": resume, "discard_after": found.discard_after}
-    texts = []
-    if found.discard_after is not None:
-        texts.append(
-            "the head-end was restored from a backup: discard the rows that you took at positions after "
-            f"{found.discard_after}, then go on with the cursor in `resume`"
-        )
-    elif found.missed is None:
-        texts.append("the head-end was restored from a backup: all that you took stands; go on with `resume`")
-    if found.missed is not None:
-        first, last = error.span or (None, None)
-        told["read_again"] = {"from": first, "to": last}
-        span = f"from {first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}" if first and last else "of any time"
-        texts.append(
-            f"rows of positions {found.missed[0]} to {found.missed[1] - 1} are no longer kept in the feed: read what "
-            f"was captured {span} at /api/v1/{resource}, then go on with the cursor in `resume`"
-        )
-    return problem(request, 410, "; and ".join(texts) + ".", members=told)
+    text, members = gone.told(resource, error.gone, error)
+    return problem(request, 410, text, members=members)
 
 
 class FeedView(ParameterView):
@@ -82,22 +76,25 @@ class FeedView(ParameterView):
     """
 
     query_class = FeedQuery
-    renderer_classes = (NDJSONRenderer, CSVRenderer, ParquetRenderer)
+    renderer_classes = (NDJSONRenderer, CSVRenderer, ParquetRenderer, CIMRenderer)
     resource: ClassVar[Resource]
 
+    refusals = (SubscriptionError, ProfileError)
+
     def get(self, request: Request) -> HttpResponseBase:
-        asked = self.parameters(request)
+        asked, form = self.parameters(request), request.accepted_renderer.format
+        profile = subscriptions.profile_of(asked.get("subscription"))
         try:
-            planned = pages.plan(self.resource, asked.get("cursor"), asked["limit"])
+            planned = bodies.plan(self.resource, asked.get("cursor"), asked["limit"], form, profile)
             access_record.note(request)
-            only = partial(_in_groups, ids_of(asked["group"]) or []) if "group" in asked else None
+            only = partial(groups.meters_among, ids_of(asked["group"]) or []) if "group" in asked else None
             found = pages.batches(planned, shows_places=may_see_places(request.user), only=only)
-            first = list(itertools.islice(found, 1))  # an immediate error comes before status 200 is sent
+            parts = bodies.written(planned, found, form, profile)
+            first = list(itertools.islice(parts, 1))  # an immediate error comes before status 200 is sent
         except CursorError as error:
             raise serializers.ValidationError({"cursor": [str(error)]}) from None
         except GoneError as error:
-            return gone(request, self.resource, error)
-        chosen = request.accepted_renderer
+            return _gone(request, self.resource, error)
         headers = {
             "Feed-Era": planned.cursor.era,
             "Feed-Cursor": str(planned.cursor),
@@ -106,25 +103,20 @@ class FeedView(ParameterView):
         }
         if planned.at_end:
             headers["Retry-After"] = str(ASK_AGAIN_S)
-        if chosen.format != NDJSONRenderer.format:
-            headers["Content-Disposition"] = f'attachment; filename="{self.resource}.{chosen.format}"'
-        return StreamingHttpResponse(
-            WRITERS[chosen.format](self.resource, itertools.chain(first, found)),
-            content_type=chosen.media_type,
-            headers=headers,
-        )
-
-
-def _in_groups(group_ids: Sequence[int], meter_ids: list[int]) -> list[int]:
-    """Return which of the meters are in any of the groups now."""
-    found = Meter.objects.filter(groups.of_meters(group_ids, "pk"), pk__in=meter_ids)
-    return list(found.values_list("pk", flat=True))
+        if form == bodies.CIM and not first:
+            return HttpResponse(status=204, headers=headers)
+        if form in ("csv", "parquet"):
+            headers["Content-Disposition"] = f'attachment; filename="{self.resource}.{form}"'
+        content_type = bodies.FORMS[form].media_type
+        return StreamingHttpResponse(itertools.chain(first, parts), content_type=content_type, headers=headers)
 
 
 _ROWS = {
     (200, NDJSONRenderer.media_type): OpenApiTypes.STR,
     (200, CSVRenderer.media_type): OpenApiTypes.STR,
     (200, ParquetRenderer.media_type): OpenApiTypes.BINARY,
+    (200, CIMRenderer.media_type): OpenApiTypes.STR,
+    204: OpenApiResponse(description="A page of `format=cim` without rows; the headers say where to go on"),
     410: OpenApiResponse(
         description="The head-end was restored from a backup, or rows are no longer kept: `resume` says where to "
         "go on, `discard_after` which positions to discard, `read_again` which times to read elsewhere"
@@ -168,6 +160,10 @@ class SubscriptionSerializer(serializers.Serializer[Standing]):
     rows = serializers.IntegerField(help_text="rows after it")
     lag_s = serializers.IntegerField(help_text="age of the oldest of them, in seconds")
     profile = serializers.DictField(help_text="how its messages of IEC 61968-9 are written (docs/formats.md)")
+    is_delivered = serializers.SerializerMethodField(help_text="the head-end sends its rows, and moves its cursor")
+
+    def get_is_delivered(self, standing: Standing) -> bool:
+        return standing.delivery is not None
 
 
 class SubscriptionCursorSerializer(serializers.Serializer[Any]):
@@ -219,7 +215,7 @@ class SubscriptionDetail(generics.GenericAPIView[Any]):
 
     @extend_schema(operation_id="feed_subscription_delete", responses={204: None})
     def delete(self, request: Request, name: str) -> Response:
-        """Delete a subscription: nothing is alerted any more when its consumer lags. Audited."""
+        """Delete a subscription that is not delivered: nothing is alerted any more when its consumer lags. Audited."""
         if not subscriptions.delete(name, web_actor(request)):
             raise NotFound(f"there is no subscription {name!r}")
         return Response(status=status.HTTP_204_NO_CONTENT)

@@ -71,6 +71,7 @@ class PlaceDocument(ParameterView):
     """A document about the intervals of one place."""
 
     queryset = Place.objects.none()
+    is_of_place = True  # for tokens that are limited to groups
     rights = {"GET": ["meters.view_reading"]}
     query_class: type[DocumentQuery] = DocumentQuery
     renderer_classes: Sequence[type[BaseRenderer]] = (AtomRenderer,)

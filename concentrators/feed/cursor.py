@@ -121,6 +121,17 @@ def follow(cursor: Cursor, state: State) -> Place | Gone:
     return Gone(place, discard_after, missed)
 
 
+def for_deliveries(gone: Gone, cursor: Cursor, state: State) -> Gone:
+    """Return what a consumer is told that does not ask, but is delivered to.
+
+    After a restore its cursor is the one of the backup, and it may have been given more since. So it is told all from
+    the position of its cursor on anew, and to discard what it has after the one before.
+    """
+    if cursor.era == state.era or gone.discard_after is not None:
+        return gone
+    return Gone(Place(gone.resume.position, 0), cursor.place.position - 1, gone.missed)
+
+
 def last_shared(era: str, state: State) -> int:
     """Return the last position that an era has in common with the present one; 0 if the era is unknown."""
     if era not in state.eras:

@@ -1,20 +1,18 @@
 """Rows of the feed, or of a period, as messages of IEC 61968-9, in the profile of a subscription."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from concentrators.feed import pages
-from concentrators.feed.cursor import Cursor, Place
 from concentrators.feed.formats import end_device_events, meter_readings
-from concentrators.feed.formats.event_message import END_DEVICE_EVENTS, METER_READINGS, Header, name_id
+from concentrators.feed.formats.event_message import END_DEVICE_EVENTS, METER_READINGS, Header, feed_header, name_id
 from concentrators.feed.formats.profile import Profile
 from concentrators.feed.packed import Columns
+from concentrators.feed.pages import Plan
 from concentrators.feed.place_documents import codes
 from concentrators.feed.rows import Change, EventRow, Quality, ReadingRow, Resource
 from concentrators.feed.tables import Piece, Tables, as_objects
@@ -28,15 +26,6 @@ _SECOND = timedelta(seconds=1)
 _NOUNS = {Resource.READINGS: METER_READINGS, Resource.EVENTS: END_DEVICE_EVENTS}
 
 
-class FeedMessage(NamedTuple):
-    """A message with the rows after a cursor, and the cursor after them; None if nothing follows yet."""
-
-    octets: bytes | None
-    rows: int
-    cursor: Cursor
-    at_end: bool
-
-
 class PeriodMessage(NamedTuple):
     """A message with rows of a period, and the key to continue with; None at the end."""
 
@@ -45,22 +34,15 @@ class PeriodMessage(NamedTuple):
     key: tuple[Any, ...] | None
 
 
-def after(resource: Resource, cursor: str | None, profile: Profile, *, shows_places: bool) -> FeedMessage:
-    """Return the message after a cursor, or from the first row that is kept. CursorError, GoneError.
+def of_page(planned: Plan, batches: Iterable[pa.RecordBatch], profile: Profile) -> bytes | None:
+    """Return the message with the rows of a page of the feed, which are of one change; None if there are none.
 
-    What is new and what was told before are in different messages: one ends where that changes.
+    What is new and what was told before are in different messages.
     """
-    planned = pages.plan(resource, cursor, profile.readings_per_message)
-    found = [row for batch in pages.batches(planned, shows_places=shows_places) for row in as_objects(resource, batch)]
-    if not found:
-        return FeedMessage(None, 0, planned.cursor, planned.at_end)
-    part = list(takewhile(lambda row: row.change is found[0].change, found))
-    (octets,) = _messages(resource, planned.cursor.era, part, profile)
-    if len(part) == len(found):
-        return FeedMessage(octets, len(part), planned.cursor, planned.at_end)
-    following = found[len(part)]
-    place = Place(following.position, following.row)
-    return FeedMessage(octets, len(part), Cursor(resource, planned.cursor.era, place), at_end=False)
+    rows = [row for batch in batches for row in as_objects(planned.resource, batch)]
+    if not rows:
+        return None
+    return _message(rows, profile, feed_header(planned.cursor.era, _NOUNS[planned.resource], rows))
 
 
 def of_period(
@@ -100,12 +82,6 @@ def _flagged(stored: Sequence[Stored], rows: Sequence[Any]) -> list[Any]:
         else row
         for of, row in zip(stored, rows, strict=True)
     ]
-
-
-def _messages(resource: Resource, era: str, rows: Sequence[Any], profile: Profile) -> list[bytes]:
-    if resource is Resource.EVENTS:
-        return list(end_device_events.feed_messages(era, rows, profile, site_codes.events()))
-    return list(meter_readings.feed_messages(era, rows, profile, codes()))
 
 
 def _message(rows: Sequence[ReadingRow | EventRow], profile: Profile, header: Header) -> bytes:

@@ -4,6 +4,7 @@ A page is planned by counting alone, so its end is known before its first row is
 memory holds one batch of them.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,18 +58,38 @@ class Plan:
     def rows(self) -> int:
         return sum(one.stop - one.start for one in self.slices)
 
+    @property
+    def first(self) -> Place:
+        """The place of the first row; of a page without rows, where it would be."""
+        return Place(self.slices[0].position, self.slices[0].start) if self.slices else self.cursor.place
 
-def plan(resource: Resource, text: str | None, limit: int) -> Plan:
+    @property
+    def last(self) -> Place:
+        """The place of the last row; of a page without rows, where the next would be."""
+        return Place(self.slices[-1].position, self.slices[-1].stop - 1) if self.slices else self.cursor.place
+
+
+def plan(resource: Resource, text: str | None, limit: int, *, one_change: bool = False) -> Plan:
     """Plan the page of at most ``limit`` rows after a cursor; without one, from the first position that is kept.
 
-    What has settled since is numbered first, where nothing else follows: a consumer need not wait for the schedule.
-    CursorError; GoneError if the cursor is of another era, or of rows that are no longer kept.
+    With ``one_change`` it ends where rows of another change begin. What has settled since is numbered first, where
+    nothing else follows: a consumer need not wait for the schedule. CursorError; GoneError if the cursor is of another
+    era, or of rows that are no longer kept.
     """
-    planned = _plan(resource, text, limit)
-    return _plan(resource, text, limit) if planned.at_end and sequencer.number_settled() else planned
+    planned = _plan(resource, text, limit, one_change=one_change)
+    if planned.at_end and sequencer.number_settled():
+        return _plan(resource, text, limit, one_change=one_change)
+    return planned
 
 
-def _plan(resource: Resource, text: str | None, limit: int) -> Plan:
+def plan_until(resource: Resource, text: str, until: Place) -> Plan:
+    """Plan the page from a cursor to the place of the row after its last one. CursorError, GoneError."""
+    return _plan(resource, text, sys.maxsize, until=until)
+
+
+def _plan(
+    resource: Resource, text: str | None, limit: int, *, until: Place | None = None, one_change: bool = False
+) -> Plan:
     """Plan a page of what is numbered; three queries."""
     state = eras.state()
     if text is None:
@@ -78,7 +99,7 @@ def _plan(resource: Resource, text: str | None, limit: int) -> Plan:
     if isinstance(place, Gone):
         raise GoneError(place, _span(place.missed), state)
     rows = fetch_rows(
-        f"""SELECT position, {_COUNTS[resource]} FROM concentrators_feedlot
+        f"""SELECT position, {_COUNTS[resource]}, change FROM concentrators_feedlot
             WHERE position >= %s AND position <= %s AND {_COUNTS[resource]} > 0 ORDER BY position LIMIT %s""",
         place.position,
         state.last,
@@ -88,15 +109,24 @@ def _plan(resource: Resource, text: str | None, limit: int) -> Plan:
     following, left = Place(state.last + 1, 0), limit
     if len(rows) == _LOTS:
         following = Place(rows[-1][0] + 1, 0)
-    for position, count in rows:
+    told = None  # the change of the rows so far
+    for position, count, change in rows:
         start = place.row if position == place.position else 0
-        stop = min(count, start + left)
+        if until is not None and (position, start) >= until:
+            break
+        if one_change and told not in (None, change):
+            following = Place(position, start)
+            break
+        most = count if until is None or position < until.position else min(count, until.row)
+        stop = min(most, start + left)
         if start < stop:
             slices.append(Slice(position, count, start, stop))
-            left -= stop - start
+            left, told = left - (stop - start), change
         if stop < count:
             following = Place(position, stop)
             break
+    if until is not None:
+        following = until
     return Plan(resource, slices, Cursor(resource, state.era, following), following == (state.last + 1, 0))
 
 

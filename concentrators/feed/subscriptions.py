@@ -13,7 +13,7 @@ from concentrators.feed import eras
 from concentrators.feed.cursor import Cursor, CursorError, Gone, Place, State
 from concentrators.feed.formats.profile import Profile, parse_profile, written
 from concentrators.feed.rows import Resource
-from concentrators.models import FeedSubscription
+from concentrators.models import FeedDelivery, FeedSubscription
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 
@@ -22,6 +22,19 @@ MOST = 1_000  # of one head-end
 
 class SubscriptionError(ValueError):
     """A subscription that cannot be made: the caller's mistake, named in the message."""
+
+
+class Delivering(NamedTuple):
+    """How the delivery of a subscription stands. ``attempts``: failed ones since the last batch that was taken."""
+
+    kind: str
+    format: str
+    is_enabled: bool
+    batches: int
+    rows_sent: int
+    delivered_at: datetime | None
+    attempts: int
+    last_error: str
 
 
 class Standing(NamedTuple):
@@ -42,6 +55,7 @@ class Standing(NamedTuple):
     rows: int
     lag: timedelta
     profile: Mapping[str, Any]
+    delivery: Delivering | None
 
     @property
     def lag_s(self) -> int:
@@ -75,7 +89,20 @@ def keep(name: str, text: str, actor: Actor, now: datetime) -> None:
                 f"subscription {name} follows {known.resource}, and this is a cursor of {cursor.resource}"
             )
         else:
+            delivery = FeedDelivery.objects.filter(subscription=known).first()
+            if delivery is not None:
+                _move_delivered(delivery, cursor, actor)
             FeedSubscription.objects.filter(pk=known.pk).update(**values)
+
+
+def _move_delivered(delivery: FeedDelivery, cursor: Cursor, actor: Actor) -> None:
+    """Have a delivery go on from another place; audited. SubscriptionError while it is not paused."""
+    name = delivery.subscription.name
+    if delivery.is_enabled:
+        raise SubscriptionError(f"the head-end itself moves the cursor of {name}, which it delivers: pause that first")
+    delivery.until_position = delivery.until_row = None
+    delivery.save(update_fields=["until_position", "until_row"])
+    chain.record(actor, "feed_delivery.move", {"subscription": name, "position": cursor.place.position})
 
 
 def _is_gone(cursor: Cursor, state: State) -> bool:
@@ -86,8 +113,10 @@ def _is_gone(cursor: Cursor, state: State) -> bool:
 
 
 def delete(name: str, actor: Actor) -> bool:
-    """Delete a subscription; audited. Return whether there was one."""
+    """Delete a subscription; audited. Return whether there was one. SubscriptionError while it is delivered."""
     with transaction.atomic():
+        if FeedDelivery.objects.filter(subscription__name=name).exists():
+            raise SubscriptionError(f"{name} is delivered: remove the delivery first")
         deleted, _ = FeedSubscription.objects.filter(name=name).delete()
         if deleted:
             chain.record(actor, "feed.unsubscribe", {"subscription": name})
@@ -101,8 +130,10 @@ def standings(now: datetime, name: str | None = None) -> list[Standing]:
         """SELECT s.name, s.resource, s.era, s.position, s.row, s.account, s.created_at, s.moved_at, s.profile,
                   l.stored_at, greatest(0, CASE s.resource
                       WHEN 'readings' THEN h.readings - coalesce(here.readings_before, h.readings)
-                      ELSE h.events - coalesce(here.events_before, h.events) END - s.row)
+                      ELSE h.events - coalesce(here.events_before, h.events) END - s.row),
+                  d.kind, d.format, d.is_enabled, d.batches, d.rows_sent, d.delivered_at, d.attempts, d.last_error
            FROM concentrators_feedsubscription s CROSS JOIN concentrators_feedhead h
+           LEFT JOIN concentrators_feeddelivery d ON d.subscription_id = s.id
            LEFT JOIN concentrators_feedlot here ON here.position = s.position
            LEFT JOIN LATERAL (
                SELECT stored_at FROM concentrators_feedlot l
@@ -114,14 +145,17 @@ def standings(now: datetime, name: str | None = None) -> list[Standing]:
         [name, name],
     )
     found = []
-    for title, resource, era, position, row, account, created_at, moved_at, profile, stored_at, behind in rows:
+    for title, resource, era, position, row, account, created_at, moved_at, profile, stored_at, behind, *more in rows:
         cursor = Cursor(Resource(resource), era, Place(position, row))
         is_gone = _is_gone(cursor, state)
         lag = max(timedelta(0), now - stored_at) if stored_at is not None and not is_gone else timedelta(0)
         positions = 0 if is_gone else max(0, state.last + 1 - position)
         rows_behind = 0 if is_gone else int(behind)
         counts = is_gone, positions, rows_behind, lag
-        found.append(Standing(title, cursor.resource, cursor, account, created_at, moved_at, *counts, _whole(profile)))
+        delivery = None if more[0] is None else Delivering(*more)
+        found.append(
+            Standing(title, cursor.resource, cursor, account, created_at, moved_at, *counts, _whole(profile), delivery)
+        )
     return found
 
 

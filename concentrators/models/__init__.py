@@ -20,7 +20,7 @@ from concentrators.models.conformance import (
 )
 from concentrators.models.deadlines import ReadDay, ReadDeadline, ReadShare
 from concentrators.models.failures import Acknowledgement, FailureGroup, FailureTally, IntegrityFailure, RefusedFrame
-from concentrators.models.feed import FeedEra, FeedHead, FeedLot, FeedSubscription
+from concentrators.models.feed import DeliveryKind, FeedDelivery, FeedEra, FeedHead, FeedLot, FeedSubscription
 from concentrators.models.fleet import (
     Assignment,
     Concentrator,
@@ -49,9 +49,11 @@ __all__ = [
     "ConcentratorToken",
     "ConformanceRun",
     "ConformanceStep",
+    "DeliveryKind",
     "ExpectedStep",
     "FailureGroup",
     "FailureTally",
+    "FeedDelivery",
     "FeedEra",
     "FeedHead",
     "FeedLot",

@@ -8,6 +8,9 @@ from django.db.models.functions import Now
 
 from ami_headend.core.names import NameField
 from concentrators.feed.rows import Change, Resource
+from meters.group_models import FleetGroup
+
+DELIVERY_FORMATS = ("ndjson", "csv", "parquet", "cim")
 
 
 class TransactionIdField(models.Field[Any, Any]):
@@ -108,3 +111,54 @@ class FeedSubscription(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class DeliveryKind(models.TextChoices):
+    """How the rows of a subscription are delivered."""
+
+    WEBHOOK = "webhook", "signed webhook"
+    FOLDER = "folder", "files in a folder"
+    SFTP = "sftp", "files by SFTP"
+
+
+class FeedDelivery(models.Model):
+    """Sends the rows of a subscription to its consumer, batch by batch; the subscription's cursor says how far it is.
+
+    A batch that was begun has its end (``until_position`` and ``until_row``, of the row after it) here before anything
+    is sent, so that whoever goes on after a crash sends the same batch again. keyvault keeps what signs or signs in.
+    """
+
+    subscription = models.OneToOneField(FeedSubscription, models.PROTECT, related_name="delivery")
+    kind = models.CharField(max_length=7, choices=DeliveryKind)
+    address = models.CharField(max_length=500)
+    format = models.CharField(max_length=8, choices=[(one, one) for one in DELIVERY_FORMATS])
+    rows = models.PositiveIntegerField(help_text="the most of one batch")
+    wait_minutes = models.PositiveSmallIntegerField(
+        help_text="a batch that is not full goes out when its oldest row has this age"
+    )
+    group = models.ForeignKey(
+        FleetGroup, models.PROTECT, null=True, blank=True, related_name="+", help_text="only meters in it, as of now"
+    )
+    host_key = models.CharField(max_length=1000, blank=True, help_text="of an SFTP server: type and base64")
+    is_enabled = models.BooleanField("enabled", default=True)
+    created_at = models.DateTimeField(db_default=Now())
+    until_position = models.BigIntegerField(null=True, editable=False)
+    until_row = models.IntegerField(null=True, editable=False)
+    batches = models.BigIntegerField(default=0, editable=False, help_text="that the consumer has taken")
+    rows_sent = models.BigIntegerField(default=0, editable=False)
+    delivered_at = models.DateTimeField(null=True, editable=False)
+    attempts = models.PositiveIntegerField(default=0, editable=False, help_text="failed ones since the last batch")
+    due_at = models.DateTimeField(null=True, editable=False, help_text="of the next attempt after a failed one")
+    last_error = models.CharField(max_length=250, blank=True, editable=False)
+
+    class Meta:
+        verbose_name = "delivery of the feed"
+        verbose_name_plural = "deliveries of the feed"
+
+    def __str__(self) -> str:
+        return f"delivery of {self.subscription}"
+
+    @property
+    def secret_owner(self) -> str:
+        """Return the name of its secrets in keyvault."""
+        return f"feed delivery {self.pk}"

@@ -62,9 +62,9 @@ class Backup(models.Model):
 
 
 class SigningSecret(models.Model):
-    """A secret (32 octets) that signs webhooks, wrapped like a fleet key.
+    """A secret that signs webhooks (32 octets), or that opens a receiver, wrapped like a fleet key.
 
-    ``owner`` is the channel of the messages. After a rotation the previous secret also signs until ``expires_at``.
+    ``owner`` is whatever sends the messages. After a rotation the previous secret also signs until ``expires_at``.
     """
 
     owner = models.CharField(max_length=100)

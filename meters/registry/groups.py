@@ -124,6 +124,12 @@ def of_titles(group_ids: Collection[int], column: str = "system_title") -> Q:
     return Q(**{f"{column}__in": Meter.objects.filter(of_meters(group_ids, "pk")).values("system_title")})
 
 
+def meters_among(group_ids: Collection[int], meter_ids: Collection[int]) -> list[int]:
+    """Return which of some meters are in any of the groups. One query."""
+    found = MeterInGroup.objects.filter(group__in=list(group_ids), meter__in=list(meter_ids))
+    return list(found.values_list("meter_id", flat=True).distinct())
+
+
 def meter_condition(group_ids: Iterable[int], column: str) -> Condition:
     """Return SQL that is true where the column has the id of a meter in any of the groups, and its parameters."""
     return (

@@ -11,8 +11,8 @@ from pytest_django import Settings
 
 from ami_headend.alerts import channels, delivery, notices, webhooks
 from ami_headend.alerts.models import Channel, Delivery
-from ami_headend.alerts.webhooks import NO_ANSWER
 from ami_headend.core.timed_exchange import ExchangeDeadlineError, exchange
+from ami_headend.core.webhook_exchange import NO_ANSWER, WebhookError
 from keyvault.audit.chain import Actor
 from tests.alerts import drips
 from tests.alerts.drips import dripping
@@ -99,7 +99,7 @@ def test_a_look_up_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: done.wait(60) and [])
     channel = Channel(name="slow", kind="webhook", address="https://slow.example/")
     channels.save(channel, ANN, timezone.now())
-    with pytest.raises(webhooks.WebhookError, match=NO_ANSWER):
+    with pytest.raises(WebhookError, match=NO_ANSWER):
         webhooks.post(channel, "msg_1", {}, timezone.now())
     done.set()
 

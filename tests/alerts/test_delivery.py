@@ -19,7 +19,8 @@ from pytest_django import Settings
 
 from ami_headend.alerts import channels, delivery, notices, reminders_store, tasks, webhooks
 from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule
-from ami_headend.alerts.webhooks import RefusedAddressError
+from ami_headend.core import webhook_exchange
+from ami_headend.core.refused_addresses import RefusedAddressError
 from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord, SigningSecret
 from tests.alerts.receiver import Receiver, kept_place, receiving
@@ -150,7 +151,7 @@ class TestWebhooks:
             first, second = Delivery.objects.order_by("pk")
             assert (first.attempts, second.attempts) == (1, 0)
             assert first.due_at == second.due_at > timezone.now()
-            assert first.last_error == webhooks.NO_ANSWER
+            assert first.last_error == webhook_exchange.NO_ANSWER
             make_due()
             with receiving(place) as back:
                 back.secret = receiver.secret
@@ -278,7 +279,7 @@ class TestWhereTo:
     @pytest.mark.parametrize("address", ["2001:db8::1", "64:ff9b::808:808", "2002:808:808::1", "8.8.8.8", "10.1.2.3"])
     def test_what_leads_elsewhere_is_let_through(self, address: str, settings: Settings) -> None:
         settings.WEBHOOK_REFUSED_NETWORKS = REFUSED_BY_DEFAULT
-        webhooks.check_url(f"https://[{address}]/" if ":" in address else f"https://{address}/")
+        webhook_exchange.check_url(f"https://[{address}]/" if ":" in address else f"https://{address}/")
 
     def test_pages_do_not_say_whether_something_listens(
         self, receiver: Receiver, caplog: pytest.LogCaptureFixture
@@ -295,7 +296,7 @@ class TestWhereTo:
             notices.test(channel, "ann", timezone.now())
             delivery.deliver_for(channel.pk, 5)
             said.add(Delivery.objects.get(channel=channel).last_error)
-        assert said == {webhooks.NO_ANSWER}
+        assert said == {webhook_exchange.NO_ANSWER}
         for detail in ("ConnectionRefusedError", "SSLError", "gaierror"):
             assert detail in caplog.text
 
@@ -315,7 +316,7 @@ class TestWhereTo:
     def test_only_https_with_a_host_and_no_password(self, address: str, says: str, settings: Settings) -> None:
         settings.WEBHOOK_ALLOW_HTTP = False
         with pytest.raises(RefusedAddressError, match=says):
-            webhooks.check_url(address)
+            webhook_exchange.check_url(address)
 
     def test_a_name_is_looked_up_once_and_the_checked_address_is_where_it_goes(
         self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
@@ -349,7 +350,7 @@ class TestWhereTo:
         channel.address = f"https://hooks.example:{receiver.port}/x"
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         monkeypatch.setattr(ssl.SSLContext, "wrap_socket", noting)
-        with pytest.raises(webhooks.WebhookError):
+        with pytest.raises(webhook_exchange.WebhookError):
             webhooks.post(channel, "msg_1", {}, timezone.now())
         assert seen == ["hooks.example"]
 
@@ -462,6 +463,6 @@ def test_free_ports_are_refused_quickly() -> None:
     with receiving() as receiver:
         channel = webhook(receiver)
     channel.address = f"http://127.0.0.1:{free_port()}/"
-    with pytest.raises(webhooks.WebhookError) as caught:
+    with pytest.raises(webhook_exchange.WebhookError) as caught:
         webhooks.post(channel, "msg_1", {}, timezone.now())
     assert caught.value.is_down

@@ -28,7 +28,7 @@ from ami_headend.alerts.conditions import SEARCHES, Search
 from ami_headend.alerts.conditions.finding import Finding, Findings
 from ami_headend.alerts.models import Alert, Channel, Condition, Conversation, Delivery, Rule, SubjectKind
 from ami_headend.alerts.reminders import MessageType, Word
-from ami_headend.alerts.webhooks import WebhookError
+from ami_headend.core.webhook_exchange import WebhookError
 from keyvault.audit.chain import Actor
 from tests.alerts.conftest import only
 

@@ -1,5 +1,6 @@
 """Tokens limited to groups: they see the meters that are in them now, and what cannot be restricted is shut."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from keyvault.audit.chain import Actor
 from keyvault.journal import reading
 from keyvault.models import AuditRecord
 from meters.group_models import FleetGroup
-from meters.models import Meter, MeterEvent, Place, Register
+from meters.models import Installation, Meter, MeterEvent, Place, Register
 from meters.registry.groups import parse
+from tests.concentrators.fleet import START
 from tests.factories import ConcentratorFactory, MeterFactory
 from tests.test_doors import REST, _ask
 from tests.test_doors import rows as rows  # noqa: PLC0414 - a fixture
@@ -141,3 +143,31 @@ def test_the_command_takes_groups(north: FleetGroup, capsys: pytest.CaptureFixtu
     assert ApiToken.objects.get().group_ids == [north.pk]
     with pytest.raises(CommandError, match=r"no group area:West.*Nothing was changed"):
         call_command("api_token", "make", "other", scope=["readings"], group=["area:West"])
+
+
+def test_documents_of_a_place_open_where_all_of_their_curve_is_in_the_groups(north: FleetGroup, mine: Meter) -> None:
+    client, other = limited(north), Meter.objects.get(serial_number="other")
+    inside, hung, exchanged, empty = (Place.objects.create(name=name) for name in ("in", "hung", "exchanged", "empty"))
+    groups.put(north, Members(places=[inside.pk]), ANN)
+    Installation.objects.create(meter=mine, place=hung, installed_at=START)
+    day = START + timedelta(days=1)
+    Installation.objects.create(meter=other, place=exchanged, installed_at=START, removed_at=day)
+    Installation.objects.filter(meter=mine).update(removed_at=day)
+    Installation.objects.create(meter=mine, place=exchanged, installed_at=day)
+    period = {"from": START.isoformat(), "to": day.isoformat(), "sender": "A", "receiver": "B", "metering_point": "C"}
+    for name in ("green-button", "market-document"):
+        asked = period if name == "market-document" else {key: period[key] for key in ("from", "to")}
+        seen = [
+            client.get(reverse(name, args=[place.pk]), asked).status_code for place in (inside, hung, exchanged, empty)
+        ]
+        assert seen == [200, 200, 404, 404]
+        assert client.get(reverse(name, args=[0]), asked).status_code == 404
+
+
+def test_the_feed_and_its_messages_tell_the_rows_of_the_groups(north: FleetGroup, mine: Meter) -> None:
+    client = limited(north)
+    assert client.get("/api/v1/feed/readings", {"format": "cim"}).status_code == 204
+    assert client.get("/api/v1/feed/readings").status_code == 200
+    for name in ("feed-subscriptions", "feed-delivery"):
+        address = reverse(name, args=[] if name == "feed-subscriptions" else ["billing"])
+        assert client.get(address).status_code == 403

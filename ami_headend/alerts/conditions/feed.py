@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
 from concentrators.feed import sequencer, subscriptions
+from concentrators.feed.subscriptions import Standing
 
 _NAMED = 5
 
@@ -20,7 +21,7 @@ def feed_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     if late:
         named = "; ".join(
             f"{one.name} since {(one.moved_at if one.is_gone else now - one.lag):%Y-%m-%d %H:%M} UTC"
-            f" ({'cursor gone' if one.is_gone else f'{one.rows:,} rows'})"
+            f" ({'cursor gone' if one.is_gone else f'{one.rows:,} rows'}{_failing(one)})"
             for one in late[:_NAMED]
         )
         texts.append(f"{len(late):,} behind: {named}")
@@ -30,3 +31,12 @@ def feed_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     if not texts:
         return NOTHING
     return few([Finding(SubjectKind.FLEET, 0, "consumers of the feed", "; ".join(texts), max(1, len(late)))])
+
+
+def _failing(one: Standing) -> str:
+    """Return why a delivery fails, or that it is paused; empty where neither is so."""
+    if one.delivery is None:
+        return ""
+    if not one.delivery.is_enabled:
+        return ", delivery paused"
+    return f", {one.delivery.last_error[:60]}" if one.delivery.attempts else ""

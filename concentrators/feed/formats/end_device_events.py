@@ -1,12 +1,10 @@
 """Meter events as EndDeviceEvents of IEC 61968-9, in an EventMessage. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from concentrators.feed.formats.event_message import (
-    END_DEVICE_EVENTS,
     Header,
     event_message,
-    feed_parts,
     name_id,
     time_text,
     write_meter,
@@ -15,12 +13,6 @@ from concentrators.feed.formats.profile import NAMESPACES, Profile
 from concentrators.feed.formats.xml_writer import XmlWriter
 from concentrators.feed.rows import EventRow
 from meters.codes.event_codes import EventCodes
-
-
-def feed_messages(era: str, rows: Iterable[EventRow], profile: Profile, codes: EventCodes) -> Iterator[bytes]:
-    """Yield the messages for events of the feed, in their order, ``readings_per_message`` events each at most."""
-    for part, header in feed_parts(era, END_DEVICE_EVENTS, rows, profile.readings_per_message):
-        yield message(part, profile, codes, header)
 
 
 def message(rows: Sequence[EventRow], profile: Profile, codes: EventCodes, header: Header) -> bytes:

@@ -1,10 +1,9 @@
 """The EventMessage of IEC 61968-100 around a payload: header with a MessageID that never changes. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import groupby, islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from concentrators.feed.formats.profile import NAMESPACES, Profile
@@ -14,7 +13,6 @@ from concentrators.feed.rows import Change, Told
 _NAMESPACE = UUID("8d3c1c5e-5d0b-5a53-9d0f-6b6e2f0a4a61")  # of the names that MessageIDs and mRIDs are made from
 METER_READINGS, END_DEVICE_EVENTS = "MeterReadings", "EndDeviceEvents"
 _VERBS = {Change.NEW: "created"}  # what was told before is "changed"
-Row = TypeVar("Row", bound=Told)
 
 
 class Header(NamedTuple):
@@ -27,18 +25,16 @@ class Header(NamedTuple):
     feed_position: str = ""
 
 
-def feed_parts(era: str, noun: str, rows: Iterable[Row], most: int) -> Iterator[tuple[list[Row], Header]]:
-    """Split rows of the feed into messages: at most so many each, and what is new apart from what was told before.
+def feed_header(era: str, noun: str, rows: Sequence[Told]) -> Header:
+    """Return the header of a message with rows of the feed, which are of one change.
 
     The MessageID is made from the era and the positions, and the time is that of the last row's verification: all
     octets of a message are the same again at every attempt.
     """
-    for change, same in groupby(rows, key=lambda row: row.change):
-        while part := list(islice(same, most)):
-            first, last = part[0], part[-1]
-            name = f"{era}/{noun}/{first.position}.{first.row}-{last.position}.{last.row}"
-            verb = _VERBS.get(change, "changed")
-            yield part, Header(noun, name_id(name), last.verified_at, verb, f"{era}/{last.position}")
+    first, last = rows[0], rows[-1]
+    name = f"{era}/{noun}/{first.position}.{first.row}-{last.position}.{last.row}"
+    verb = _VERBS.get(first.change, "changed")
+    return Header(noun, name_id(name), last.verified_at, verb, f"{era}/{last.position}")
 
 
 def name_id(name: str) -> UUID:

@@ -1,13 +1,11 @@
 """Readings as MeterReadings of IEC 61968-9, in an EventMessage. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from concentrators.feed.formats.event_message import (
-    METER_READINGS,
     Header,
     event_message,
-    feed_parts,
     time_text,
     write_meter,
     write_names,
@@ -33,12 +31,6 @@ class _Typed(NamedTuple):
     row: ReadingRow
     ref: str
     multiplier: int
-
-
-def feed_messages(era: str, rows: Iterable[ReadingRow], profile: Profile, codes: Codes) -> Iterator[bytes]:
-    """Yield the messages for rows of the feed, in their order, each with at most ``readings_per_message`` of them."""
-    for part, header in feed_parts(era, METER_READINGS, rows, profile.readings_per_message):
-        yield message(part, profile, codes, header)
 
 
 def message(rows: Sequence[ReadingRow], profile: Profile, codes: Codes, header: Header) -> bytes:

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
-from concentrators.feed import messages, subscriptions
+from concentrators.feed import bodies, messages, pages, subscriptions
 from concentrators.feed.cursor import CursorError
 from concentrators.feed.formats.profile import Profile, ProfileError, written
 from concentrators.feed.pages import GoneError
@@ -127,8 +127,9 @@ def _not_taken(resource: Resource, profile: Profile, name: str) -> Iterator[tupl
         raise SubscriptionError(f"subscription {name} follows {standing.resource}")
     cursor = str(standing.cursor)
     while True:
-        found = messages.after(resource, cursor, profile, shows_places=True)
-        if found.octets is None:
+        planned = bodies.plan(resource, cursor, profile.readings_per_message, bodies.CIM, profile)
+        message = messages.of_page(planned, pages.batches(planned, shows_places=True), profile)
+        if message is None:
             return
-        yield found.octets, found.rows
-        cursor = str(found.cursor)
+        yield message, planned.rows
+        cursor = str(planned.cursor)

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from concentrators.feed.cursor import Cursor, CursorError, Era, Gone, Place, State, follow, last_shared, parse
+from concentrators.feed.cursor import (
+    Cursor,
+    CursorError,
+    Era,
+    Gone,
+    Place,
+    State,
+    follow,
+    for_deliveries,
+    last_shared,
+    parse,
+)
 from concentrators.feed.rows import Resource
 
 # The first era, a backup of it at 40 restored as "two", the same backup again as "three"; a backup of "three" at 90
@@ -95,3 +106,23 @@ def test_one_of_another_era_is_told_what_to_discard_and_where_to_go_on(cursor: C
 
 def test_one_of_another_era_that_comes_too_late_is_told_both() -> None:
     assert follow(at(70, 0, "two"), state(first_kept=60)) == Gone(Place(60, 0), 40, (41, 60))
+
+
+@pytest.mark.parametrize(
+    ("cursor", "kept", "told"),
+    [
+        # At 30 in the backup, but the consumer may have been given what came until it was lost: all from 30 on anew.
+        (at(30, 7, "one"), 1, Gone(Place(30, 0), 29, None)),
+        (at(1, 0, "one"), 1, Gone(Place(1, 0), 0, None)),
+        # Beyond the backup, or of this era: as a consumer is told that asks.
+        (at(60, 2, "one"), 1, Gone(Place(41, 0), 40, None)),
+        (at(30, 7, "one"), 50, Gone(Place(50, 0), 29, (30, 50))),
+        (at(30, 7), 50, Gone(Place(50, 0), None, (30, 50))),
+    ],
+)
+def test_whoever_is_delivered_to_is_told_what_it_may_have_more_than_the_backup(
+    cursor: Cursor, kept: int, told: Gone
+) -> None:
+    found = follow(cursor, state(first_kept=kept))
+    assert isinstance(found, Gone)
+    assert for_deliveries(found, cursor, state(first_kept=kept)) == told

@@ -1,6 +1,7 @@
 """MeterReadings and EndDeviceEvents: valid by our schemas, the same at every attempt, and as each profile wants."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from concentrators.feed.formats import end_device_events, meter_readings
+from concentrators.feed.formats.event_message import END_DEVICE_EVENTS, METER_READINGS, feed_header
 from concentrators.feed.formats.meter_readings import Codes
 from concentrators.feed.formats.profile import Profile, ProfileError, parse_profile, written
 from concentrators.feed.rows import Change, EventRow, Quality, ReadingRow, RegisterKind
@@ -25,6 +27,7 @@ from tests.concentrators.feed.documents import MESSAGE_2009, MESSAGE_2011, error
 KNOWN = Path(__file__).with_name("known_meter_readings.xml")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CODES = Codes(ReadingTypes(), Qualities())
+PROFILE = Profile()
 _TOLD: dict[str, Any] = {
     "position": 4711,
     "row": 0,
@@ -69,14 +72,19 @@ def event(**changes: Any) -> EventRow:
     return replace(EventRow(**_TOLD, obis_code=FRAUD_LOG, value=44), **changes)
 
 
+def message_of(rows: Sequence[ReadingRow], profile: Profile = PROFILE, era: str = "1") -> bytes:
+    return meter_readings.message(rows, profile, CODES, feed_header(era, METER_READINGS, rows))
+
+
 def readings_of(*rows: ReadingRow, **settings: Any) -> Any:
     """The one message of these rows, which has to be valid."""
-    (octets,) = meter_readings.feed_messages("1", rows, parse_profile(settings), CODES)
+    octets = message_of(rows, parse_profile(settings))
     return valid(octets, MESSAGE_2009 if settings.get("year") == 2009 else MESSAGE_2011)
 
 
 def events_of(*rows: EventRow, **settings: Any) -> Any:
-    (octets,) = end_device_events.feed_messages("1", rows, parse_profile(settings), EventCodes())
+    header = feed_header("1", END_DEVICE_EVENTS, rows)
+    octets = end_device_events.message(rows, parse_profile(settings), EventCodes(), header)
     return valid(octets, MESSAGE_2009 if settings.get("year") == 2009 else MESSAGE_2011)
 
 
@@ -86,7 +94,7 @@ def _canonical(octets: bytes) -> str:
 
 
 def test_the_known_answer_comes_out() -> None:
-    (octets,) = meter_readings.feed_messages("1", [register(), interval(row=1)], Profile(), CODES)
+    octets = message_of([register(), interval(row=1)])
     valid(octets, MESSAGE_2011)
     assert _canonical(octets) == _canonical(KNOWN.read_bytes())
 
@@ -106,19 +114,15 @@ def test_the_schema_refuses_what_is_wrong() -> None:
 
 def test_a_message_is_the_same_at_every_attempt_and_another_for_other_rows() -> None:
     rows = [interval(row=n) for n in range(5)]
-    profile = Profile(readings_per_message=2)
-    once, again = (list(meter_readings.feed_messages("1", rows, profile, CODES)) for _ in range(2))
+    once, again = ([message_of(part) for part in (rows[:2], rows[2:4], rows[4:])] for _ in range(2))
     assert once == again
-    assert [len(texts(valid(octets, MESSAGE_2011), "//r:value")) for octets in once] == [2, 2, 1]
-    ids = [texts(valid(octets, MESSAGE_2011), "//m:MessageID")[0] for octets in once]
-    (of_other_era,) = meter_readings.feed_messages("2", rows[:2], profile, CODES)
-    ids += texts(valid(of_other_era, MESSAGE_2011), "//m:MessageID")
-    assert len(set(ids)) == 4
+    different = [*once, message_of(rows[:2], era="2")]
+    assert len({texts(valid(octets, MESSAGE_2011), "//m:MessageID")[0] for octets in different}) == 4
 
 
-def test_a_corrected_length_is_a_message_of_its_own() -> None:
-    told = [interval(), interval(row=1, change=Change.RELABELLED, former_interval_minutes=15)]
-    new, changed = (valid(one, MESSAGE_2011) for one in meter_readings.feed_messages("1", told, Profile(), CODES))
+def test_a_corrected_length_is_said() -> None:
+    relabelled = interval(row=1, change=Change.RELABELLED, former_interval_minutes=15)
+    new, changed = readings_of(interval()), readings_of(relabelled)
     assert texts(new, "//m:Verb") == ["created"]
     assert texts(changed, "//m:Verb") == ["changed"]
     assert texts(changed, "//r:comment") == ["was told as an interval of 15 minutes"]

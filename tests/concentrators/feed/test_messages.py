@@ -25,7 +25,7 @@ from tests.concentrators.fleet import NOW, START, START_S
 from tests.factories import ConcentratorFactory
 
 pytestmark = pytest.mark.usefixtures("own_database")
-OF_READINGS, OF_EVENTS = "/api/v1/feed/messages/readings", "/api/v1/feed/messages/events"
+OF_READINGS, OF_EVENTS = "/api/v1/feed/readings", "/api/v1/feed/events"
 PERIOD = {"from": START.isoformat(), "to": (START + timedelta(days=1)).isoformat()}
 ACTOR = Actor("ann", "here")
 
@@ -69,17 +69,18 @@ def subscription(name: str, **profile: Any) -> str:
 def test_what_follows_a_cursor_is_one_message_and_then_none(client: Client, concentrator: Concentrator) -> None:
     before, events = end(), end(Resource.EVENTS)
     device = told(concentrator)
-    answer = client.get(OF_READINGS, {"cursor": before})
-    message = valid(answer.content, MESSAGE_2011)
+    answer = client.get(OF_READINGS, {"format": "cim", "cursor": before})
+    octets = answer.getvalue()
+    message = valid(octets, MESSAGE_2011)
     assert answer["Content-Type"] == "application/xml; charset=utf-8"
     assert texts(message, "//r:Meter/r:mRID") == [device.title.hex()]
     assert sorted(texts(message, "//r:IntervalReadings/r:value")) == ["100", "101"]
     assert answer["Feed-Rows"] == "4"
-    again = client.get(OF_READINGS, {"cursor": before})
-    assert again.content == answer.content
-    nothing = client.get(OF_READINGS, {"cursor": answer["Feed-Cursor"]})
+    again = client.get(OF_READINGS, {"format": "cim", "cursor": before})
+    assert again.getvalue() == octets
+    nothing = client.get(OF_READINGS, {"format": "cim", "cursor": answer["Feed-Cursor"]})
     assert (nothing.status_code, nothing["Feed-Cursor"]) == (204, answer["Feed-Cursor"])
-    message = valid(client.get(OF_EVENTS, {"cursor": events}).content, MESSAGE_2011)
+    message = valid(client.get(OF_EVENTS, {"format": "cim", "cursor": events}).getvalue(), MESSAGE_2011)
     assert texts(message, "//e:EndDeviceEventType/@ref") == ["3.33.1.44"]
 
 
@@ -88,8 +89,8 @@ def test_the_profile_of_a_subscription(client: Client, concentrator: Concentrato
     told(concentrator)
     found = []
     for _ in range(2):
-        answer = client.get(OF_READINGS, {"cursor": cursor, "subscription": "mdm"})
-        valid(answer.content, MESSAGE_2009)
+        answer = client.get(OF_READINGS, {"format": "cim", "cursor": cursor, "subscription": "mdm"})
+        valid(answer.getvalue(), MESSAGE_2009)
         cursor = answer["Feed-Cursor"]
         found.append(int(answer["Feed-Rows"]))
     assert found == [3, 1]
@@ -101,9 +102,9 @@ def test_what_was_told_before_is_in_a_message_of_its_own(client: Client, concent
     told(concentrator)
     last = FeedLot.objects.order_by("-position")[0]
     FeedLot.objects.filter(pk=last.pk).update(change="relabelled")
-    first = client.get(OF_READINGS, {"cursor": cursor})
-    second = client.get(OF_READINGS, {"cursor": first["Feed-Cursor"]})
-    verbs = [texts(valid(one.content, MESSAGE_2011), "//m:Verb") for one in (first, second)]
+    first = client.get(OF_READINGS, {"format": "cim", "cursor": cursor})
+    second = client.get(OF_READINGS, {"format": "cim", "cursor": first["Feed-Cursor"]})
+    verbs = [texts(valid(one.getvalue(), MESSAGE_2011), "//m:Verb") for one in (first, second)]
     assert verbs == [["created"], ["changed"]]
 
 
@@ -131,7 +132,7 @@ def test_a_period_goes_on_by_links(client: Client, concentrator: Concentrator) -
     [
         (OF_READINGS, {"cursor": "nonsense"}, 400),
         (OF_READINGS, {"subscription": "nobody"}, 400),
-        (OF_READINGS, {"limit": "5"}, 400),
+        (OF_READINGS, {"format": "cim", "limit": "0"}, 400),
         ("/api/v1/messages/readings", {**PERIOD, "subscription": "nobody"}, 400),
         ("/api/v1/messages/events", {**PERIOD, "severity": "bad"}, 400),
     ],
