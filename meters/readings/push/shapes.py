@@ -26,6 +26,7 @@ _NAMING = (Role.SYSTEM_TITLE, Role.DEVICE_ID)  # what names the meter is compare
 _INVOKE_ID = (1, 5)
 _KINDS = (Kind.OBIS, Kind.POSITIONAL, Kind.PUSHLIST)
 _CLOCKS_KEPT = 256
+_ENDS_CODE = 0xFF  # six octets that end so are an OBIS code, and the form another one
 _ZEROS, _FALSES = repeat(0), repeat(False)
 _from_bytes = int.from_bytes
 
@@ -63,13 +64,21 @@ class Shape:
     """
 
     __slots__ = (
-        "_are_events", "_are_intervals", "_bounds", "_interval_ends", "_mask", "_pattern", "_register_ids", "_rules",
-        "_seconds", "_steps", "_thinning", "_unpack",
+        "_are_events", "_are_intervals", "_bounds", "_interval_ends", "_is_checked", "_mask", "_near_codes", "_pattern",
+        "_register_ids", "_rules", "_seconds", "_steps", "_thinning", "_unpack",
     )  # fmt: skip
 
     def __init__(
-        self, mask: bytes, payload: bytes, form: str, columns: Sequence[_Column], definition: Definition
+        self,
+        mask: bytes,
+        payload: bytes,
+        form: str,
+        columns: Sequence[_Column],
+        definition: Definition,
+        near_codes: Sequence[int],
     ) -> None:
+        """``near_codes`` are where octets lie that, if they were ff, would make OBIS codes of texts."""
+        self._near_codes = near_codes
         self._mask = _from_bytes(mask)
         self._pattern = _from_bytes(payload) & self._mask
         self._unpack = struct.Struct(form).unpack
@@ -80,6 +89,7 @@ class Shape:
         self._are_events = are_events if any(are_events) else _FALSES
         self._are_intervals = [one.is_interval for one in columns]
         self._bounds = [(place, *one.bounds) for place, one in enumerate(columns) if one.bounds]
+        self._is_checked = bool(self._bounds or near_codes)
         self._rules = definition.clock
         self._thinning = (definition.thin_s, definition.push_s) if definition.thin_s else None
         # Whether times of interval registers are their ends; None: none is of intervals.
@@ -97,15 +107,13 @@ class Shape:
             return None
         fields = self._unpack(payload)
         clock, numbers = fields[0], fields[1:]
-        for place, lowest, highest in self._bounds:
-            if not lowest <= numbers[place] <= highest:
-                return None
+        if self._is_checked and not self._is_right(payload, numbers):
+            return None
         found = self._seconds.get(clock) or self._second(clock)
         if found is None:
             return None
         at_s, times = found
-        earliest_s, latest_s = period
-        if not earliest_s <= at_s <= latest_s:
+        if not period.earliest_s <= at_s <= period.latest_s:
             return None
         if self._thinning is not None and at_s % self._thinning[0] >= self._thinning[1]:
             return []
@@ -113,13 +121,21 @@ class Shape:
         if self._interval_ends is not None:
             minutes = interval_minutes if lengths is None else lengths.at(at_s - self._interval_ends)
             begins_s = at_s - 60 * minutes * self._interval_ends
-            if not minutes or begins_s % (60 * minutes) or not earliest_s <= begins_s <= latest_s - 60 * minutes:
+            if not minutes or begins_s % (60 * minutes):
+                return None
+            if not period.earliest_s <= begins_s <= period.latest_s - 60 * minutes:
                 return None
             times = [begins_s if is_interval else at_s for is_interval in self._are_intervals]
             lengths_of = [minutes if is_interval else 0 for is_interval in self._are_intervals]
         steps = numbers if self._steps is None else map(mul, numbers, self._steps)
         rows = zip(times, self._register_ids, steps, lengths_of, self._are_events, _FALSES)  # noqa: B905 - repeats have no end
         return list(map(_ReadValue, rows))
+
+    def _is_right(self, payload: bytes, numbers: Sequence[int]) -> bool:
+        """Whether all numbers are within the bounds of their registers, and no text has become an OBIS code."""
+        if any(payload[at] == _ENDS_CODE for at in self._near_codes):
+            return False
+        return all(lowest <= numbers[place] <= highest for place, lowest, highest in self._bounds)
 
     def _second(self, clock: bytes) -> tuple[int, Iterable[int]] | None:
         try:
@@ -147,8 +163,7 @@ def learn(
     leaves = leaves_of(payload, body_at)
     listed = pushlist_leaves(body) if is_pushlist(body) else 0  # the list is of the form, as it stands
     leaves = [leaf._replace(is_constant=True) for leaf in leaves[:listed]] + leaves[listed:]
-    if any(leaf.octets == OBIS_OCTETS and leaf.is_string and not leaf.is_constant for leaf in leaves):
-        return None  # with other values it would be an OBIS code, and the form another one
+    six = [leaf for leaf in leaves if leaf.octets == OBIS_OCTETS and leaf.is_string and not leaf.is_constant]
     said = read(notification, definition, title)
     if not said:
         return None
@@ -172,7 +187,8 @@ def learn(
     if fields != sorted(fields):
         return None  # a clock after the numbers
     in_order = [one for number in order if (one := found[number]) is not None]
-    return Shape(bytes(mask), payload, _form(fields, len(payload)), in_order, definition)
+    near_codes = [leaf.end - 1 for leaf in six]
+    return Shape(bytes(mask), payload, _form(fields, len(payload)), in_order, definition, near_codes)
 
 
 def _form(fields: Sequence[tuple[int, str, int]], length: int) -> str:

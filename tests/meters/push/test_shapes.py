@@ -38,6 +38,7 @@ for code in ("31", "51", "71"):  # finer than the frame: what it says is multipl
 SHAPED = {
     "dp_mbus_netz_noe_p1", "fkw9_2", "hasm_sim-three-phase", "amshan_kaifa_no_list_2", "positional", "db_sc30",
     "tag_0c_datetime", "dp_hdlc_kamstrup_omnipower", "push_object_list_6",
+    "dp_hdlc_iskra550",
 }  # fmt: skip
 SAMPLES = {name: (said, plaintext) for name, said, plaintext in plaintexts() if name in SHAPED}
 
@@ -99,6 +100,17 @@ def test_each_profile_for_single_meters_has_its_own_shape() -> None:
         assert ours[0].value == 2 * near[0].value
         assert near == far
     assert len(shapes_of(reads)) == 3
+
+
+def test_a_text_that_becomes_a_code_makes_another_form() -> None:
+    sample = SAMPLES["dp_hdlc_iskra550"][1]
+    fast = learned("dp_hdlc_iskra550")
+    end = sample.index(bytes.fromhex("0000600101ff") + b"\x09\x06") + 6 + 2 + 6
+    for last in (0x00, 0x7F, 0xFE, 0xFF):
+        said = sample[: end - 1] + bytes((last,)) + sample[end:]
+        found = answer(fast, said)
+        assert found == answer(reader("dp_hdlc_iskra550"), said)
+        assert ("unknown_profile" in found) == (last == 0xFF)
 
 
 def test_a_shape_thins_as_the_general_reader_does() -> None:
