@@ -7,7 +7,6 @@ QUEUES = (UPLINKS, ALERTS, BACKGROUND)
 
 ROUTES = {
     "concentrators.tasks.verify_backlog": {"queue": UPLINKS},
-    "concentrators.tasks.verify_uplink": {"queue": UPLINKS},  # its former name
     "concentrators.tasks.sweep_uplinks": {"queue": UPLINKS},
     "ami_headend.alerts.tasks.*": {"queue": ALERTS},
     "ami_headend.tasks.look_at_components": {"queue": ALERTS},

@@ -45,12 +45,6 @@ def enqueue(uplink_id: int) -> None:
     broker_errors.redis.ask(lambda: verify_backlog.apply_async((uplink_id,), retry=False))
 
 
-@shared_task(autoretry_for=_TRANSIENT, max_retries=6, retry_backoff=1, retry_backoff_max=60)
-def verify_uplink(uplink_id: int) -> None:
-    """The former name of ``verify_backlog``: messages of an earlier release may be in the queue still."""
-    verify_backlog.run(uplink_id)
-
-
 @shared_task
 def sweep_uplinks() -> None:
     """Enqueue again what is not verified and overdue; and what a worker that was killed has left."""

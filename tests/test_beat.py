@@ -123,7 +123,6 @@ def test_every_task_is_known_takes_nothing_and_has_a_queue_and_limits() -> None:
     routes = {name: app.amqp.router.route({}, name)["queue"].name for name in app.tasks}
     assert {name for name, queue in routes.items() if queue == UPLINKS} == {
         "concentrators.tasks.verify_backlog",
-        "concentrators.tasks.verify_uplink",
         "concentrators.tasks.sweep_uplinks",
     }
     assert routes["ami_headend.alerts.tasks.deliver"] == routes["ami_headend.tasks.look_at_components"] == ALERTS

@@ -71,10 +71,10 @@ def _rows(alert: Alert) -> list[Link]:
     since = timezone.localtime(max(alert.opened_at, clock.EARLIEST) - timedelta(minutes=alert.rule.period_minutes or 0))
     match Condition(alert.rule.condition):
         case Condition.KIND_SEEN:
-            named |= {"kind": alert.rule.selector, "start": f"{since:%Y-%m-%d %H:%M}"}
+            named |= {"kind": alert.rule.selector, "from": f"{since:%Y-%m-%d %H:%M}"}
             return [Link("Failures of this kind", failures_url(**named), SEE)]
         case Condition.FAILURE_RATE:
-            named["start"] = f"{since:%Y-%m-%d %H:%M}"
+            named["from"] = f"{since:%Y-%m-%d %H:%M}"
             return [Link("Failures", failures_url(**named), SEE), _list("Uplinks", _UPLINKS, **of_subject)]
         case Condition.METER_EVENT:
             chosen = events_url(**named, **_of_events(alert.rule.selector), **{"from": f"{since:%Y-%m-%d %H:%M}"})

@@ -354,15 +354,6 @@ class KnownParametersForm(forms.Form):
     """Filters that refuse unknown parameters, instead of showing a list that only looks filtered."""
 
     others: ClassVar = frozenset({"after", "csrfmiddlewaretoken"})  # after: the next page
-    _FORMER_NAMES = {"start": "from", "end": "to"}
-
-    def __init__(self, data: Any = None, **options: Any) -> None:
-        if data is not None:
-            data = data.copy()
-            for former, name in self._FORMER_NAMES.items():
-                if former in data and name in self.base_fields and name not in data:
-                    data.setlist(name, data.pop(former))
-        super().__init__(data, **options)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

@@ -160,14 +160,6 @@ def test_a_page_tells_of_a_parameter_that_it_does_not_know(name: str, root: Clie
     assert "There is no filter stauts here" in shown
 
 
-def test_the_former_names_of_the_period_still_serve(root: Client) -> None:
-    shown = root.get(
-        reverse("admin:failures"), {"start": "2020-01-01T00:00", "end": "2020-01-02T00:00"}
-    ).content.decode()
-    assert "There is no filter" not in shown
-    assert 'value="2020-01-01T00:00' in shown
-
-
 def test_a_filter_that_cannot_be_read_does_not_show_the_whole_list(root: Client) -> None:
     for asked in ({"commissioned_at_from_0": "never"}, {"commissioned_at_from_0": "0001-01-01"}):
         assert root.get(reverse("admin:meters_meter_changelist"), asked).status_code == 400

@@ -78,7 +78,7 @@ def test_the_page_shows_a_week_by_the_day_and_short_periods_by_the_hour(tallied:
     week = client.get(reverse("admin:failure-numbers"))
     assert week.context["figures"][0].value == "7"
     assert "by day" in week.context["chart"].summary
-    asked = {"start": "2026-03-01T00:00", "end": "2026-03-01T04:00"}
+    asked = {"from": "2026-03-01T00:00", "to": "2026-03-01T04:00"}
     hours = client.get(reverse("admin:failure-numbers"), asked)
     assert "by hour" in hours.context["chart"].summary
     assert hours.context["figures"][0].value == "28"
@@ -86,7 +86,7 @@ def test_the_page_shows_a_week_by_the_day_and_short_periods_by_the_hour(tallied:
     assert "from=2026-03-01T00%3A00%3A00" in hours.content.decode()
 
 
-@pytest.mark.parametrize("asked", [{"kind": "rubbish"}, {"start": "9999-12-31T23:59"}, {"end": "0001-01-01T00:00"}])
+@pytest.mark.parametrize("asked", [{"kind": "rubbish"}, {"from": "9999-12-31T23:59"}, {"to": "0001-01-01T00:00"}])
 def test_nonsense_is_answered_with_what_is_wrong(asked: dict[str, str]) -> None:
     answer = person(roles.OPERATOR).get(reverse("admin:failure-numbers"), asked)
     assert answer.status_code == 200
@@ -94,7 +94,7 @@ def test_nonsense_is_answered_with_what_is_wrong(asked: dict[str, str]) -> None:
 
 def test_the_number_of_queries_does_not_depend_on_the_rows(tallied: list[Concentrator]) -> None:
     client = person(roles.OPERATOR)
-    asked: dict[str, Any] = {"start": "2026-03-01T00:00", "end": "2026-03-01T04:00"}
+    asked: dict[str, Any] = {"from": "2026-03-01T00:00", "to": "2026-03-01T04:00"}
     client.get(reverse("admin:failure-numbers"), asked)
     with counting() as few:
         client.get(reverse("admin:failure-numbers"), asked)

@@ -383,7 +383,7 @@ class TestAudit:
         assert "rotation 1" in rows
         assert "wave 7" not in text(auditor.get(f"{AUDIT}?act=master_key."))
         assert "rotation 1" not in text(auditor.get(f"{AUDIT}?actor=ann"))
-        assert "No record matches" in text(auditor.get(f"{AUDIT}?start=2099-01-01T00:00"))
+        assert "No record matches" in text(auditor.get(f"{AUDIT}?from=2099-01-01T00:00"))
 
     def test_the_chain_is_verified_on_demand(self, auditor: Client) -> None:
         chain.record(ACTOR, "test", {})

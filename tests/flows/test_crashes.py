@@ -122,7 +122,7 @@ def test_task_delivered_again_while_a_worker_has_the_uplink(site: Site) -> None:
     with counter_held(stack, site.devices[0]):
         uplink_id = site.posted(mixed(site.devices))
         wait_for("the worker is inside the uplink", lambda: bool(waiting_backends()))
-        stack.enqueue("verify_uplink", uplink_id)
+        stack.enqueue("verify_backlog", uplink_id)
         stack.enqueue("sweep_uplinks")
         other = sites.found(stack, 1)
         sites.wait_verified([other.posted(frames_of(other.devices, range(1)))])  # after those, by the other process

@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 import pytest
-from celery import Task
 from django.db import IntegrityError, transaction
 from pytest_django import Settings
 
@@ -48,10 +47,9 @@ class TestSweep:
 
 
 class TestTask:
-    @pytest.mark.parametrize("task", [tasks.verify_backlog, tasks.verify_uplink], ids=lambda task: task.name)
-    def test_it_verifies_by_its_former_name_too(self, concentrator: Concentrator, task: "Task[..., None]") -> None:
+    def test_it_verifies(self, concentrator: Concentrator) -> None:
         uplink = post(concentrator, [b"garbage"])
-        task(uplink.pk)
+        tasks.verify_backlog(uplink.pk)
         uplink.refresh_from_db()
         assert uplink.rejected == 1
 
