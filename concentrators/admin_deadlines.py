@@ -1,4 +1,4 @@
-"""Deadlines of readings in the admin: made and changed, each act audited; never deleted, as history refers to them."""
+"""Deadlines of readings in the admin: made, changed, and removed once they are inactive; each act is audited."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.web.admin import LargeTableAdmin
-from concentrators.models import ReadDeadline
+from concentrators.models import ReadDay, ReadDeadline
 from concentrators.totals import read_success
+from concentrators.totals.read_success import DeadlineInUseError
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
 
@@ -41,14 +42,38 @@ class ReadDeadlineAdmin(LargeTableAdmin):
         return f"{deadline.target_percent.normalize():f} %"
 
     def has_delete_permission(self, request: HttpRequest, obj: ReadDeadline | None = None) -> bool:
-        return False  # it is set inactive
+        return (obj is None or not obj.is_active) and super().has_delete_permission(request, obj)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions: dict[str, Any] = super().get_actions(request)
+        actions.pop("delete_selected", None)  # one at a time, so that each is recorded
+        return actions
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             return super().changeform_view(request, *args, **kwargs)  # type: ignore[no-any-return]
         except (MasterKeyError, AuditError) as error:
-            self.message_user(request, f"Nothing was saved: {error}", messages.ERROR)
-            return HttpResponseRedirect(request.path)
+            return self._refused(request, error)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return super().delete_view(request, *args, **kwargs)  # type: ignore[no-any-return]
+        except (MasterKeyError, AuditError, DeadlineInUseError) as error:
+            return self._refused(request, error)
+
+    def get_deleted_objects(
+        self, objs: Any, request: HttpRequest
+    ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
+        """Return what is deleted: the deadline and its history."""
+        said = [f"{one}, with its history of {ReadDay.objects.filter(deadline=one).count()} days" for one in objs]
+        return said, {}, set(), []
+
+    def delete_model(self, request: HttpRequest, obj: ReadDeadline) -> None:
+        read_success.remove(web_actor(request), obj)
+
+    def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
+        return HttpResponseRedirect(request.path)
 
     def save_model(self, request: HttpRequest, obj: ReadDeadline, form: Any, change: bool) -> None:
         read_success.save(web_actor(request), obj)

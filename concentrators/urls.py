@@ -3,6 +3,7 @@ from django.urls import path
 from concentrators.api import (
     clock,
     commands,
+    deadlines,
     failures,
     feed,
     feed_deliveries,
@@ -46,6 +47,9 @@ urlpatterns = [
         name="feed-delivery-secret",
     ),
     path("completeness/deadlines", read_success.DeadlineSuccess.as_view(), name="completeness-deadlines"),
+    path("deadlines", deadlines.DeadlineList.as_view(), name="deadlines"),
+    path("deadlines/<int:number>", deadlines.DeadlineDetail.as_view(), name="deadline"),
+    path("deadlines/<int:number>/days", deadlines.DeadlineHistory.as_view(), name="deadline-days"),
     path("resends", gap_recovery.Resends.as_view(), name="resends"),
     path("held-commands", held_commands.HeldCommandsList.as_view(), name="held-commands"),
     path("held-commands/<int:number>", held_commands.HeldCommands.as_view(), name="held-commands-one"),

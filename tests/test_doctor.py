@@ -76,6 +76,8 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "alerts",
             "client addresses",
             "laboratory meters",
+            "deadlines",
+            "messages",
             "meter identities",
             "siem",
             "mask authorities",

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from rest_framework import serializers
 
-from concentrators.models import Command, FeedDelivery, FeedSubscription, MaskedSet, RotationWave
+from concentrators.models import Command, FeedDelivery, FeedSubscription, MaskedSet, ReadDeadline, RotationWave
 from keyvault.models import Approval, FleetKey, MaskAuthority
 from meters.group_models import FleetGroup
 from meters.models import Meter, Place
@@ -65,6 +65,8 @@ def answers(description: Any) -> Iterator[tuple[str, str, Any]]:
         subscription=billing,
         defaults={"kind": "webhook", "address": "x", "format": "csv", "rows": 1, "wait_minutes": 1},
     )
+    deadline = ReadDeadline.objects.order_by("pk")[0].pk
+    ids |= {f"/api/v1/deadlines/{{number}}{rest}": deadline for rest in ("", "/days")}
     wave = RotationWave.objects.order_by("pk")[0].pk
     for path, operations in description["paths"].items():
         content = operations.get("get", {}).get("responses", {}).get("200", {}).get("content", {})

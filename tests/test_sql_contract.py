@@ -104,6 +104,7 @@ ELSEWHERE = {
         _STORES,
         {"meters_maskedreading", "meters_meter", "meters_reading", "meters_register"},
     ),
+    "concentrators/totals/meter_success.py": (_STORES, {"meters_maskedreading", "meters_reading", "meters_register"}),
     "concentrators/totals/read_success.py": (_STORES, {"meters_maskedreading", "meters_reading", "meters_register"}),
     "concentrators/totals/masked_queries.py": (
         "sets are of values in readings' tables, and named by others",

@@ -19,6 +19,7 @@ from ami_headend.alerts import channels, notices, queries, rules, tasks
 from ami_headend.alerts.forms import ChannelForm, RuleForm
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery, Rule
 from ami_headend.alerts.parameters import PARAMETERS
+from ami_headend.alerts.reminders import MessageType
 from ami_headend.alerts.reminders_store import REPLACED
 from ami_headend.web.admin import AuditedAdmin, ReadOnlyAdmin, form_page, shown
 from keyvault.audit.chain import AuditError, web_actor
@@ -130,7 +131,10 @@ class ChannelAdmin(AuditedAdmin):
         ).order_by("name")
 
     def get_fields(self, request: HttpRequest, obj: Channel | None = None) -> Sequence[str]:
-        own = ["name", "kind", "address", "least_severity", "is_enabled"]
+        own = ["name", "kind", "address", "least_severity", "deadline", "group", "is_enabled"]
+        if obj is not None:
+            needless = {"least_severity"} if obj.kind == ChannelKind.DEADLINE else {"deadline", "group"}
+            own = [name for name in own if name not in needless]
         return own if obj is None else [*own, *self.readonly_fields]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Channel | None = None) -> Sequence[str]:
@@ -267,8 +271,10 @@ class DeliveryAdmin(ReadOnlyAdmin):
         said = name if delivery.channel is not None else f"{name} (removed)"
         return f"{said}, {delivery.recipient}" if delivery.recipient else said
 
-    @display(description="alert")
+    @display(description="about")
     def about(self, delivery: Delivery) -> str:
+        if delivery.event == MessageType.DEADLINE:
+            return f"readings of {delivery.body['data']['day']}"
         if delivery.alert is None:
             return "none"
         return format_html('<a href="{}">{}</a>', reverse("admin:alert", args=[delivery.alert_id]), delivery.alert)

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from django.db import transaction
 
-from ami_headend.alerts import reminders_store
+from ami_headend.alerts import deadline_mails, reminders_store
 from ami_headend.alerts.models import Channel, ChannelKind, Delivery
 from keyvault import webhook_signatures
 from keyvault.audit import chain
@@ -21,7 +21,10 @@ def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
     secret = None
     if is_new and channel.kind == ChannelKind.WEBHOOK:
         secret = webhook_signatures.issue(channel.secret_owner, now)
-    reminders_store.settle_channel(channel, now)
+    if channel.kind == ChannelKind.DEADLINE:
+        deadline_mails.withdraw(channel, now)
+    else:
+        reminders_store.settle_channel(channel, now)
     return secret
 
 
@@ -54,4 +57,6 @@ def _subject(channel: Channel) -> dict[str, object]:
         "kind": channel.kind,
         "to": urlsplit(channel.address).hostname if channel.kind == ChannelKind.WEBHOOK else channel.address,
         "is_enabled": channel.is_enabled,
+        "deadline": None if channel.deadline is None else channel.deadline.name,
+        "group": None if channel.group is None else str(channel.group),
     }

@@ -6,6 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from ami_headend.alerts.models import Condition
+from ami_headend.alerts.parameters import TOGETHER
 from concentrators.failures.kinds import FailureKind, Severity
 from meters.readings.obis import FRAUD_LOG
 
@@ -25,7 +26,7 @@ RULES = [
     ("Concentrator is silent", _C.SILENT_CONCENTRATOR, "", None, 2 * _HOUR, Severity.WARNING, 12 * _HOUR),
     ("Many frames refused", _C.FAILURE_RATE, "", 10, _HOUR, Severity.WARNING, 4 * _HOUR),
     ("Intervals are missing", _C.COMPLETENESS, "", 98, _DAY, Severity.WARNING, _DAY),
-    ("Deadline of readings is missed", _C.READ_DEADLINE, "", None, None, Severity.WARNING, _DAY),
+    ("Deadline of readings is missed", _C.READ_DEADLINE, TOGETHER, None, None, Severity.WARNING, _DAY),
     ("Meter is silent", _C.SILENT_METER, "", None, _DAY, Severity.WARNING, _DAY),
     ("Sums do not agree", _C.AGGREGATE_MISMATCH, "", None, 6 * _HOUR, Severity.WARNING, _DAY),
     ("Rotation stands still", _C.ROTATION_STALLED, "", None, _HOUR, Severity.WARNING, _DAY),

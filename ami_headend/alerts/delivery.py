@@ -14,7 +14,8 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from ami_headend.alerts import emails, reminders_store, webhooks
+from ami_headend.alerts import deadline_mails, emails, reminders_store, webhooks
+from ami_headend.alerts.deadline_mails import DayGoneError
 from ami_headend.alerts.emails import MailError
 from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delivery
 from ami_headend.alerts.reminders import MessageType, taken
@@ -27,7 +28,7 @@ from keyvault.webhook_signatures import SigningError
 
 logger = logging.getLogger(__name__)
 
-GIVE_UP_TEST_AFTER = timedelta(hours=24)
+_GIVE_UP_AFTER = {MessageType.TEST: timedelta(hours=24), MessageType.DEADLINE: deadline_mails.TOLD_WITHIN}
 KEPT = timedelta(days=90)
 _FIRST, _MOST = timedelta(seconds=15), timedelta(hours=1)
 _FAILURES = (
@@ -36,6 +37,7 @@ _FAILURES = (
     SigningError,
     MasterKeyError,
     MailError,
+    DayGoneError,
     smtplib.SMTPException,
     OSError,
 )
@@ -157,7 +159,9 @@ def _send(delivery: Delivery) -> Exception | None:
     channel = delivery.channel
     assert channel is not None  # noqa: S101 - a claimed message has one
     try:
-        if channel.kind == ChannelKind.WEBHOOK:
+        if delivery.event == MessageType.DEADLINE:
+            emails.send_message(deadline_mails.mail(delivery), delivery.recipient, delivery.message_id)
+        elif channel.kind == ChannelKind.WEBHOOK:
             webhooks.post(channel, delivery.message_id, delivery.body, timezone.now())
         else:
             emails.send(delivery.recipient, delivery.message_id, delivery.body)
@@ -167,9 +171,10 @@ def _send(delivery: Delivery) -> Exception | None:
 
 
 def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
-    """Put a message off, or give a test up; return whether it is put off."""
+    """Put a message off, or give up a test or a daily mail; return whether it is put off."""
     delivery.last_error = f"{error}"[:250]
-    if delivery.event == MessageType.TEST and now - delivery.created_at >= GIVE_UP_TEST_AFTER:
+    give_up_after = _GIVE_UP_AFTER.get(MessageType(delivery.event))
+    if give_up_after is not None and now - delivery.created_at >= give_up_after:
         delivery.given_up_at = now
         logger.error("%s is given up after %d attempts: %s", delivery, delivery.attempts, delivery.last_error)
         return False

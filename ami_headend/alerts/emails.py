@@ -17,12 +17,18 @@ class MailError(Exception):
 
 def send(recipient: str, message_id: str, body: dict[str, Any]) -> None:
     """Send one message. MailError, SMTPException or OSError if it was not taken."""
+    subject, text = (_test if body["type"] == MessageType.TEST else _alert)(body)
+    send_message(EmailMessage(" ".join(subject.split()), text), recipient, message_id)
+
+
+def send_message(message: EmailMessage, recipient: str, message_id: str) -> None:
+    """Send a message to one address. MailError, SMTPException or OSError if it was not taken."""
     if not settings.EMAIL_URL:
         raise MailError("EMAIL_URL is not set: there is no mail server")
-    subject, text = (_test if body["type"] == MessageType.TEST else _alert)(body)
     domain = settings.DEFAULT_FROM_EMAIL.rpartition("@")[2].strip("<> ") or "localhost"
-    headers = {"Message-ID": f"<{message_id}@{domain}>"}  # the same at every attempt
-    EmailMessage(" ".join(subject.split()), text, to=[recipient], headers=headers).send()
+    message.extra_headers["Message-ID"] = f"<{message_id}@{domain}>"  # the same at every attempt
+    message.to = [recipient]
+    message.send()
 
 
 def _test(body: dict[str, Any]) -> tuple[str, str]:

@@ -84,13 +84,19 @@ class RuleForm(forms.ModelForm[Rule]):
 class ChannelForm(forms.ModelForm[Channel]):
     """A channel; its kind cannot be changed once it is made."""
 
+    group = GroupField(help_text="of daily mails: only its concentrators; empty for all")
+
     class Meta:
         model = Channel
-        fields = ["name", "kind", "address", "least_severity", "is_enabled"]
+        fields = ["name", "kind", "address", "least_severity", "deadline", "group", "is_enabled"]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         kind, address = cleaned.get("kind") or self.instance.kind, cleaned.get("address")
+        if kind == ChannelKind.DEADLINE and not cleaned.get("deadline"):
+            self.add_error("deadline", "A daily mail is about a deadline: choose it.")
+        elif kind != ChannelKind.DEADLINE:
+            cleaned["deadline"] = cleaned["group"] = None
         if not address:
             return cleaned
         try:

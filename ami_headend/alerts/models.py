@@ -7,6 +7,7 @@ from django.db.models import Q
 from ami_headend.alerts.reminders import Word
 from ami_headend.core.text import NOTE_LENGTH, check_one_line
 from concentrators.failures.kinds import Severity
+from concentrators.models import ReadDay, ReadDeadline
 from meters.group_models import FleetGroup
 
 
@@ -159,10 +160,14 @@ class AlertStep(models.Model):
 class ChannelKind(models.TextChoices):
     EMAIL = "email", "e-mail"
     WEBHOOK = "webhook", "signed webhook"
+    DEADLINE = "mails", "daily mail of a deadline"
 
 
 class Channel(models.Model):
-    """Receivers of alerts of a least severity. keyvault stores the signing secret of a webhook."""
+    """Receivers of alerts of a least severity; or, of the daily mail of a deadline, for all or for one group.
+
+    keyvault stores the signing secret of a webhook.
+    """
 
     name = models.CharField(max_length=120, unique=True, validators=[check_one_line])
     kind = models.CharField(max_length=7, choices=ChannelKind)
@@ -174,6 +179,22 @@ class Channel(models.Model):
         choices=SEVERITIES,
         default=Severity.WARNING.value,
         help_text="only alerts of at least this severity are sent",
+    )
+    deadline = models.ForeignKey(
+        ReadDeadline,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="of daily mails: each day is told once it was due and counted",
+    )
+    group = models.ForeignKey(
+        FleetGroup,
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="of daily mails: only the concentrators of this group",
     )
     is_enabled = models.BooleanField("enabled", default=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -248,6 +269,7 @@ class Delivery(models.Model):
     recipient = models.CharField(max_length=254, blank=True)
     alert = models.ForeignKey(Alert, models.CASCADE, null=True, related_name="deliveries")
     conversation = models.ForeignKey(Conversation, models.SET_NULL, null=True, related_name="deliveries")
+    of_day = models.ForeignKey(ReadDay, models.SET_NULL, null=True, related_name="+", help_text="of daily mails")
     event = models.CharField(max_length=20)
     body = models.JSONField()
     created_at = models.DateTimeField()
@@ -265,7 +287,8 @@ class Delivery(models.Model):
                 fields=["conversation"],
                 condition=Q(delivered_at=None, given_up_at=None, conversation__isnull=False),
                 name="delivery_one_under_way",
-            )
+            ),
+            models.UniqueConstraint(fields=["of_day", "channel", "recipient"], name="delivery_of_day_once"),
         ]
         indexes = [
             models.Index(

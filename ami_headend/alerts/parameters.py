@@ -28,6 +28,7 @@ class Parameters:
         return selector in dict(self.selectors) or (self.takes_codes and _is_code(selector))
 
 
+TOGETHER, EACH = "all", "concentrator"  # whose readings by a deadline: of all, or of each by itself
 _KINDS = tuple((kind.value, kind.label) for kind in FailureKind)
 _LOGS = ((FRAUD_LOG, "fraud log: tamper, cover, magnet"), (STANDARD_LOG, "standard log: outage, clock set"))
 
@@ -63,7 +64,11 @@ PARAMETERS = {
     Condition.COMPLETENESS: Parameters(
         "intervals received, percent", 100, "over the last, minutes", may_have_group=True
     ),
-    Condition.READ_DEADLINE: Parameters(),
+    Condition.READ_DEADLINE: Parameters(
+        selector="whose readings",
+        selectors=((TOGETHER, "all concentrators together"), (EACH, "each concentrator by itself")),
+        may_have_group=True,
+    ),
     Condition.AGGREGATE_MISMATCH: Parameters(period="differs for, minutes", may_have_group=True),
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
     Condition.KEYS_WORN: Parameters("age of a device key, days", may_have_group=True),

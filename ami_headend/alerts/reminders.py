@@ -30,12 +30,17 @@ class MessageType(enum.StrEnum):
     OPENED = "alert.opened"
     REMINDED = "alert.reminded"
     RESOLVED = "alert.resolved"
+    DEADLINE = "deadline"
     TEST = "test"
 
     @property
     def word(self) -> Word:
         """Return what a receiver of this message knows."""
-        return {MessageType.RESOLVED: Word.OVER, MessageType.TEST: Word.NOTHING}.get(self, Word.OPEN)
+        return {
+            MessageType.RESOLVED: Word.OVER,
+            MessageType.TEST: Word.NOTHING,
+            MessageType.DEADLINE: Word.NOTHING,
+        }.get(self, Word.OPEN)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q
 
 from ami_headend.alerts import notices
-from ami_headend.alerts.models import Alert, AlertStep, Channel, Conversation, Delivery, Step
+from ami_headend.alerts.models import Alert, AlertStep, Channel, ChannelKind, Conversation, Delivery, Step
 from ami_headend.alerts.reminders import Facts, MessageType, PendingMessage, ReceiverState, Settlement, Word, settle
 from ami_headend.core import clock
 
@@ -117,7 +117,9 @@ def _rows(alerts: Sequence[Alert]) -> list[_Row]:
     standing = {(one.alert_id, one.channel_id, one.recipient): one for one in stored}
     waiting = Delivery.objects.select_for_update(no_key=True).filter(_UNDELIVERED, conversation__isnull=False)
     pending = {one.conversation_id: one for one in waiting.filter(alert__in=of_ids).order_by("pk")}
-    channels = {channel.pk: channel for channel in Channel.objects.all()}  # read after the rows that refer to them
+    channels = {
+        channel.pk: channel for channel in Channel.objects.exclude(kind=ChannelKind.DEADLINE)
+    }  # read after the rows that refer to them
     by_id = {alert.pk: alert for alert in alerts}
     rows = []
     for (alert_id, channel_id, recipient), one in standing.items():

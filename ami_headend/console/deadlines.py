@@ -5,28 +5,35 @@ from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from django import forms
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from ami_headend.console import list_exports
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, label, link, percent, thousands
+from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import choice
 from ami_headend.console.page import ConsolePage
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet import groups
 from concentrators.models import ReadDay, ReadDeadline, ReadShare
-from concentrators.totals import read_deadlines, read_success
+from concentrators.totals import meter_success, read_deadlines, read_success, success_tables
 from concentrators.totals.read_deadlines import DayStatus
 from concentrators.totals.read_success import Success
 from meters.group_forms import GroupsField, ids
 from meters.group_models import FleetGroup
+from meters.models import Meter
 
 SEE_DEADLINES = "concentrators.view_intervaltotal"
 STRIP_DAYS = 28
 _WORST = 10
+_GROUPS = 200
 _ALMOST = 0.95
 _COLOURS = {DayStatus.MET: "success", DayStatus.MISSED: "danger", DayStatus.NOTHING: "info", DayStatus.OPEN: "info"}
 _TONES = {DayStatus.MET: "good", DayStatus.MISSED: "bad"}
@@ -43,7 +50,8 @@ class DeadlineFilters(KnownParametersForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        names = ReadDeadline.objects.order_by("days_after", "due_time", "pk").values_list("pk", "name")
+        self.deadlines = list(ReadDeadline.objects.order_by("days_after", "due_time", "pk"))
+        names = [(one.pk, one.name) for one in self.deadlines]
         self.fields["deadline"].choices = [("", "the soonest"), *names]  # type: ignore[attr-defined]
 
 
@@ -65,12 +73,38 @@ class DeadlinesPage(ConsolePage):
     permission_required = (SEE_DEADLINES,)
     template_name = "console/deadlines/page.html"
     views = None  # its filters are no list's, and are not saved
+    can_export = True
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        """Show the day, or save it and the days before, by concentrator, as a file (``export``)."""
+        if "export" not in request.GET:
+            return super().get(request, *args, **kwargs)
+        query = request.GET.copy()
+        query.pop("export")
+        back = f"{request.path}?{query.urlencode()}" if query else request.path
+        form = DeadlineFilters(query)
+        day = _chosen(form.cleaned_data, timezone.now()) if form.is_valid() else None
+        if day is None:
+            messages.error(request, "Nothing was exported: no day was counted that these filters mean.")
+            return HttpResponseRedirect(back)
+        return list_exports.answer(request, self.name, _exported(day, _mine(form.cleaned_data)), back)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         form = DeadlineFilters(self.request.GET)
-        context |= {"form": form, "is_filtered": bool(self.request.GET), "legend": True}
+        context |= {"form": form, "is_filtered": bool(self.request.GET), "query": self.request.GET.urlencode()}
+        context["unset_zone"] = ", ".join(one.name for one in form.deadlines if one.is_active and one.is_zone_unset)
         return {**context, **_shown(form.cleaned_data, context["now"])} if form.is_valid() else context
+
+
+def _exported(day: ReadDay, mine: Sequence[int] | None) -> ListExport:
+    """Return the rows of a counted day and of those of its strip, for each concentrator or for some."""
+    days = read_success.history(day.deadline, day.day, STRIP_DAYS)
+    return ListExport(
+        success_tables.schema_of("concentrator"),
+        success_tables.of_concentrators(days, mine),
+        lambda most: min(most, success_tables.number_of(days, mine)),
+    )
 
 
 def figure(day: ReadDay, counted: Success, now: datetime, url: str) -> Figure:
@@ -103,7 +137,29 @@ def strip_of(concentrator_id: int, now: datetime) -> dict[str, Any]:
     for newest in read_success.newest_days(now)[:1]:
         days = read_success.history(newest.deadline, newest.day, STRIP_DAYS)
         mine = read_success.history_of(days, [concentrator_id]).get(concentrator_id, {})
-        return {"deadline": newest.deadline, "deadline_strip": _strip(newest.day, days, mine)}
+        return {
+            "deadline": newest.deadline,
+            "deadline_strip": _strip(newest.day, days, mine, {"deadline": newest.deadline_id}),
+        }
+    return {}
+
+
+def _strip_card(newest: ReadDay, days: Collection[ReadDay], counted: Mapping[int, Success]) -> dict[str, Any]:
+    strip = _strip(newest.day, days, counted, {"deadline": newest.deadline_id})
+    return {"deadline": newest.deadline, "deadline_strip": strip}
+
+
+def strip_of_meter(meter: Meter, now: datetime) -> dict[str, Any]:
+    """Return the last days of one meter by the soonest deadline; empty if nothing was due of it. Five queries."""
+    for newest in read_success.newest_days(now)[:1]:
+        days = read_success.history(newest.deadline, newest.day, STRIP_DAYS)
+        mine = meter_success.of_meter(meter, days, now)
+        if not any(counted.expected for counted in mine.values()):
+            return {}
+        return {
+            "deadline": newest.deadline,
+            "deadline_strip": _strip(newest.day, days, mine, {"deadline": newest.deadline_id}),
+        }
     return {}
 
 
@@ -111,18 +167,25 @@ def _shown(asked: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     day = _chosen(asked, now)
     if day is None:
         return {"nothing": "Nothing was counted for this day and deadline: it is not due yet, or from before."}
-    mine = None if asked["group"] is None else groups.concentrator_ids(ids(asked["group"]) or ())
+    mine = _mine(asked)
     query = {"deadline": day.deadline_id, **({"group": _written(asked["group"])} if mine is not None else {})}
     days = read_success.history(day.deadline, day.day, STRIP_DAYS)
     counted = {one.pk: _fleet(one) for one in days} if mine is None else read_success.sums(days, mine)
     return {
         "day": day,
+        "whose": query.get("group", ""),
         "figures": [figure(day, counted[day.pk], now, ""), *_parts(counted[day.pk])],
         "strip": _strip(day.day, days, counted, query),
         "worst": _worst(read_success.worst(day, _WORST, mine), days),
+        "groups": None if mine is not None else _groups(day),
         "earlier": _query(day.day - timedelta(days=1), query),
         "later": _query(day.day + timedelta(days=1), query) if _is_followed(day) else "",
     }
+
+
+def _mine(asked: Mapping[str, Any]) -> Sequence[int] | None:
+    """Return the concentrators that the filters mean; None for all."""
+    return None if asked["group"] is None else groups.concentrator_ids(ids(asked["group"]) or ())
 
 
 def _chosen(asked: Mapping[str, Any], now: datetime) -> ReadDay | None:
@@ -157,8 +220,8 @@ def _worst(rows: Sequence[ReadShare], days: Collection[ReadDay]) -> HtmlTable:
         [
             [
                 link(reverse("admin:concentrator", args=[row.concentrator_id]), row.concentrator.name),
-                _state(row),
-                percent(row.in_time, row.expected) if row.in_time else "0 %",
+                _state(row, row.of_day),
+                _share(row),
                 thousands(row.late),
                 thousands(row.expected - row.in_time - row.late),
                 _small_strip(_strip(row.of_day.day, days, histories.get(row.concentrator_id, {}))),
@@ -168,8 +231,28 @@ def _worst(rows: Sequence[ReadShare], days: Collection[ReadDay]) -> HtmlTable:
     )
 
 
-def _state(row: ReadShare) -> str:
-    status = read_deadlines.status(row.expected, row.in_time, row.of_day.target_percent)
+def _groups(day: ReadDay) -> HtmlTable:
+    return table(
+        columns_of("group", "state", "#in time", "-#late", "-#missing"),
+        [
+            [
+                link(_url(day, {"group": str(group)}), str(group)),
+                _state(counted, day),
+                _share(counted),
+                thousands(counted.late),
+                thousands(counted.expected - counted.in_time - counted.late),
+            ]
+            for group, counted in success_tables.of_groups(day)[:_GROUPS]
+        ],
+    )
+
+
+def _share(counted: Success | ReadShare) -> str:
+    return percent(counted.in_time, counted.expected) if counted.in_time else "0 %"
+
+
+def _state(counted: Success | ReadShare, day: ReadDay) -> str:
+    status = read_deadlines.status(counted.expected, counted.in_time, day.target_percent)
     return label(str(status), _COLOURS[status])
 
 
@@ -192,7 +275,7 @@ def _strip_day(
     name = f"{day:%a} {day.day} {day:%B}"
     if found is None:
         return StripDay("none", f"{name}: not counted", "")
-    url = "" if query is None else _query(day, query)
+    url = "" if query is None else f"{reverse('admin:deadlines')}{_query(day, query)}"
     own = counted.get(found.pk, Success(0, 0, 0))
     status = read_deadlines.status(own.expected, own.in_time, found.target_percent)
     if status is DayStatus.NOTHING:
@@ -200,8 +283,7 @@ def _strip_day(
     tone = (
         "5" if status is DayStatus.MET else str((own.in_time > 0) * (3 if own.in_time >= _ALMOST * own.expected else 1))
     )
-    share = percent(own.in_time, own.expected) if own.in_time else "0 %"
-    return StripDay(tone, f"{name}: {share} in time, {status}", url)
+    return StripDay(tone, f"{name}: {_share(own)} in time, {status}", url)
 
 
 def _fleet(day: ReadDay) -> Success:

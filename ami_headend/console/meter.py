@@ -21,6 +21,7 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
+from ami_headend.console.deadlines import SEE_DEADLINES, strip_of_meter
 from ami_headend.console.events import events_of, events_url
 from ami_headend.console.failures import failures_table, failures_url
 from ami_headend.console.figures import Figure
@@ -161,6 +162,8 @@ class MeterPage(_OfMeter):
             context["allow_url"] = allow_url(bytes(meter.system_title))
         if can(READ_READINGS):
             context |= self._readings(meter, heard_at, now)
+        if can(SEE_DEADLINES):
+            context |= strip_of_meter(meter, now)
         return context
 
     def _readings(self, meter: Meter, heard_at: datetime | None, now: datetime) -> dict[str, Any]:

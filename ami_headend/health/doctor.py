@@ -390,6 +390,8 @@ _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "alerts": _alerts,
     "client addresses": lambda: CheckResult("client addresses", *neighbours.client_addresses()),
     "laboratory meters": lambda: CheckResult("laboratory meters", *neighbours.laboratory_meters()),
+    "deadlines": lambda: CheckResult("deadlines", *neighbours.deadlines()),
+    "messages": lambda: CheckResult("messages", *neighbours.messages()),
     "meter identities": lambda: CheckResult("meter identities", *neighbours.identities()),
     "siem": lambda: CheckResult("siem", *neighbours.siem()),
     "mask authorities": lambda: CheckResult("mask authorities", *neighbours.mask_authorities()),

@@ -9,12 +9,14 @@ from datetime import timedelta
 from django.conf import settings
 from django.utils import timezone
 
+from ami_headend.alerts.models import Delivery
 from ami_headend.core import clock
 from ami_headend.core.sql import select
 from ami_headend.siem import pending
 from ami_headend.signin import provider, unknown_clients
 from ami_headend.signin.provider import ProviderError
 from concentrators.fleet import laboratory
+from concentrators.models import ReadDeadline
 from concentrators.totals import mask_client
 from concentrators.totals.mask_client import NoAnswerError
 from keyvault.masking import pinned
@@ -24,6 +26,7 @@ from keyvault.models import MeterIdentity
 ANSWER_S = 3.0
 _AT_ONCE = 8
 _NAMED = 5
+_MESSAGE_LATE = timedelta(hours=1)
 _SIEM_LATE = timedelta(minutes=5)
 
 
@@ -48,6 +51,17 @@ def laboratory_meters() -> tuple[bool, str, str]:
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     to_do = "Their failures raise no alerts. Make each an ordinary meter: manage.py bench_meter TITLE --end."
     return False, f"in production: {named}{more}", to_do
+
+
+def deadlines() -> tuple[bool, str, str]:
+    """Say by which zone the days of deadlines begin, and whether that is only the default."""
+    active = list(ReadDeadline.objects.filter(is_active=True).order_by("name"))
+    if not active:
+        return True, "none is active: nothing says whether readings came in time", ""
+    if unset := [one.name for one in active if one.is_zone_unset]:
+        said = ", ".join(unset[:_NAMED])
+        return True, f"{said}: days of UTC, because no zone was set (Etc/UTC if UTC is meant)", ""
+    return True, ", ".join(f"{one.name} ({one.zone})" for one in active[:_NAMED]), ""
 
 
 def identities() -> tuple[bool, str, str]:
@@ -103,6 +117,18 @@ def standbys() -> tuple[bool, str, str]:
         to_do = "Set Patroni's synchronous_mode, or STANDBY_MAY_LAG=1 (docs/operations/hosts.md)."
         return False, "commits wait for none of them: what is acknowledged may be lost with the primary", to_do
     return True, f"{following} follow the primary{', and commits wait for one' if waited_for else ''}", ""
+
+
+def messages() -> tuple[bool, str, str]:
+    """Check that receivers take the messages of alerts and daily mails, so that silence means that all is well."""
+    waiting = Delivery.objects.filter(delivered_at=None, given_up_at=None)
+    late = waiting.filter(created_at__lt=timezone.now() - _MESSAGE_LATE).order_by("-attempts", "created_at")
+    first = late.first()
+    if first is None:
+        return True, "every message was taken, or is on its way", ""
+    found = f"{late.count()} wait, one to {first.channel_name} since {first.created_at:%Y-%m-%d %H:%M} UTC"
+    to_do = "Repair the receiver or EMAIL_URL, and send a test on the page Channels. All of them are tried again."
+    return False, f"{found}: {first.last_error or 'nobody has sent it'}", to_do
 
 
 def mask_authorities() -> tuple[bool, str, str]:

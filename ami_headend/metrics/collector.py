@@ -22,7 +22,7 @@ from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.feed import sequencer, subscriptions
 from concentrators.ingest import backlog
 from concentrators.listener import figures as listener_figures
-from concentrators.totals import masked_queries
+from concentrators.totals import masked_queries, read_success
 from keyvault import master_key
 from keyvault.master_key import MasterKeyError, rewrap
 
@@ -52,7 +52,8 @@ class DatabaseCollector(Collector):
         yield from _components()
         now = timezone.now()
         answers = True
-        for look in (_counters, _queue, _schedule, _rotation, _alerts, _siem, _masked, _feed, _listeners, _snapshots):
+        looks = (_counters, _queue, _schedule, _rotation, _alerts, _siem, _masked, _deadlines, _feed, _listeners)
+        for look in (*looks, _snapshots):
             try:
                 found = list(look(now))
             except Exception as error:
@@ -183,6 +184,24 @@ def _masked(now: datetime) -> Iterator[Metric]:
     for name, number in questions.items():
         open_.add_metric([name], number)
     yield open_
+
+
+def _deadlines(now: datetime) -> Iterator[Metric]:
+    """Yield the newest counted day of each active deadline of readings."""
+    intervals = GaugeMetricFamily(
+        f"{PREFIX}deadline_intervals",
+        "Intervals of the newest day that was due: expected, in time, and late so far",
+        labels=["deadline", "state"],
+    )
+    target = GaugeMetricFamily(f"{PREFIX}deadline_target_ratio", "Share of them to be in time", labels=["deadline"])
+    due = GaugeMetricFamily(f"{PREFIX}deadline_due_seconds", "When that day was due, Unix time", labels=["deadline"])
+    for day in read_success.newest_days(now):
+        name = day.deadline.name
+        for state, number in (("expected", day.expected), ("in_time", day.in_time), ("late", day.late)):
+            intervals.add_metric([name, state], number)
+        target.add_metric([name], float(day.target_percent) / 100)
+        due.add_metric([name], day.due_at.timestamp())
+    yield from (intervals, target, due)
 
 
 def _feed(now: datetime) -> Iterator[Metric]:

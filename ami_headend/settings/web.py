@@ -106,6 +106,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "codes", "description": "What events, registers and qualities are called outside."},
         {"name": "totals", "description": "Sums over the meters of a concentrator, interval by interval."},
         {"name": "completeness", "description": "Which share of expected intervals had arrived by deadlines."},
+        {"name": "deadlines", "description": "By when the readings of a day are due, and how the days were."},
         {"name": "places", "description": "Places where meters hang."},
         {"name": "groups", "description": "Groups and tags of meters, places and concentrators."},
         {"name": "keys", "description": "The status of device keys; never their octets."},

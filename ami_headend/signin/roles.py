@@ -76,7 +76,8 @@ RIGHTS: dict[str, frozenset[str]] = {
     | {"meters.change_sitecode", "meters.delete_sitecode"}
     | {f"concentrators.{act}_{model}" for act in ("add", "change") for model in ("concentrator", "concentratortoken")}
     | {"ami_headend.share_savedview"}
-    | {_SEE_DEADLINES, "concentrators.add_readdeadline", "concentrators.change_readdeadline"}
+    | {_SEE_DEADLINES}
+    | {f"concentrators.{act}_readdeadline" for act in ("add", "change", "delete")}
     | {f"concentrators.{act}_commandlimit" for act in ("view", "add", "change", "delete")}
     | {"meters.add_register", "meters.change_register", "concentrators.correct_clock_uplink"}
     | {"auth.view_user", "auth.add_user", "auth.change_user", "auth.delete_user", "auth.view_group"}

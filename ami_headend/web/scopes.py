@@ -50,7 +50,7 @@ _MEANINGS = {
 _RIGHTS: Mapping[Scope, frozenset[str]] = {
     Scope.READINGS: frozenset({"meters.view_reading"}),
     Scope.EVENTS: frozenset({"meters.view_meterevent", "alerts.view_alert"}),
-    Scope.TOTALS: frozenset({"concentrators.view_intervaltotal"}),
+    Scope.TOTALS: frozenset({"concentrators.view_intervaltotal", "concentrators.view_readdeadline"}),
     Scope.REGISTRY: frozenset({"meters.view_meter", "meters.view_place", "meters.view_fleetgroup"}),
     Scope.COMMANDS: frozenset(f"concentrators.{act}_command" for act in ("view", "add", "delete")),
     Scope.FEED: frozenset(
@@ -87,6 +87,12 @@ NEEDED: Mapping[tuple[str, str], Scope | Closed] = MappingProxyType(
         ("outages", "POST"): Scope.COMMANDS,
         ("totals", "GET"): Scope.TOTALS,
         ("completeness-deadlines", "GET"): Scope.TOTALS,
+        ("deadlines", "GET"): Scope.TOTALS,
+        ("deadlines", "POST"): Closed.PEOPLE,
+        ("deadline", "GET"): Scope.TOTALS,
+        ("deadline", "PATCH"): Closed.PEOPLE,
+        ("deadline", "DELETE"): Closed.PEOPLE,
+        ("deadline-days", "GET"): Scope.TOTALS,
         ("masked-totals", "GET"): Scope.TOTALS,
         ("masked-total-answers", "GET"): Scope.TOTALS,
         ("meters", "GET"): Scope.REGISTRY,

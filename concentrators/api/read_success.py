@@ -21,12 +21,9 @@ from meters.api.serializers import SELECTION_MAX, GroupsField, NamedField, Query
 STATUSES = [status.value for status in DayStatus]
 
 
-class DeadlinesQuery(QuerySerializer):
-    """A day; concentrators by name or by groups; and how many of them are listed."""
+class ChosenQuery(QuerySerializer):
+    """Concentrators by name or by groups."""
 
-    day = serializers.DateField(
-        required=False, help_text="whose intervals are due, in the zone of each deadline; default: yesterday in UTC"
-    )
     concentrator = serializers.ListField(
         child=NamedField(slug_field="name", queryset=Concentrator.objects.all()),
         required=False,
@@ -34,6 +31,14 @@ class DeadlinesQuery(QuerySerializer):
         help_text="name; may be repeated",
     )
     group = GroupsField(required=False, help_text="concentrators that are in any of these groups now; may be repeated")
+
+
+class DeadlinesQuery(ChosenQuery):
+    """A day; concentrators by name or by groups; and how many of them are listed."""
+
+    day = serializers.DateField(
+        required=False, help_text="whose intervals are due, in the zone of each deadline; default: yesterday in UTC"
+    )
     limit = serializers.IntegerField(
         default=100, min_value=0, max_value=10_000, help_text="concentrators listed at most, the worst first"
     )
@@ -88,7 +93,7 @@ class DeadlineSuccess(ParameterView):
     @extend_schema(operation_id="completeness_deadlines", parameters=[DeadlinesQuery], responses=DeadlinesSerializer)
     def get(self, request: Request) -> Response:
         asked = self.parameters(request)
-        chosen = _chosen(asked)
+        chosen = chosen_ids(asked)
         now = timezone.now()
         asked_day = asked.get("day", now.date() - timedelta(days=1))
         days = list(read_success.days_of(asked_day))
@@ -106,7 +111,7 @@ class FeedCompleteness(DeadlineSuccess):
         return super().get(request)
 
 
-def _chosen(asked: Mapping[str, Any]) -> list[int] | None:
+def chosen_ids(asked: Mapping[str, Any]) -> list[int] | None:
     """Return the concentrators that a query means by their ids; None for all."""
     found = ids_of(asked.get("concentrator"))
     if "group" in asked:

@@ -13,6 +13,7 @@ from concentrators.totals import read_deadlines
 from concentrators.totals.read_deadlines import Terms
 
 DAYS_AFTER_MAX = 31
+UNSET_ZONE = "UTC"
 
 
 def check_zone(name: str) -> None:
@@ -33,9 +34,9 @@ class ReadDeadline(models.Model):
     )
     zone = models.CharField(
         max_length=64,
-        default="UTC",
+        default=UNSET_ZONE,
         validators=[check_zone],
-        help_text="time zone in which days begin and the time is meant, such as Europe/Oslo",
+        help_text="time zone in which days begin and the time is meant, such as Europe/Oslo; Etc/UTC if UTC is meant",
     )
     target_percent = models.DecimalField(
         max_digits=5,
@@ -62,6 +63,11 @@ class ReadDeadline(models.Model):
         return self.name
 
     @property
+    def is_zone_unset(self) -> bool:
+        """Whether its zone is the default, which nobody may have thought of. Who means UTC writes Etc/UTC."""
+        return self.zone == UNSET_ZONE
+
+    @property
     def terms(self) -> Terms:
         """The same for ``read_deadlines``."""
         return Terms(read_deadlines.zone_of(self.zone), self.due_time, self.days_after, self.target_percent)
@@ -70,7 +76,8 @@ class ReadDeadline(models.Model):
 class ReadDay(models.Model):
     """A day of a deadline that was counted, with the terms that held: numbers of intervals of the whole fleet.
 
-    ``arrived`` is as the interval totals had it at ``counted_at``, and says whether they have changed since.
+    ``basis`` is a digest of all that it was counted from (SHA-256), and says whether any of it has changed since; None
+    if another system counted the day, which stays as it is.
     """
 
     deadline = models.ForeignKey(ReadDeadline, models.PROTECT, related_name="days", db_index=False)
@@ -82,7 +89,7 @@ class ReadDay(models.Model):
     expected = models.BigIntegerField()
     in_time = models.BigIntegerField()
     late = models.BigIntegerField()
-    arrived = models.BigIntegerField()
+    basis = models.BinaryField(null=True, default=b"")
     counted_at = models.DateTimeField()
 
     class Meta:

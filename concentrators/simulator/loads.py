@@ -1,7 +1,7 @@
 """The load of a run, households or a file of recordings, and the plan that follows from it. No Django."""
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +13,7 @@ from concentrators.simulator.recorded_loads import INTERVAL_MINUTES, RecordedErr
 from concentrators.simulator.sealers import ALL_SCHEMES, METER_SCHEMES
 
 _DAY_S = 86_400
+_OUTAGE_AGO_S = 2_700  # when the outage of an endless run began
 _CLOCK_SKEW_S = 300
 _AGREED_EVERY = 5
 _ENROLLED_EVERY = 4
@@ -117,6 +118,8 @@ def _household_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
     count = 100 if wish.meters is None else wish.meters
     names = [f"household-{number + 1}" for number in range(count)]
     plan = _plan(wish, names, lengths, start_s, None if wish.endless else end_s, {})
+    if wish.endless:
+        plan = replace(plan, outage_at_s=end_s - _OUTAGE_AGO_S)
     return plan, HouseholdLoad(wish.seed, start_s)
 
 

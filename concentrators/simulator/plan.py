@@ -14,6 +14,8 @@ _TITLE_HEAD = b"\x02"
 _CONCENTRATORS = 0xFE0000  # numbers from here on belong to concentrators
 STRANGERS = 0xFF0000  # numbers from here on belong to meters that nobody registers
 _EVENT_EVERY = 500
+_POWER_DOWN, _POWER_UP = 1, 2  # codes of the standard log
+_OUTAGE_S = 1_800  # the shortest outage of a meter; others are out for twice or three times as long
 _GHOST_STEP_S = 10
 _TRIED = 3
 _AHEAD_S = 730 * 86_400
@@ -74,6 +76,7 @@ class Plan:
     ``faults`` how often something goes wrong with a command. Every ``derived_every``-th meter (none for 0) has a key
     derived from the run's fleet key, every ``agreed_every``-th agrees on it, every ``enrolled_every``-th, where
     its scheme allows, enrols by certificate first, the others have random ones. ``schemes`` are the meters' in turn.
+    At ``outage_at_s`` the power of the last concentrator's meters goes, and comes back meter by meter.
     """
 
     run: str
@@ -94,6 +97,7 @@ class Plan:
     schemes: list[str] = field(default_factory=lambda: ["ccm"])
     agreed_every: int = 0
     enrolled_every: int = 0
+    outage_at_s: int | None = None
 
     @classmethod
     def from_fact(cls, fact: dict[str, Any]) -> Self:
@@ -252,11 +256,28 @@ class Plan:
         moved = self.moves(number) and self.moved_at_s is not None and at_s >= self.moved_at_s
         return (home + 1) % self.concentrators if moved else home
 
+    def out_of(self, number: int) -> tuple[int, int] | None:
+        """When the power of a meter goes, and when it is back (Unix seconds); None if it stays."""
+        if self.outage_at_s is None or self.home_of(number) != self.concentrators - 1:
+            return None
+        return self.outage_at_s, self.outage_at_s + _OUTAGE_S * (1 + number // self.concentrators % 3)
+
+    def is_out(self, number: int, start_s: int, end_s: int | None = None) -> bool:
+        """Whether a meter is without power in some part of [start, end), or at an instant."""
+        out = self.out_of(number)
+        return out is not None and out[0] < (start_s + 1 if end_s is None else end_s) and start_s < out[1]
+
     def first_register_wh(self, number: int) -> int:
         return 1_000_000 + number * 977
 
     def event_in(self, number: int, interval: PlannedInterval) -> PlannedEvent | None:
-        """The event that the meter reports for an interval, if any: there are few, evenly spread."""
+        """The event that the meter reports for an interval, if any: there are few, evenly spread, but for outages."""
+        if (out := self.out_of(number)) is not None:
+            length_s = interval.end_s - interval.start_s
+            if interval.end_s <= out[0] < interval.end_s + length_s:
+                return PlannedEvent(out[0], STANDARD_LOG, _POWER_DOWN)
+            if interval.start_s - length_s < out[1] <= interval.start_s:
+                return PlannedEvent(out[1], STANDARD_LOG, _POWER_UP)
         mixed = (number * 0x9E3779B1 ^ interval.position * 0x85EBCA6B ^ self.seed * 0xC2B2AE35) & 0xFFFFFFFF
         mixed = (mixed ^ mixed >> 15) * 0x2C1B3C6D & 0xFFFFFFFF
         draw, choice = (mixed >> 8) % _EVENT_EVERY, mixed & 0xFF
@@ -286,11 +307,10 @@ class Plan:
             if count <= 0:
                 continue
             for passed, energy_wh in enumerate(load.energy_wh(number, first_minute, count, minutes)):
-                if energy_wh is not None:
-                    minute = first_minute + passed * minutes
-                    yield PlannedInterval(
-                        minute // minutes, self.start_s + minute * 60, register_wh, energy_wh, minutes
-                    )
+                minute = first_minute + passed * minutes
+                begun_s = self.start_s + minute * 60
+                if energy_wh is not None and not self.is_out(number, begun_s, begun_s + minutes * 60):
+                    yield PlannedInterval(minute // minutes, begun_s, register_wh, energy_wh, minutes)
                     register_wh += energy_wh
 
     def measured_until(self, number: int, tick: int, lengths: Lengths = ()) -> int:

@@ -101,6 +101,8 @@ class Production:
         meters: dict[int, SimulatedMeter] = {}
         for one in mail:
             meter = self._by_title.get(one.system_title)
+            if meter is not None and self._plan.is_out(meter.memory.number, int(now_s)):
+                continue
             order = None if meter is None else meter.receiver.take(one.octets, meter.epoch)
             if meter is None or order is None:
                 continue

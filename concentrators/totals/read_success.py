@@ -5,18 +5,20 @@ at all is in the interval totals; only what came after the deadline is looked fo
 late uplink on. So a day costs one statement over its readings, and no row of it is read here.
 """
 
+import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import NamedTuple
 
 from django.db import transaction
-from django.db.models import F, QuerySet, Sum
+from django.db.models import DecimalField, ExpressionWrapper, F, Max, ProtectedError, QuerySet, Sum
 
 from ami_headend.core import locks
 from ami_headend.core.sql import select
-from concentrators.models import Concentrator, ReadDay, ReadDeadline, ReadShare, Uplink
+from concentrators.models import ClockCorrection, Concentrator, ReadDay, ReadDeadline, ReadShare, Uplink
 from concentrators.totals import expected, read_deadlines
 from concentrators.totals.expected import COUNTS_TO
 from concentrators.totals.read_deadlines import DayStatus
@@ -77,17 +79,41 @@ _ARRIVED = f"""
     FROM arrived a LEFT JOIN late_by_concentrator l USING (concentrator_id)"""
 
 
+class DeadlineInUseError(ValueError):
+    """A deadline that is active, or that mails are sent about, is not removed: the message says what to do."""
+
+
 def save(actor: Actor, deadline: ReadDeadline) -> None:
     """Make or change a deadline. AuditError or MasterKeyError: nothing was changed."""
     with transaction.atomic():
         deadline.save()
-        subject = {
-            "deadline": deadline.name,
-            "id": deadline.pk,
-            "due": f"{deadline.due_time:%H:%M} {deadline.zone}, {deadline.days_after} days after",
-            "target_percent": str(deadline.target_percent),
-        }
-        chain.record(actor, "deadline.save", subject, "active" if deadline.is_active else "inactive")
+        chain.record(actor, "deadline.save", _subject(deadline), "active" if deadline.is_active else "inactive")
+
+
+def remove(actor: Actor, deadline: ReadDeadline) -> int:
+    """Remove an inactive deadline with its history; return of how many days. DeadlineInUseError, or as ``save``."""
+    with transaction.atomic():
+        locks.take(locks.READ_DEADLINES)
+        if ReadDeadline.objects.filter(pk=deadline.pk, is_active=True).exists():
+            raise DeadlineInUseError(f"{deadline} is active: set it inactive first; its history goes with it")
+        days = ReadDay.objects.filter(deadline=deadline).count()
+        chain.record(actor, "deadline.remove", {**_subject(deadline), "days": days})
+        ReadDay.objects.filter(deadline=deadline).delete()
+        try:
+            deadline.delete()
+        except ProtectedError as error:
+            users = ", ".join(sorted(str(row) for row in error.protected_objects)[:5])
+            raise DeadlineInUseError(f"{deadline} is in use by {users}: remove that first") from None
+    return days
+
+
+def _subject(deadline: ReadDeadline) -> dict[str, object]:
+    return {
+        "deadline": deadline.name,
+        "id": deadline.pk,
+        "due": f"{deadline.due_time:%H:%M} {deadline.zone}, {deadline.days_after} days after",
+        "target_percent": str(deadline.target_percent),
+    }
 
 
 def count_due(now: datetime) -> int:
@@ -104,6 +130,21 @@ def count_due(now: datetime) -> int:
             if counted < _AT_ONCE:
                 counted += _count(deadline, day, standing.get(day), now)
     return counted
+
+
+def take_over(deadline: ReadDeadline, day: date, counted: Mapping[int, Success], now: datetime) -> None:
+    """Store a day as another system counted it, by ids of concentrators; it is not counted here any more.
+
+    For days before the head-end had the readings. A day that was counted already is replaced.
+    """
+    start, end = read_deadlines.bounds(day, deadline.terms.zone)
+    terms = {"start": start, "end": end, "due_at": read_deadlines.due_at(day, deadline.terms)}
+    numbers = [sum(column) for column in zip(*counted.values(), strict=True)] or [0, 0, 0]
+    values = {**terms, **Success(*numbers)._asdict(), "target_percent": deadline.target_percent, "basis": None}
+    with transaction.atomic():
+        locks.take(locks.READ_DEADLINES)
+        row, _ = ReadDay.objects.update_or_create(deadline=deadline, day=day, defaults={**values, "counted_at": now})
+        _keep(row, counted)
 
 
 def statuses(days: Collection[ReadDay]) -> dict[int, DayStatus]:
@@ -158,6 +199,21 @@ def history(deadline: ReadDeadline, last: date, days: int) -> list[ReadDay]:
     return list(rows.order_by("day"))
 
 
+def shares(days: Collection[ReadDay], concentrator_ids: Collection[int] | None = None) -> QuerySet[ReadShare]:
+    """Return the intervals of all concentrators, or of some, on these days, in the order of the concentrators."""
+    rows = ReadShare.objects.filter(of_day__in=[one.pk for one in days], expected__gt=0)
+    if concentrator_ids is not None:
+        rows = rows.filter(concentrator__in=list(concentrator_ids))
+    return rows.select_related("concentrator", "of_day__deadline").order_by("concentrator__name", "of_day_id")
+
+
+def missed_shares(days: Collection[ReadDay], concentrator_ids: Collection[int] | None = None) -> QuerySet[ReadShare]:
+    """Return those of them that missed the target of their day."""
+    reached = ExpressionWrapper(F("in_time") * Decimal(100), output_field=DecimalField())
+    asked = ExpressionWrapper(F("of_day__target_percent") * F("expected"), output_field=DecimalField())
+    return shares(days, concentrator_ids).annotate(reached=reached, asked=asked).filter(reached__lt=F("asked"))
+
+
 def history_of(days: Collection[ReadDay], concentrator_ids: Collection[int]) -> dict[int, dict[int, Success]]:
     """Return the intervals of each concentrator on these days: by concentrator, then by day's id. One query."""
     rows = ReadShare.objects.filter(of_day__in=[one.pk for one in days], concentrator__in=list(concentrator_ids))
@@ -201,7 +257,7 @@ def _still_verifying(due_at: datetime, now: datetime) -> bool:
 
 
 def _is_to_look_at(day: ReadDay, now: datetime) -> bool:
-    return now - day.counted_at >= max(_RESTS_AT_LEAST, (now - day.due_at) / _RESTS)
+    return day.basis is not None and now - day.counted_at >= max(_RESTS_AT_LEAST, (now - day.due_at) / _RESTS)
 
 
 def _store(day: ReadDay, now: datetime) -> int:
@@ -211,28 +267,34 @@ def _store(day: ReadDay, now: datetime) -> int:
         due = _expected(day)
         if day.pk is None and ReadDay.objects.filter(deadline=day.deadline, day=day.day).exists():
             return 0  # another process was first
-        if day.pk is not None and day.arrived == _arrived(day) and day.expected == sum(due.values()):
+        basis = _basis(day, due)
+        if day.pk is not None and bytes(day.basis or b"") == basis:
             ReadDay.objects.filter(pk=day.pk).update(counted_at=now)
             return 0
         asked = {"start": day.start, "end": day.end, "due": day.due_at, "profile": LOAD_PROFILE}
         arrived = {row[0]: (row[1], row[2]) for row in select(_ARRIVED, asked)}
-        shares = {pk: _success(intervals, *arrived.get(pk, (0, 0))) for pk, intervals in due.items()}
-        day.expected, day.in_time, day.late = map(sum, zip(*shares.values(), strict=True)) if shares else (0, 0, 0)
-        day.arrived, day.counted_at = sum(row[0] for row in arrived.values()), now
+        counted = {pk: success(intervals, *arrived.get(pk, (0, 0))) for pk, intervals in due.items()}
+        day.expected, day.in_time, day.late = map(sum, zip(*counted.values(), strict=True)) if counted else (0, 0, 0)
+        day.basis, day.counted_at = basis, now
         day.save()
-        known = set(Concentrator.objects.filter(pk__in=shares).values_list("pk", flat=True))
-        ReadShare.objects.filter(of_day=day).exclude(concentrator__in=known).delete()
-        ReadShare.objects.bulk_create(
-            [ReadShare(of_day=day, concentrator_id=pk, **shares[pk]._asdict()) for pk in sorted(known)],
-            batch_size=1_000,
-            update_conflicts=True,
-            unique_fields=["of_day", "concentrator"],
-            update_fields=["expected", "in_time", "late"],
-        )
+        _keep(day, counted)
     return 1
 
 
-def _success(intervals: int, arrived: int, late: int) -> Success:
+def _keep(day: ReadDay, counted: Mapping[int, Success]) -> None:
+    """Store the intervals of concentrators instead of those that stand."""
+    known = set(Concentrator.objects.filter(pk__in=counted).values_list("pk", flat=True))
+    ReadShare.objects.filter(of_day=day).exclude(concentrator__in=known).delete()
+    ReadShare.objects.bulk_create(
+        [ReadShare(of_day=day, concentrator_id=pk, **counted[pk]._asdict()) for pk in sorted(known)],
+        batch_size=1_000,
+        update_conflicts=True,
+        unique_fields=["of_day", "concentrator"],
+        update_fields=["expected", "in_time", "late"],
+    )
+
+
+def success(intervals: int, arrived: int, late: int) -> Success:
     """Return numbers of which none exceeds what is expected: an exchange may cut an interval that still counts."""
     in_time = min(intervals, arrived - late)
     return Success(intervals, in_time, min(intervals - in_time, late))
@@ -246,11 +308,19 @@ def _expected(day: ReadDay) -> dict[int, int]:
     return {pk: intervals for pk, intervals in found.items() if intervals}
 
 
-def _arrived(day: ReadDay) -> int:
+def _basis(day: ReadDay, due: Mapping[int, int]) -> bytes:
+    """Return a digest of what a day is counted from: if it is the same, so are the numbers.
+
+    Besides what is expected of each concentrator it covers how many intervals of it arrived and when they began, since
+    a correction may move some and keep the sum; and the corrections of the clock, which move times of receipt.
+    """
     rows = select(
-        """SELECT coalesce(sum(t.meters_counted + t.meters_masked), 0)::bigint
+        """SELECT t.concentrator_id, sum(t.meters_counted + t.meters_masked)::bigint,
+                  sum((t.meters_counted + t.meters_masked) * extract(epoch FROM t.interval_start)::bigint)::text
            FROM concentrators_intervaltotal t JOIN meters_register g ON g.id = t.register_id
-           WHERE t.interval_start >= %s AND t.interval_start < %s AND g.obis_code = %s""",
+           WHERE t.interval_start >= %s AND t.interval_start < %s AND g.obis_code = %s
+           GROUP BY t.concentrator_id ORDER BY t.concentrator_id""",
         [day.start, day.end, LOAD_PROFILE],
     )
-    return int(rows[0][0])
+    corrected = ClockCorrection.objects.aggregate(last=Max("pk"))["last"]
+    return hashlib.sha256(repr((sorted(due.items()), rows, corrected)).encode()).digest()

@@ -106,7 +106,7 @@ def test_every_other_address_is_shut(north: FleetGroup) -> None:
     client = limited(north)
     by_list = {"readings", "events", "alerts", "meters", "places", "totals", "feed-readings", "feed-events"}
     by_list |= {"outages", "outages-by-group", "outages-past", "outages-meters"}
-    by_list |= {"reading-messages", "event-messages", "completeness-deadlines", "feed-completeness"}
+    by_list |= {"reading-messages", "event-messages", "completeness-deadlines", "deadline-days", "feed-completeness"}
     by_list |= {"register-differences"}
     seen = set()
     for door in REST:

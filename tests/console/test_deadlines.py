@@ -1,5 +1,7 @@
 """What the console shows of deadlines: overview, page, strips."""
 
+import csv
+import io
 import re
 from datetime import UTC, datetime, time, timedelta
 
@@ -8,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend.console import deadlines
+from ami_headend.health import neighbours
 from ami_headend.signin import roles
 from concentrators.fleet import groups
 from concentrators.models import Concentrator, ReadDay, ReadDeadline, ReadShare
@@ -15,7 +18,7 @@ from keyvault.audit.chain import Actor
 from meters.registry.groups import GroupName
 from tests.concentrators.statements import counting
 from tests.console.people import person
-from tests.factories import ConcentratorFactory
+from tests.factories import ConcentratorFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +39,6 @@ def counted(days_ago: int, **in_time: int) -> ReadDay:
         expected=100 * len(in_time),
         in_time=sum(in_time.values()),
         late=len(in_time),
-        arrived=0,
         counted_at=timezone.now(),
     )
     for name, number in in_time.items():
@@ -104,6 +106,65 @@ def test_the_page_of_a_concentrator_has_its_strip() -> None:
     mine = Concentrator.objects.get(name="A")
     answer = person(roles.OPERATOR).get(reverse("admin:concentrator", args=[mine.pk]))
     assert "90.0 % in time, missed" in answer.context["deadline_strip"][-1].said
+
+
+def test_the_day_and_those_before_are_saved_as_a_file() -> None:
+    counted(1, A=99)
+    counted(0, A=90, B=99)
+    client = person(roles.OPERATOR)
+    answer = client.get(reverse("admin:deadlines"), {"export": "csv"})
+    rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))  # type: ignore[attr-defined]
+    assert [(row["day"], row["concentrator"], row["in_time"], row["status"]) for row in rows] == [
+        (YESTERDAY.isoformat(), "A", "90", "missed"),
+        (YESTERDAY.isoformat(), "B", "99", "met"),
+        ((YESTERDAY - timedelta(days=1)).isoformat(), "A", "99", "met"),
+    ]
+    answer = client.get(reverse("admin:deadlines"), {"export": "csv", "day": "2020-01-01"}, follow=True)
+    assert "Nothing was exported" in answer.content.decode()
+
+
+def test_groups_are_one_click_from_the_day() -> None:
+    counted(0, A=90, B=99)
+    for name, mine in (("North", "A"), ("South", "B")):
+        group = groups.make(GroupName("district", name), Actor("ann", "test"))
+        one = Concentrator.objects.get(name=mine)
+        groups.put(group, groups.Members(concentrators=[one.pk]), Actor("ann", "test"))
+    answer = person(roles.AUDITOR).get(reverse("admin:deadlines"))
+    rows = [[words(cell.content) for cell in row][:3] for row in answer.context["groups"].rows]
+    assert rows == [["district:North", "missed", "90.0 %"], ["district:South", "met", "99.0 %"]]
+    assert "group=district%3ANorth" in answer.content.decode()
+
+
+def test_a_zone_that_nobody_set_is_told() -> None:
+    counted(0, A=99)
+    client = person(roles.AUDITOR)
+    assert "no zone was set" in client.get(reverse("admin:deadlines")).content.decode()
+    assert "no zone was set" in neighbours.deadlines()[1]
+    ReadDeadline.objects.update(zone="Etc/UTC")
+    assert "no zone was set" not in client.get(reverse("admin:deadlines")).content.decode()
+    assert neighbours.deadlines() == (True, "Day after, 07:00 (Etc/UTC)", "")
+
+
+def test_the_page_of_a_meter_has_its_strip() -> None:
+    counted(0, A=99)
+    start = datetime.combine(YESTERDAY, time(), tzinfo=UTC)
+    meter = MeterFactory.create(commissioned_at=start)
+    answer = person(roles.OPERATOR).get(reverse("admin:meter", args=[meter.pk]))
+    assert "0 % in time, missed" in answer.context["deadline_strip"][-1].said
+    assert "0 % in time, missed" in answer.content.decode()
+    later = MeterFactory.create(commissioned_at=timezone.now())
+    assert "deadline_strip" not in person(roles.OPERATOR).get(reverse("admin:meter", args=[later.pk])).context
+
+
+def test_an_inactive_deadline_is_deleted_in_the_console() -> None:
+    row = counted(0, A=99)
+    client = person(roles.ADMINISTRATOR)
+    address = reverse("admin:concentrators_readdeadline_delete", args=[row.deadline_id])
+    assert client.post(address, {"post": "yes"}).status_code == 403
+    ReadDeadline.objects.update(is_active=False)
+    assert "with its history of 1 days" in client.get(address).content.decode()
+    client.post(address, {"post": "yes"})
+    assert not ReadDeadline.objects.exists()
 
 
 def test_what_the_page_costs_does_not_depend_on_the_fleet() -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from ami_headend.metrics.models import Counted
 from ami_headend.signin import roles
 from concentrators.ingest import reverification
 from concentrators.listener.figures import Figures
-from concentrators.models import Concentrator, Uplink
+from concentrators.models import Concentrator, ReadDeadline, Uplink
+from concentrators.totals import read_success
+from concentrators.totals.read_success import Success
 from keyvault.audit import chain
 from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey, InvocationCounter
@@ -244,14 +246,28 @@ class TestDoor:
                 return len(statements)
 
         few = cost(1)
-        assert cost(30) == few <= 25
+        assert cost(30) == few <= 26
 
 
 def collector_labels() -> list[str]:
     """The labels of figures that may have no rows just now."""
     of_snapshots = [label for _, labels in collector._OF_SNAPSHOTS.values() for label in labels]
-    # No mask authority is pinned here, no listener runs, and nobody has subscribed to the feed.
-    return [*of_snapshots, "authority", "host", "listener", "result", "subscription"]
+    # No mask authority is pinned here, no listener runs, nobody has subscribed to the feed, and no day was due.
+    return [*of_snapshots, "authority", "host", "listener", "result", "subscription", "deadline"]
+
+
+def test_the_newest_day_of_each_deadline(asked: Client) -> None:
+    now, deadline = timezone.now(), ReadDeadline.objects.get()
+    one = ConcentratorFactory.create()
+    for days, in_time in ((3, 10), (2, 97)):
+        read_success.take_over(deadline, now.date() - timedelta(days=days), {one.pk: Success(100, in_time, 2)}, now)
+    found = samples(asked)
+    label = ("deadline", deadline.name)
+    for state, number in (("expected", 100), ("in_time", 97), ("late", 2)):
+        assert found["ami_headend_deadline_intervals", (label, ("state", state))] == number
+    assert found["ami_headend_deadline_target_ratio", (label,)] == 0.98
+    due = datetime.combine(now.date() - timedelta(days=1), deadline.due_time, UTC).timestamp()
+    assert found["ami_headend_deadline_due_seconds", (label,)] == due
 
 
 def test_the_dashboard_asks_only_for_what_there_is(asked: Client) -> None:

@@ -11,8 +11,8 @@ from ami_headend.processes import manage_command
 
 class Command(up.Command):
     help = (
-        "Run the head-end with simulated meters that post over HTTP, attackers among them, key rotations, and a "
-        "live summary."
+        "Run the head-end with simulated meters that post over HTTP, attackers among them, an outage, a month of "
+        "deadlines, consumers of the feed, key rotations, and a live summary."
     )
     panel = "summary"
     examples = (
@@ -40,6 +40,6 @@ class Command(up.Command):
         title = f"{ready.address}admin/  {ready.account}"
         return {
             "meters": [*manage_command("simulate"), "--demo", *meters, "--url", ready.address],
-            "rotations": manage_command("demo_rotations"),
+            "scenes": manage_command("demo_scenes"),
             "summary": [*manage_command("summary"), "--every", every, "--title", title],
         }

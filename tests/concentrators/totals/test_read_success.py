@@ -10,11 +10,13 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from ami_headend.alerts.conditions import deadlines
-from ami_headend.alerts.models import Condition, Rule
+from ami_headend.alerts.models import Channel, Condition, Rule, SubjectKind
+from ami_headend.alerts.parameters import EACH, TOGETHER
 from ami_headend.web.scopes import Program
 from concentrators.fleet import groups
 from concentrators.models import Assignment, ClockCorrection, Concentrator, ReadDay, ReadDeadline, ReadShare, Uplink
-from concentrators.totals import expected, read_success, totals
+from concentrators.totals import expected, meter_success, read_success, totals
+from concentrators.totals.read_success import DeadlineInUseError, Success
 from keyvault.audit.chain import Actor
 from keyvault.models import AuditRecord
 from meters.models import MaskedReading, Meter, Reading, Register
@@ -150,6 +152,50 @@ def test_catching_up_is_bounded_and_a_day_costs_the_same_whatever_the_fleet(dead
     assert costs[0] == costs[1]
 
 
+def test_a_correction_that_keeps_the_sums_is_noticed(deadline: ReadDeadline) -> None:
+    one, other = ConcentratorFactory.create(name="A"), ConcentratorFactory.create(name="B")
+    first, second = meter_of(one), meter_of(other)
+    read(first, uplink(one, DUE - HOUR), 0, 1, 2)
+    read(second, of := uplink(other, DUE - HOUR), 0)
+    read_success.count_due(NOW)
+    assert counts() == [("A", 4, 3, 0), ("B", 4, 1, 0)]
+    Assignment.objects.filter(meter=first).update(concentrator=other)
+    Assignment.objects.filter(meter=second).update(concentrator=one)
+    totals.recompute(START - 40 * 24 * HOUR, START + 24 * HOUR)
+    read_success.count_due(NOW + HOUR)
+    assert counts() == [("A", 4, 1, 0), ("B", 4, 3, 0)]
+    Uplink.objects.filter(pk=of.pk).update(corrected_at=DUE + HOUR)  # its clock was behind
+    ClockCorrection.objects.create(
+        start=DUE - 2 * HOUR, end=DUE, behind_s=7200, by="anna", at=NOW, note="the clock was two hours behind"
+    )
+    assert read_success.count_due(NOW + 3 * HOUR) >= 1
+    assert counts() == [("A", 4, 0, 1), ("B", 4, 3, 0)]
+
+
+def test_what_another_system_counted_stays(deadline: ReadDeadline) -> None:
+    concentrator = ConcentratorFactory.create(name="A")
+    read(meter_of(concentrator), uplink(concentrator, DUE - HOUR), 0)
+    read_success.count_due(NOW)
+    read_success.take_over(deadline, DAY, {concentrator.pk: Success(100, 97, 2), 10**6: Success(1, 1, 0)}, NOW)
+    read_success.count_due(NOW + HOUR)
+    assert counts() == [("A", 100, 97, 2)]
+    assert ReadDay.objects.get(day=DAY).expected == 101
+
+
+def test_the_days_of_one_meter(deadline: ReadDeadline) -> None:
+    concentrator = ConcentratorFactory.create(name="A")
+    meter = meter_of(concentrator)
+    read(meter, uplink(concentrator, DUE - HOUR), 0, 1)
+    read(meter, uplink(concentrator, DUE + HOUR), 2, masked=True)
+    while read_success.count_due(NOW):
+        pass
+    days = read_success.history(deadline, DAY, 3)
+    with counting() as statements:
+        found = meter_success.of_meter(meter, days, NOW)
+    assert [found[day.pk] for day in days] == [(0, 0, 0), (0, 0, 0), (4, 2, 1)]
+    assert len(statements) <= 3
+
+
 def test_history_goes_with_its_readings(deadline: ReadDeadline) -> None:
     meter_of(ConcentratorFactory.create())
     read_success.count_due(NOW)
@@ -218,6 +264,90 @@ def test_the_alert_begins_when_a_target_is_missed_and_ends_with_a_day_that_meets
     assert "98 %" in found.summary
     ReadDay.objects.filter(day=DAY).update(target_percent=75)
     assert deadlines.read_deadline(rule, [], NOW).total == 0
+
+
+def test_an_alert_for_a_group_and_for_each_concentrator(deadline: ReadDeadline) -> None:
+    one, other = ConcentratorFactory.create(name="A"), ConcentratorFactory.create(name="B")
+    read(meter_of(one), uplink(one, DUE - HOUR), 0, 1, 2, 3)
+    read(meter_of(other), uplink(other, DUE - HOUR), 0)
+    read_success.count_due(NOW)
+    rule = Rule.objects.get(condition=Condition.READ_DEADLINE)
+    group = groups.make(GroupName("district", "North"), ACTOR)
+    groups.put(group, groups.Members(concentrators=[one.pk]), ACTOR)
+    rule.group = group
+    assert deadlines.read_deadline(rule, [], NOW).total == 0
+    rule.selector = EACH
+    assert deadlines.read_deadline(rule, [], NOW).total == 0
+    rule.group = None
+    (found,) = deadlines.read_deadline(rule, [], NOW).listed
+    assert (found.kind, found.id, found.subject) == (SubjectKind.CONCENTRATOR, other.pk, "B")
+    assert "25.0 %" in found.summary
+    rule.group, rule.selector = group, TOGETHER
+    ReadShare.objects.update(in_time=0)
+    (found,) = deadlines.read_deadline(rule, [], NOW).listed
+    assert found.subject == "deadlines of readings, district:North"
+
+
+def test_a_deadline_is_removed_once_it_is_inactive(deadline: ReadDeadline) -> None:
+    read_success.count_due(NOW)
+    with pytest.raises(DeadlineInUseError, match="set it inactive first"):
+        read_success.remove(ACTOR, deadline)
+    deadline.is_active = False
+    read_success.save(ACTOR, deadline)
+    channel = Channel.objects.create(name="control room", kind="mails", address="a@b.example", deadline=deadline)
+    with pytest.raises(DeadlineInUseError, match="in use by control room"):
+        read_success.remove(ACTOR, deadline)
+    assert ReadDay.objects.exists()
+    channel.delete()
+    read_success.remove(ACTOR, deadline)
+    assert not ReadDay.objects.exists()
+    assert AuditRecord.objects.filter(act="deadline.remove").count() == 1
+
+
+def test_deadlines_are_made_changed_and_removed_by_rest(admin_user: User) -> None:
+    client = APIClient()
+    client.force_authenticate(admin_user)
+    address = "/api/v1/deadlines"
+    terms = {"name": "Five days after", "due_time": "07:00", "days_after": 5, "zone": "Europe/Oslo"}
+    answer = client.post(address, {**terms, "target_percent": "99.9"}, format="json")
+    assert answer.status_code == 201, answer.json()
+    one = f"{address}/{answer.json()['number']}"
+    assert [row["name"] for row in client.get(address).json()] == ["Day after, 07:00", "Five days after"]
+    for wrong in ({}, terms, {**terms, "name": "x", "zone": "Mars"}, {**terms, "name": "x", "days_after": 0}):
+        assert client.post(address, wrong, format="json").status_code == 400
+    assert client.delete(one).status_code == 400
+    while read_success.count_due(NOW):
+        pass
+    assert client.patch(one, {"is_active": False}, format="json").json()["is_active"] is False
+    assert client.get(one).json()["days_after"] == 5
+    assert client.get(f"{one}/days").json()
+    assert client.delete(one).status_code == 204
+    assert client.get(one).status_code == 404
+    assert client.get(f"{one}/days").status_code == 404
+
+
+def test_the_history_by_rest(deadline: ReadDeadline, admin_user: User) -> None:
+    one, other = ConcentratorFactory.create(name="A"), ConcentratorFactory.create(name="B")
+    read(meter_of(one), uplink(one, DUE - HOUR), 0, 1, 2, 3)
+    read(meter_of(other), uplink(other, DUE + HOUR), 0)
+    while read_success.count_due(NOW):
+        pass
+    client = APIClient()
+    client.force_authenticate(admin_user)
+    address = f"/api/v1/deadlines/{deadline.pk}/days"
+    days = client.get(address, {"last": DAY.isoformat()}).json()
+    assert len(days) == 28
+    assert (days[-1]["expected"], days[-1]["in_time"], days[-1]["late"], days[-1]["status"]) == (8, 4, 1, "missed")
+    assert days[0]["status"] == "nothing expected"
+    asked = {"first": DAY.isoformat(), "last": DAY.isoformat(), "concentrator": "A"}
+    (day,) = client.get(address, asked).json()
+    assert (day["expected"], day["status"]) == (4, "met")
+    for bad in (
+        {"first": TODAY.isoformat(), "last": DAY.isoformat()},
+        {"last": "x"},
+        {"first": "2000-01-01", "last": "2026-01-01"},
+    ):
+        assert client.get(address, bad).status_code == 400
 
 
 def test_a_change_is_audited_and_leaves_counted_days_alone(deadline: ReadDeadline) -> None:
