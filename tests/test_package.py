@@ -55,11 +55,11 @@ def test_embedded_servers_come_with_the_extra_local_alone(wheel: Path) -> None:
     assert {"django", "celery", "psycopg", "redis"} <= brought
     assert not brought & LOCAL
     assert not brought & {"pytest", "packaging", "django-filter"}
-    assert set(metadata.get_all("Provides-Extra") or []) == {"local", "hsm", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"local", "hsm", "rack", "dev"}
 
 
 def test_no_lock_of_a_deployment_brings_a_server_and_each_line_has_hashes() -> None:
-    for lock, has_servers in {"base": False, "hsm": False, "local": True, "dev": True}.items():
+    for lock, has_servers in {"base": False, "hsm": False, "rack": False, "local": True, "dev": True}.items():
         text = (ROOT / "requirements" / f"{lock}.txt").read_text()
         pinned = set(re.findall(r"^([a-z0-9._-]+)==", text, re.MULTILINE | re.IGNORECASE))
         assert bool(pinned & LOCAL) is has_servers, lock

@@ -1,5 +1,6 @@
 """The matrix: what fails in each cell, and what the head-end must say meanwhile. Needs no Django."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -60,6 +61,26 @@ def _patroni_frozen(rack: Rack) -> Iterator[None]:
     """The primary's Patroni hangs, its PostgreSQL does not: nobody there ends it, and another host is promoted."""
     with hosts.frozen(rack.primary(), of="patroni"):
         yield
+
+
+@contextmanager
+def _waits_cancelled(rack: Rack) -> Iterator[None]:
+    """Nothing reaches the standbys, and somebody cancels every statement that waits for them, until all is over."""
+    primary, ended = rack.primary(), threading.Event()
+
+    def cancel() -> None:
+        with rack.session(primary) as session:
+            while not ended.wait(0.2):
+                session.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+
+    thread = threading.Thread(target=cancel)
+    with hosts.frozen(primary, of="patroni"), hosts.frozen(primary, of="walsender"):
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextmanager
@@ -167,6 +188,12 @@ CELLS = [
         part(lambda rack: [rack.synchronous()], lambda rack: [rack.primary()]),
     ),
     Cell("patroni frozen", "the primary's Patroni hangs, and its PostgreSQL lives", _patroni_frozen, promotes=True),
+    Cell(
+        "waits cancelled",
+        "the primary's Patroni and its replication hang, and whoever waits for a standby is cancelled",
+        _waits_cancelled,
+        promotes=True,
+    ),
     Cell("redis frozen", "Redis takes connections and does not answer", _redis_frozen, heals=False, doctor="broker"),
     Cell("slow primary", "the primary's host gets a tenth of its time", slow(lambda rack: rack.primary())),
     Cell("slow web", "a web host gets a tenth of its time", slow(lambda rack: rack.webs[0])),

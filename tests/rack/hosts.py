@@ -99,7 +99,8 @@ class Host:
         ip("link", "set", f"to-{self.name}", "master", BRIDGE, "up")
         ip("link", "set", "lo", "up", within=self.pid)
         ip("address", "add", f"{self.address}/24", "dev", "eth0", within=self.pid)
-        ip("link", "set", "eth0", "up", within=self.pid)
+        # The same after each start, as of a real host: others remember it, and would speak to the one before.
+        ip("link", "set", "eth0", "address", f"02:00:0a:4d:00:{self.number:02x}", "up", within=self.pid)
 
     def _specs(self) -> list[dict[str, Any]]:
         names = ("name", "cwd")

@@ -236,12 +236,14 @@ class Rack:
         """The host whose beat is at work, by the lease."""
         return self.hosts[self.on(self.primary(), "SELECT host FROM ami_headend_schedulelease")[0][0]]
 
-    def superuser_url(self, host: Host, database: str = DATABASE) -> str:
-        return f"postgres://{SUPERUSER}:{self.passwords[SUPERUSER]}@{host.address}:{DATABASE_PORT}/{database}"
+    def session(self, host: Host, database: str = DATABASE) -> "psycopg.Connection[tuple[Any, ...]]":
+        """A session of the superuser on a database host, which commits each statement."""
+        url = f"postgres://{SUPERUSER}:{self.passwords[SUPERUSER]}@{host.address}:{DATABASE_PORT}/{database}"
+        return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
     def on(self, host: Host, statement: str, *values: object, database: str = DATABASE) -> list[tuple[Any, ...]]:
         """Run one statement on a database host as superuser; return its rows."""
-        with psycopg.connect(self.superuser_url(host, database), autocommit=True, connect_timeout=5) as session:
+        with self.session(host, database) as session:
             cursor = session.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 

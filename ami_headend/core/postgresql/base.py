@@ -1,8 +1,8 @@
 """Django's backend for PostgreSQL, with an error where a commit did not reach the synchronous standby.
 
 With synchronous replication PostgreSQL commits on its own disk, then waits for the standby, then answers. If that wait
-is cancelled, as by ``statement_timeout``, the answer is an ordinary one with a WARNING before it (PostgreSQL manual,
-"Synchronous Replication"). Whoever takes it for a commit acknowledges what a promoted standby never had.
+is cancelled (``pg_cancel_backend``, not ``statement_timeout``), the answer is an ordinary one with a WARNING before it
+(SyncRepWaitForLSN in PostgreSQL). Whoever takes it for a commit acknowledges what a promoted standby never had.
 """
 
 from typing import Any
