@@ -7,7 +7,6 @@ that again, which gives the tag. The plaintext leaves only after the tag was com
 from hmac import compare_digest
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from keyvault.cose.sealing import TagInvalidError
 from keyvault.cose.structures import Frame
@@ -72,16 +71,3 @@ class GcmCipher:
         if self._is_encrypted:
             return head + self._encrypt(iv, apdu, aad)[:_TAG_END]
         return head + apdu + self._encrypt(iv, b"", aad + apdu)[:TAG_OCTETS]
-
-
-def wrap_key(kek: bytes, key: bytes) -> bytes:
-    """A key wrapped under another (RFC 3394): 24 octets for 16, 40 for 32."""
-    return aes_key_wrap(kek, key)
-
-
-def unwrap_key(kek: bytes, wrapped: bytes) -> bytes:
-    """Inverse of ``wrap_key``; TagInvalidError where it was wrapped under another key, or changed."""
-    try:
-        return aes_key_unwrap(kek, wrapped)
-    except (InvalidUnwrap, ValueError):
-        raise TagInvalidError from None

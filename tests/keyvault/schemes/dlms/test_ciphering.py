@@ -12,7 +12,7 @@ from keyvault.cose.structures import MalformedError, MismatchError
 from keyvault.schemes.dlms import axdr
 from keyvault.schemes.dlms.apdu import parse_dlms
 from keyvault.schemes.dlms.axdr import Item, decode
-from keyvault.schemes.dlms.gcm import GcmCipher, unwrap_key, wrap_key
+from keyvault.schemes.dlms.gcm import GcmCipher
 from keyvault.schemes.dlms.notification import is_whole, parse_data_notification, parse_event_notification
 from keyvault.schemes.dlms.security import ALGORITHMS, algorithm_of, control_of
 from tests.dlms_frames import REAL, STANDARD, SYNTHETIC, key_set, octets, plaintexts
@@ -120,16 +120,6 @@ def test_an_answer_to_a_challenge_is_sealed_like_an_apdu_in_clear(name: str) -> 
     }
     said = GcmCipher(one["guek"] + one["gak"], 0x10).seal(one["title"], STANDARD[name]["ic"], one["challenge"])
     assert (said[:5] + said[-12:]).hex() == STANDARD[name]["f"]
-
-
-@pytest.mark.parametrize("entry", [STANDARD["gb_wrap"], SYNTHETIC["wrap_suite0"], SYNTHETIC["wrap_suite2"]])
-def test_keys_are_wrapped_as_rfc_3394_says(entry: dict[str, str]) -> None:
-    kek, key, wrapped = (bytes.fromhex(entry[name]) for name in ("kek", "key", "wrapped"))
-    assert wrap_key(kek, key) == wrapped
-    assert unwrap_key(kek, wrapped) == key
-    for wrong in (wrapped[:-1] + bytes((wrapped[-1] ^ 1,)), wrapped[:-8], wrapped[:-3]):
-        with pytest.raises(TagInvalidError):
-            unwrap_key(kek, wrong)
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=8, max_size=8), st.integers(0, 2**32 - 1), st.binary())
