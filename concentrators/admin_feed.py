@@ -20,6 +20,7 @@ from concentrators.models import DeliveryKind, FeedDelivery
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
 from keyvault.receiver_logins import LoginError
+from meters.admin_groups import OF_GROUPS
 from meters.group_forms import GroupField
 
 _STATES = {"delivering": "success", "failing": "danger", "paused": "warning", "nothing sent yet": "info"}
@@ -90,6 +91,7 @@ class FeedDeliveryAdmin(AuditedAdmin):
     when_empty = "Nothing is delivered: consumers ask for the rows of the feed themselves. Add a delivery to send them."
     form = DeliveryForm
     list_display = ["subscription", "kind", "format", "health", "last_delivered", "sent"]
+    list_filter = [OF_GROUPS]
     list_select_related = ["subscription"]
     search_fields = ["subscription__name__icontains"]
     ordering = ["pk"]

@@ -33,3 +33,7 @@ class GroupFilter(TextFilter):  # type: ignore[misc]
 def group_filter(condition: Callable[[Collection[int]], Q]) -> type[GroupFilter]:
     """Return the filter for rows that meet another condition of groups than that their ``meter`` is in one."""
     return type("GroupFilter", (GroupFilter,), {"condition": staticmethod(condition)})
+
+
+# Of rows that are for one group at most: those that are for any of these.
+OF_GROUPS = group_filter(lambda group_ids: Q(group__in=list(group_ids)))

@@ -24,7 +24,7 @@ from ami_headend.alerts.reminders_store import REPLACED
 from ami_headend.web.admin import AuditedAdmin, ReadOnlyAdmin, form_page, shown
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
-from meters.admin_groups import group_filter
+from meters.admin_groups import OF_GROUPS, group_filter
 
 _ON_OFF = {"on": "success", "off": "warning", "cannot be evaluated": "danger"}
 _HEALTH = {"delivering": "success", "failing": "danger", "off": "warning", "nothing sent yet": "info"}
@@ -39,7 +39,7 @@ class RuleAdmin(AuditedAdmin):
     when_empty = "There is no rule, so no alert is raised."
     form = RuleForm
     list_display = ["name", "what", "state", "severity_name", "open_alerts", "last_evaluated"]
-    list_filter = ["condition", "is_enabled"]
+    list_filter = [OF_GROUPS, "condition", "is_enabled"]
     search_fields = ["name__icontains"]
     ordering = ["-severity", "name"]
     readonly_fields = ["state", "last_evaluated", "last_error"]

@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils.functional import cached_property
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminTextInputWidget
 
@@ -22,7 +23,7 @@ from ami_headend.console.events import SEE_EVENTS
 from ami_headend.console.failures import failures_url
 from ami_headend.console.figures import Figure
 from ami_headend.console.fleet_queries import PROFILES
-from ami_headend.console.formatting import completeness_tone, energy, percent, thousands
+from ami_headend.console.formatting import ago, completeness_tone, energy, percent, thousands
 from ami_headend.console.group_queries import GROUP_SIZES, GroupStanding
 from ami_headend.console.groups import CHANGE, REMOVE
 from ami_headend.console.lists import sentence
@@ -30,11 +31,13 @@ from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import labels
 from concentrators.fleet import groups as acts
+from concentrators.fleet import outages
 from concentrators.totals import completeness
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
 from meters.group_forms import GroupNameField
 from meters.group_models import FleetGroup
+from meters.registry import site_codes
 from meters.registry.groups import GroupError
 
 _HOURS = 48
@@ -72,7 +75,7 @@ class GroupPage(ConsolePage):
         context |= {
             "group": group,
             "title": f"Group {group}",
-            "figures": self._figures(mine, now),
+            "figures": [*self._figures(mine, now), *self._outage(now)],
             "lists": self._lists(),
             "concentrators_number": len(mine),
         }
@@ -105,6 +108,17 @@ class GroupPage(ConsolePage):
             figures.insert(1, Figure("Completeness, 24 hours", share, said, "stacked_bar_chart", url, tone))
         return figures
 
+    def _outage(self, now: datetime) -> list[Figure]:
+        """Return how many of its meters have no power. Two queries."""
+        if not self.request.user.has_perm(SEE_EVENTS):
+            return []
+        found = outages.by_group(site_codes.events(), now, [self.group.pk])
+        out, said = (
+            (found[0].out, format_html("the first {}", ago(found[0].since, now))) if found else (0, "none is out")
+        )
+        url = f"{reverse('admin:outages')}?{urlencode({'group': str(self.group)})}"
+        return [Figure("Without power", thousands(out), said, "power_off", url, "bad" if out else "good")]
+
     def _lists(self) -> list[tuple[str, str]]:
         """Return the titles and addresses of lists of this group that the user may see."""
         query = urlencode({"group": str(self.group)})
@@ -116,7 +130,6 @@ class GroupPage(ConsolePage):
             ("Alerts", "admin:alerts", "alerts.view_alert"),
             ("Events", "admin:events", SEE_EVENTS),
             ("Outages", "admin:outages", SEE_EVENTS),
-            ("Past outages", "admin:past-outages", SEE_EVENTS),
             ("Deadlines", "admin:deadlines", SEE_DEADLINES),
             ("Keys", "admin:keyvault_devicekey_changelist", "keyvault.view_devicekey"),
             ("Commands", "admin:concentrators_command_changelist", "concentrators.view_command"),

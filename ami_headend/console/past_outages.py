@@ -7,6 +7,8 @@ from typing import Any
 
 from django.contrib import messages
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
 
 from ami_headend.console import list_exports
 from ami_headend.console.events import SEE_EVENTS
@@ -55,7 +57,11 @@ class PastOutagesPage(RecordsPage):
     )
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        return super().get_context_data(tabs=tabs(self.request), **kwargs)
+        shown = tabs(self.request)
+        context = super().get_context_data(tabs=shown, **kwargs)
+        if any(is_here for _, _, is_here in shown):  # the period of a tab, and perhaps a group
+            context["is_filtered"] = bool(self.request.GET.get("group"))
+        return context
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         selection = self._selection(filters)
@@ -87,38 +93,39 @@ class PastOutagesPage(RecordsPage):
         return OutageSelection(*self.period(filters), None if one is None else [one.pk], ids(filters["group"]))
 
     def _concentrators(self, found: Sequence[PastOutage]) -> HtmlTable:
-        columns = columns_of("concentrator", "since", "until", "lasted", "#meters", "-#mean time", "-groups")
-        rows = []
+        columns = columns_of("concentrator", "since", "until", "#meters", "-lasted", "-#mean time", "-groups")
+        rows, now = [], timezone.now()
         for one in found:
-            name, meters = "meters without a concentrator", thousands(one.meters)
+            name: Any = "meters without a concentrator"
             if one.concentrator:
-                name = one.concentrator
                 span = period(one.since, (one.until or one.since) + timedelta(minutes=1))
-                url = past_url(self.request, rows=_METERS, concentrator=one.concentrator, **span)
-                meters = link(url, f"{one.meters:,}")
+                name = link(
+                    past_url(self.request, rows=_METERS, concentrator=one.concentrator, **span), one.concentrator
+                )
             mean = NOTHING if one.mean_s is None else duration(one.mean_s)
-            end = _until(one.until, f"{one.still_out:,} not back" if one.still_out else "")
-            rows.append(
-                [name, moment(one.since), end, _lasted(one.since, one.until), meters, mean, clipped(one.groups)]
-            )
+            end = moment(one.until) if one.until else ""
+            if one.still_out:
+                end = format_html("{} {}", end, label(f"{one.still_out:,} not back", "danger"))
+            lasted = _lasted(one.since, None if one.still_out else one.until, now)
+            groups = clipped(one.groups.replace("|", ", ") or NOTHING)
+            rows.append([name, moment(one.since), end, thousands(one.meters), lasted, mean, groups])
         return table(columns, rows)
 
 
 def _meters(found: Sequence[MeterSpell]) -> HtmlTable:
-    columns = columns_of("meter", "since", "until", "lasted", "-said so", "-concentrator")
+    columns = columns_of("meter", "since", "until", "-lasted", "-said so", "-concentrator")
     named = Meter.objects.filter(serial_number__in={one.serial_number for one in found})
-    numbers, rows = dict(named.values_list("serial_number", "pk")), []
+    numbers, rows, now = dict(named.values_list("serial_number", "pk")), [], timezone.now()
     for one in found:
         meter = link(reverse("admin:meter", args=[numbers[one.serial_number]]), one.serial_number)
         said = NOTHING if one.until is None else "yes" if one.is_told else "sent another event"
-        end = _until(one.until, "" if one.until else "not back")
-        rows.append([meter, moment(one.since), end, _lasted(one.since, one.until), said, one.concentrator or NOTHING])
+        end = label("not back", "danger") if one.until is None else moment(one.until)
+        rows.append(
+            [meter, moment(one.since), end, _lasted(one.since, one.until, now), said, one.concentrator or NOTHING]
+        )
     return table(columns, rows)
 
 
-def _until(until: datetime | None, out: str) -> Any:
-    return label(out, "danger") if out else moment(until) if until else NOTHING
-
-
-def _lasted(since: datetime, until: datetime | None) -> str:
-    return NOTHING if until is None else duration(max(0.0, clock.age_s(since, until)))
+def _lasted(since: datetime, until: datetime | None, now: datetime) -> str:
+    lasted = duration(max(0.0, clock.age_s(since, until or now)))
+    return lasted if until else f"{lasted} so far"

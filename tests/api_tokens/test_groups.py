@@ -1,6 +1,7 @@
 """Tokens limited to groups: they see the meters that are in them now, and what cannot be restricted is shut."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,14 +17,16 @@ from ami_headend.core import rate_limits
 from ami_headend.web.scopes import NEEDED, Scope
 from concentrators.fleet import groups
 from concentrators.fleet.groups import Members
+from concentrators.models import Command
 from keyvault import master_key
 from keyvault.audit.chain import Actor
 from keyvault.journal import reading
 from keyvault.models import AuditRecord
 from meters.group_models import FleetGroup
 from meters.models import Installation, Meter, MeterEvent, Place, Register
+from meters.readings.obis import STANDARD_LOG
 from meters.registry.groups import parse
-from tests.concentrators.fleet import START
+from tests.concentrators.fleet import START, commission
 from tests.factories import ConcentratorFactory, MeterFactory
 from tests.test_doors import REST, _ask
 from tests.test_doors import rows as rows  # noqa: PLC0414 - a fixture
@@ -98,6 +101,23 @@ def test_places_and_concentrators_are_those_in_the_groups(north: FleetGroup) -> 
     assert [row["name"] for row in client.get("/api/v1/places").json()["results"]] == ["inside"]
     assert client.get(f"/api/v1/places/{inside.pk}").status_code == 403
     assert client.get("/api/v1/totals").json()["results"] == []
+
+
+def test_only_meters_of_its_groups_are_out_for_it(north: FleetGroup) -> None:
+    inside, outside = devices = commission(2, ConcentratorFactory.create())
+    groups.put(north, Members(meters=[inside.meter.pk]), ANN)
+    log, now = Register.objects.get(obis_code=STANDARD_LOG), timezone.now()
+    for one in devices:
+        at = {"captured_at": now, "received_at": now}
+        MeterEvent.objects.create(meter=one.meter, register=log, value=1, uplink_id=1, **at)
+    client, south = limited(north), groups.make(parse("area:South"), ANN)
+    assert [row["meters_out"] for row in client.get("/api/v1/outages").json()] == [1]
+    (row,) = client.get("/api/v1/outages/meters", {"to": (now + timedelta(minutes=1)).isoformat()}).json()["results"]
+    assert row["serial_number"] == inside.meter.serial_number
+    ask = partial(client.post, "/api/v1/outages", content_type="application/json")
+    assert ask({"confirm": 9, "group": [str(south)]}).status_code == 403
+    assert ask({"confirm": 9}).json()["asked"] == 1
+    assert Command.objects.get().meter_id == inside.meter.pk != outside.meter.pk
 
 
 @pytest.mark.usefixtures("rows")

@@ -43,7 +43,7 @@ UNGROUPED_PAGES = {
     "groups": HERE,
     "audit": "records name what they are of in many ways: there is a filter by meter",
     "waves": "a wave is of many meters: those of one are filtered by group on its page",
-    "subscriptions": "follows the whole feed; its consumer names groups when it asks for rows",
+    "subscriptions": "of the whole feed; its consumer names groups when it asks, and its delivery may have one",
 }
 # Lists of the admin without one.
 UNGROUPED_LISTS = {
@@ -52,7 +52,6 @@ UNGROUPED_LISTS = {
         ("concentrators.readdeadline", "concentrators.commandlimit", "keyvault.fleetkey", "keyvault.masterkeyrotation"),
         FLEET,
     ),
-    "alerts.rule": "a rule is for one group at most, which its line says",
     "concentrators.rotationwave": "a wave is of many meters: those of all are the list of meters in waves",
     "keyvault.auditrecord": "records name what they are of in many ways",
 }
@@ -63,15 +62,11 @@ UNGROUPED_ADDRESSES = {
     "groups": HERE,
     **dict.fromkeys(("held-commands", "held-commands-one"), "one act on many meters waits as a whole"),
     "rotations": "a wave is of many meters",
-    **dict.fromkeys(
-        ("feed-reading-messages", "feed-event-messages"),
-        "a message is of the feed as it is; rows of it take groups, and messages of a period",
-    ),
-    "feed-subscriptions": "follows the whole feed; its consumer names groups when it asks for rows",
+    **dict.fromkeys(("feed-subscriptions", "feed-delivery"), "of the whole feed, or of one group, which it says"),
     **dict.fromkeys(("meter", "meter-gaps", "meter-signatures", "meter-commands", "place", "group", "rotation"), ONE),
     **dict.fromkeys(("green-button", "market-document", "masked-total-answers", "feed-subscription"), ONE),
     **dict.fromkeys(("uplink", "commands", "hop-keys", "next-key"), "a concentrator's own, by its token"),
-    **dict.fromkeys(("schema", "docs", "metrics", "live", "ready"), "no rows"),
+    **dict.fromkeys(("schema", "docs"), "no rows"),
 }
 # Lists that are not saved as a file.
 NOT_EXPORTED = {
@@ -125,7 +120,7 @@ def addresses() -> dict[str, bool]:
 def test_every_address_of_rows_filters_by_group() -> None:
     found = addresses()
     assert len(found) > 40
-    assert unexplained(found, {name: why for name, why in UNGROUPED_ADDRESSES.items() if name in found}) == []
+    assert unexplained(found, UNGROUPED_ADDRESSES) == []
 
 
 def test_every_list_is_saved_as_a_file() -> None:
