@@ -67,6 +67,10 @@ def test_recorded_readings_of_all_schemes_with_all_misbehaviour(simulate: Simula
         "readings marked 'unauthenticated'",
         "dropped on the local link",
         "sums that do not agree",
+        "failures with their frames",  # how far the comparison is
+        "readings of meters",
+        "signatures of meters",
+        "masked values",
     ):
         assert kind in result.stdout
     assert IntegrityFailure.objects.exists()

@@ -1,5 +1,6 @@
 """Notifications that are read by comparing octets: as the general reader reads them, or not at all."""
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -65,7 +66,9 @@ def learned(name: str) -> PushReader:
     reads = reader(name)
     values = reads.read(SAMPLES[name][1], TITLE, 30, ALWAYS)
     (shape,) = shapes_of(reads)
-    assert sorted(shape.values(SAMPLES[name][1], 30, ALWAYS) or []) == sorted(values)
+    found = sorted(shape.values(SAMPLES[name][1], 30, ALWAYS) or [])
+    assert found == sorted(values)
+    assert [copy(one)._replace(value=1) for one in found] == [one._replace(value=1) for one in sorted(values)]
     return reads
 
 
