@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
-from ami_headend.core import bearer
-
 ANONYMOUS_MAX_OCTETS = 64 * 1024  # for anonymous clients: a form, but no file
 SIGN_IN_MAX_OCTETS = 16 * 1024
 PEOPLE_MAX_OCTETS = 2_621_440  # Django's limit for bodies that are not files; a cookie may be invented
@@ -15,7 +13,7 @@ _FILES = ("csv", "parquet")
 _FILE_ENDS = ("/export", "/export/", "/green-button", "/market-document")
 _FEED = ("/api/v1/feed/readings", "/api/v1/feed/events")
 _CONCENTRATORS = ("/api/v1/uplinks", "/api/v1/commands")
-_PROGRAMS = ("basic ", f"bearer {bearer.PROGRAM}")
+_PROGRAMS = ("basic ", "bearer ")
 _TAKES_FILES = "/admin/meters/import/"
 _SIGN_IN = ("/admin/login/", "/sign-in/")
 
@@ -27,7 +25,7 @@ class Pool(enum.Enum):
     WATCH = "watch"  # readiness probes and metrics
     INGEST = "ingest"  # concentrators
     SIGN_IN = "sign-in"  # each costs a password hash
-    PROGRAM = "program"  # by password, which costs a hash too, or by a token: none holds up pages
+    PROGRAM = "program"  # by password, which costs a hash too, or by a token, also of a concentrator that holds keys
     EXPORT = "export"  # long answers
     PEOPLE = "people"  # pages and the rest of the API
 

@@ -165,7 +165,7 @@ def test_nothing_is_waited_for_without_a_body() -> None:
         ("GET", "/api/v1/places/7/market-document", "", {}, Pool.EXPORT),
         ("GET", "/api/v1/readings", "", {"AUTHORIZATION": "basic eDp5"}, Pool.PROGRAM),
         ("GET", "/api/v1/readings", "format=json", {"AUTHORIZATION": "Bearer ami_x"}, Pool.PROGRAM),
-        ("GET", "/api/v1/hop-keys", "", {"AUTHORIZATION": "Bearer dcu_x"}, Pool.PEOPLE),
+        ("GET", "/api/v1/hop-keys", "", {"AUTHORIZATION": "Bearer dcu_x"}, Pool.PROGRAM),
         ("GET", "/admin/", "", {"ACCEPT": "text/html"}, Pool.PEOPLE),
     ],
 )
