@@ -20,6 +20,7 @@ from ami_headend.siem import formats, receiver
 from ami_headend.signin import roles
 from concentrators.fleet import laboratory
 from keyvault import master_key
+from keyvault.journal import mirrors
 
 COUNTER_GAP_RUNS_MIN = 1024  # the number of gaps that a meter is promised
 _POSITIVE = (
@@ -112,6 +113,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         *_broker(),
         *_master_key_provider(),
         *_master_key_place(),
+        *_journal_mirrors(),
     ]
 
 
@@ -318,6 +320,21 @@ def _master_key_provider() -> Iterator[CheckMessage]:
                 yield _error(16, f"MASTER_KEY_PROVIDER is pkcs11, and {name} is not set.", f"Set {name}.")
     if settings.MASTER_KEY_DESTROY_AFTER_DAYS < 0:
         yield _error(17, "MASTER_KEY_DESTROY_AFTER_DAYS is below 0.", "Set it to the age of your oldest backup.")
+
+
+def _journal_mirrors() -> Iterator[CheckMessage]:
+    needed = settings.KEY_JOURNAL_MIRRORS_NEEDED
+    if needed not in list(mirrors.Needed):
+        yield _error(70, f"KEY_JOURNAL_MIRRORS_NEEDED is {needed!r}.", f"Set it to {', '.join(mirrors.Needed)}.")
+    elif needed != mirrors.Needed.NONE and not settings.KEY_JOURNAL_MIRRORS:
+        hint = "Name folders at other places in KEY_JOURNAL_MIRRORS, separated by commas."
+        yield _error(71, f"KEY_JOURNAL_MIRRORS_NEEDED is {needed}, and there is no mirror.", hint)
+    own = Path(settings.KEY_JOURNAL_DIR).absolute()
+    folders = mirrors.folders()
+    if own in folders or len(set(folders)) < len(folders):
+        yield _error(72, "KEY_JOURNAL_MIRRORS names KEY_JOURNAL_DIR, or a folder twice.", "Name each place once.")
+    if settings.KEY_JOURNAL_MIRROR_S <= 0:
+        yield _error(73, f"KEY_JOURNAL_MIRROR_S is {settings.KEY_JOURNAL_MIRROR_S:g}.", "Set it above 0 seconds.")
 
 
 def _master_key_place() -> Iterator[CheckMessage]:

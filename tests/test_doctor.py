@@ -64,6 +64,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "schedule",
             "master key",
             "key journal",
+            "journal mirrors",
             "disk",
             "sign-in provider",
             "migrations",

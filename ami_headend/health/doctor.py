@@ -372,6 +372,7 @@ _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "broker": broker,
     "master key": _master_key,
     "key journal": _key_journal,
+    "journal mirrors": lambda: CheckResult("journal mirrors", *neighbours.journal_mirrors()),
     "disk": _disk,
     "sign-in provider": lambda: CheckResult("sign-in provider", *neighbours.sign_in_provider()),
 }

@@ -20,6 +20,9 @@ IS_PRODUCTION = not DEBUG and not IS_EMBEDDED  # as every deployment is recognis
 REQUIRE_APPROVAL = env.bool("REQUIRE_APPROVAL", IS_PRODUCTION)
 APPROVAL_EXPIRES_HOURS = env.int("APPROVAL_EXPIRES_HOURS", 72)
 KEY_JOURNAL_DIR = env.path("KEY_JOURNAL_DIR", VAR_DIR / "journal")  # not on the database's disk
+KEY_JOURNAL_MIRRORS: list[str] = env.list("KEY_JOURNAL_MIRRORS", [])  # folders at other places
+KEY_JOURNAL_MIRRORS_NEEDED = env.str("KEY_JOURNAL_MIRRORS_NEEDED", "none")  # before an act commits: none, one, all
+KEY_JOURNAL_MIRROR_S = env.float("KEY_JOURNAL_MIRROR_S", 5.0)  # an act waits so long for them
 # The database may fail over to a standby that lacks the last commits: each promotion then asks for a replay.
 DATABASE_STANDBYS = env.int("DATABASE_STANDBYS", 0)  # that should follow the primary; 0: they are not looked for
 STANDBY_MAY_LAG = env.bool("STANDBY_MAY_LAG", False)

@@ -1,5 +1,6 @@
 """Reads the journal: checks the segments of every host, and yields their records in the order of the acts."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from keyvault.journal.segments import (
 from keyvault.journal.writing import SUFFIX, JournalError, segment_key
 from keyvault.master_key import MasterKeys, UnwrapError
 
+logger = logging.getLogger(__name__)
+
 _HEAD_OCTETS = 64  # they contain number, time and kind of a record
 
 
@@ -32,6 +35,7 @@ class SegmentState(NamedTuple):
     last_at_us: int | None
     torn_octets: int
     fault: str | None
+    identity: bytes = b""  # the same for a segment and its copies in mirrors
 
 
 class _Entry(NamedTuple):
@@ -84,6 +88,11 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def numbers(self) -> set[int]:
+        """Return the numbers of the requested records."""
+        return {entry.number for entry in self._entries}
+
     def __iter__(self) -> Iterator[JournalRecord]:
         for entry in self._entries:
             with self.states[entry.segment].path.open("rb", buffering=0) as file:
@@ -126,7 +135,30 @@ def read(
         states.append(state)
         entries += found
         progress(path.stat().st_size)
-    return Journal(states, entries)
+    return _without_copies(states, entries)
+
+
+def _without_copies(states: list[SegmentState], entries: list[_Entry]) -> Journal:
+    """Leave the best of all copies of each segment: the one with most records, without a fault if there is one."""
+    best: dict[bytes, int] = {}
+    for index, state in enumerate(states):
+        key = state.identity or bytes(state.path)
+        other = best.get(key)
+        if other is None or _worth(state) > _worth(states[other]):
+            best[key] = index
+    for state in states:
+        kept = states[best[state.identity or bytes(state.path)]]
+        if state.fault is not None and kept.fault is None:
+            logger.warning("%s: %s; its copy %s is whole", state.path, state.fault, kept.path)
+    kept_as = {index: number for number, index in enumerate(sorted(best.values()))}
+    return Journal(
+        [states[index] for index in kept_as],
+        [entry._replace(segment=kept_as[entry.segment]) for entry in entries if entry.segment in kept_as],
+    )
+
+
+def _worth(state: SegmentState) -> tuple[int, bool]:
+    return state.records, state.fault is None
 
 
 def segments(folders: Sequence[Path]) -> list[Path]:
@@ -151,8 +183,10 @@ def _read_segment(path: Path, master: MasterKeys, after: int, index: int) -> tup
         try:
             key = segment_key(header, master)
         except UnwrapError as error:
-            return _locked(path, file, start, after, f"its key does not open: {error}"), []
-        return _scan(path, Scan(file, key, start, NO_MAC), after, index, size)
+            locked = _locked(path, file, start, after, f"its key does not open: {error}")
+            return locked._replace(identity=header.id), []
+        state, entries = _scan(path, Scan(file, key, start, NO_MAC), after, index, size)
+        return state._replace(identity=header.id), entries
 
 
 def _locked(path: Path, file: IO[bytes], start: int, after: int, fault: str) -> SegmentState:

@@ -23,6 +23,8 @@ from django.conf import settings
 
 from ami_headend.core.disk import sync_folder
 from keyvault import master_key
+from keyvault.journal import mirrors
+from keyvault.journal.mirrors import Segment
 from keyvault.journal.segments import (
     HEAD_LINE,
     ID_OCTETS,
@@ -72,7 +74,11 @@ _last: dict[Path, _Place] = {}  # by folder; used only under the lock
 
 
 def write(record: JournalRecord) -> None:
-    """Append a record, and return once it is on the disk. JournalError if it is not, or not for certain."""
+    """Append a record, and return once it is on the disk, and on as many mirrors as are needed.
+
+    JournalError if it is not, or not for certain. Where a mirror failed, the record stands on the disk of this host: as
+    after a crash before the commit, the journal then tells of an act that was not done.
+    """
     folder = _folder()
     try:
         with _alone(folder):
@@ -81,6 +87,27 @@ def write(record: JournalRecord) -> None:
             octets, mac = framed(place.key, place.mac, encode_record(record))
             size = _append(place.path, octets, place.size)
             _last[folder] = place._replace(size=size, mac=mac, number=max(place.number, record.number))
+            trouble = mirrors.ship(Segment(place.path, size), f"{_host()}-*{SUFFIX}")
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    if trouble:
+        raise JournalError(
+            f"the key journal is not on {settings.KEY_JOURNAL_MIRRORS_NEEDED} of its mirrors ({trouble}): nothing was "
+            "done. Mend them, or need fewer (KEY_JOURNAL_MIRRORS_NEEDED), and try again"
+        )
+
+
+def folders() -> list[Path]:
+    """Return where the journal of this host is read: its own folder, and its mirrors."""
+    return [_folder(), *mirrors.folders()]
+
+
+def own_segments() -> list[Segment]:
+    """Return this host's segments with what is on the disk of each, the oldest first. JournalError as ``write``."""
+    folder = _folder()
+    try:
+        with _alone(folder):
+            return [Segment(path, path.stat().st_size) for path in sorted(folder.glob(f"{_host()}-*{SUFFIX}"))]
     except OSError as error:
         raise _cannot_write(folder, error) from None
 

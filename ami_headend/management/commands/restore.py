@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, connection
 
@@ -19,7 +18,7 @@ from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.backups import BackupError
-from keyvault.journal import replay
+from keyvault.journal import replay, writing
 from keyvault.journal.replay import ReplayError
 from keyvault.master_key import MasterKeyError
 
@@ -55,7 +54,11 @@ class Command(DomainCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("backup", nargs="?", type=Path, help="a folder that manage.py backup made")
         parser.add_argument(
-            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
+            "--journal",
+            action="append",
+            type=Path,
+            metavar="FOLDER",
+            help="repeatable (default: KEY_JOURNAL_DIR and its mirrors)",
         )
         parser.add_argument("--database", metavar="NAME", help="instead of the one in DATABASE_URL")
         parser.add_argument("--replace", action="store_true", help="replace the content of the database")
@@ -70,7 +73,7 @@ class Command(DomainCommand):
     def handle(self, *args: Any, backup: Path | None, database: str | None, **options: Any) -> None:
         if (backup is None) != options["replay"]:
             raise CommandError("Name the backup to restore, or --replay for only the journal.")
-        folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
+        folders = options["journal"] or writing.folders()
         role = working_role()
         with as_owner(), ExitStack() as stack:
             try:

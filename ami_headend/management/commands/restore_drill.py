@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, transaction
 
@@ -18,6 +17,7 @@ from keyvault import master_key as masterkey
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.backups import BackupError
+from keyvault.journal import writing
 from keyvault.master_key import FileProvider, MasterKeyError
 
 
@@ -39,13 +39,17 @@ class Command(DomainCommand):
         parser.add_argument("backup", type=Path, help="a folder that manage.py backup made")
         parser.add_argument("--master-key", type=Path, metavar="FILE", help="instead of this deployment's")
         parser.add_argument(
-            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
+            "--journal",
+            action="append",
+            type=Path,
+            metavar="FOLDER",
+            help="repeatable (default: KEY_JOURNAL_DIR and its mirrors)",
         )
         parser.add_argument("--without-journal", action="store_true", help="only the backup")
         parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     def handle(self, *args: Any, backup: Path, master_key: Path | None, json: bool, **options: Any) -> None:
-        folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
+        folders = options["journal"] or writing.folders()
         findings = self.drill(backup, master_key, [] if options["without_journal"] else folders)
         tell(self, findings, json=json)
         self.record(backup, findings)

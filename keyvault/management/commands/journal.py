@@ -9,8 +9,9 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from keyvault import master_key
-from keyvault.journal import reading
+from keyvault.journal import mirrors, reading, writing
 from keyvault.journal.reading import Journal
 from keyvault.journal.segments import JournalRecord
 from keyvault.master_key import MasterKeyError
@@ -26,19 +27,28 @@ class Command(DomainCommand):
         "  manage.py journal verify                    read every segment, and check each record's mac\n"
         "  manage.py journal verify --journal /a --journal /b\n"
         "      the folders of several hosts, as a restore would read them\n"
-        "  manage.py journal show --after 4711         the records after a number, as JSON Lines"
+        "  manage.py journal show --after 4711         the records after a number, as JSON Lines\n"
+        "  manage.py journal mirror                    give each mirror what it lacks of this host's records\n"
+        "  manage.py journal drill                     if this host were lost now: what would the mirrors have?"
     )
     refusals = (MasterKeyError,)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("action", choices=["verify", "show"])
+        parser.add_argument("action", choices=["verify", "show", "mirror", "drill"])
         parser.add_argument(
-            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
+            "--journal",
+            action="append",
+            type=Path,
+            metavar="FOLDER",
+            help="repeatable (default: KEY_JOURNAL_DIR and its mirrors)",
         )
         parser.add_argument("--after", type=int, default=0, metavar="NUMBER", help="show only records after this one")
 
     def handle(self, *args: Any, action: str, after: int, **options: Any) -> None:
-        folders = options["journal"] or [Path(settings.KEY_JOURNAL_DIR)]
+        if action in ("mirror", "drill"):
+            self._mirror() if action == "mirror" else self._drill()
+            return
+        folders = options["journal"] or writing.folders()
         found = reading.read(folders, master_key.current(), after)
         if action == "show":
             for record in found:
@@ -47,6 +57,36 @@ class Command(DomainCommand):
             self._tell(found)
         if found.faults:
             raise CommandError("\n  ".join(["The journal is damaged or incomplete:", *found.faults]))
+
+    def _mirror(self) -> None:
+        """Bring every mirror up to date; the others go on if one cannot be written."""
+        own, faults = writing.own_segments(), []
+        for folder in _mirrors():
+            try:
+                octets = mirrors.catch_up(own, folder)
+            except OSError as error:
+                faults.append(f"{folder}: {error.strerror or error}")
+            else:
+                self.stdout.write(f"{folder}: {octets:,} octets were missing, and are there now.")
+        if faults:
+            raise CommandError("\n  ".join(["Mirrors cannot be written:", *faults]))
+
+    def _drill(self) -> None:
+        """Read the mirrors alone, as after the loss of this host and its disk, and compare them with what is here."""
+        folders, master = _mirrors(), master_key.current()
+        here = reading.read([Path(settings.KEY_JOURNAL_DIR)], master).numbers
+        faults = []
+        for folder in folders:
+            found = reading.read([folder], master)
+            faults += found.faults
+            self.stdout.write(f"{folder}: {len(here & found.numbers):,} of this host's {len(here):,} records.")
+        lost = here - reading.read(folders, master).numbers
+        if lost:
+            said = counted(len(lost), "record")
+            faults.append(f"{said} would be lost with this host (numbers {min(lost)} to {max(lost)}): journal mirror")
+        if faults:
+            raise CommandError("\n  ".join(["The drill found:", *faults]))
+        self.stdout.write("If this host were lost now, no record would be.")
 
     def _tell(self, found: Journal) -> None:
         for state in found.states:
@@ -57,6 +97,13 @@ class Command(DomainCommand):
         self.stdout.write(
             f"{records} records in {len(found.states)} segments; the last record is number {found.last_number}."
         )
+
+
+def _mirrors() -> list[Path]:
+    found = mirrors.folders()
+    if not found:
+        raise CommandError("there is no mirror: name folders at other places in KEY_JOURNAL_MIRRORS")
+    return found
 
 
 def _shown(record: JournalRecord) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""Mirrors of the key journal: what stands in how many places before an act is done, and what a lost host leaves."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from pytest_django import Settings
+
+from ami_headend.health import neighbours
+from keyvault import master_key
+from keyvault.device_keys.provisioning import provision_devices
+from keyvault.journal import mirrors, reading, writing
+from keyvault.journal.mirrors import MirrorError, Segment
+from keyvault.journal.segments import JournalRecord
+from keyvault.journal.writing import JournalError
+from keyvault.models import DeviceKey
+
+
+@pytest.fixture
+def places(settings: Settings, tmp_path: Path) -> Iterator[list[Path]]:
+    """The journal's own folder, and two mirrors, all of which are needed."""
+    own, *others = [tmp_path / name for name in ("own", "a", "b")]
+    for folder in others:
+        folder.mkdir()
+    settings.KEY_JOURNAL_DIR = own
+    settings.KEY_JOURNAL_MIRRORS = [str(folder) for folder in others]
+    settings.KEY_JOURNAL_MIRRORS_NEEDED = "all"
+    settings.KEY_JOURNAL_MIRROR_S = 5.0
+    yield [own, *others]
+    mirrors._mirrors.clear()
+
+
+def write(number: int, octets: int = 10) -> None:
+    writing.write(JournalRecord(number, number, "test", bytes(octets)))
+
+
+def numbers(*folders: Path) -> list[int]:
+    found = reading.read(folders, master_key.current())
+    assert found.faults == []
+    return [record.number for record in found]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.journal")}
+
+
+def eventually(ready: object) -> None:
+    deadline = time.monotonic() + 10
+    while not ready():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_each_place_has_the_same_octets_before_it_returns(places: list[Path]) -> None:
+    own, *others = places
+    for number in (1, 2, 3):
+        write(number)
+        assert content(own) == content(others[0]) == content(others[1])
+    assert numbers(*places) == [1, 2, 3]  # copies of a segment count once
+    [path] = others[0].glob("*.journal")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("needed", "is_done"), [("none", True), ("one", True), ("all", False)])
+def test_a_mirror_that_is_away(places: list[Path], settings: Settings, needed: str, is_done: bool) -> None:
+    own, first, second = places
+    settings.KEY_JOURNAL_MIRRORS_NEEDED = needed
+    shutil.rmtree(second)
+    if is_done:
+        write(1)
+    else:
+        with pytest.raises(JournalError, match=f"not on all of its mirrors .*there is no folder {second}.*nothing was"):
+            write(1)
+    assert numbers(own) == [1]
+    eventually(lambda: content(first) == content(own))
+    assert not second.exists()  # an empty place under a mount point is no mirror
+    second.mkdir()
+    write(2)
+    eventually(lambda: content(own) == content(first) == content(second))
+
+
+@pytest.mark.parametrize(("needed", "is_done"), [("none", True), ("one", True), ("all", False)])
+def test_a_mirror_that_is_full(places: list[Path], settings: Settings, needed: str, is_done: bool) -> None:
+    own, first, second = places
+    write(1)
+    settings.KEY_JOURNAL_MIRRORS_NEEDED = needed
+    [path] = second.glob("*.journal")
+    path.unlink()
+    path.symlink_to("/dev/full")
+    if is_done:
+        write(2)
+    else:
+        with pytest.raises(JournalError, match=f"{second}: No space left on device"):
+            write(2)
+    eventually(lambda: numbers(first) == [1, 2])
+    path.unlink()
+    write(3)
+    eventually(lambda: content(own) == content(first) == content(second))
+
+
+def test_a_mirror_that_hangs_costs_one_wait(
+    places: list[Path], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, first, second = places
+    write(1)
+    goes_on, copy = threading.Event(), mirrors.copy
+
+    def slow(segment: Segment, mirror: Path) -> int:
+        if mirror == second:
+            goes_on.wait(20)
+        return copy(segment, mirror)
+
+    monkeypatch.setattr(mirrors, "copy", slow)
+    settings.KEY_JOURNAL_MIRROR_S = 0.3
+    with pytest.raises(JournalError, match=f"{second}: no answer within 0.3 s"):
+        write(2)
+    began = time.monotonic()
+    with pytest.raises(JournalError, match=f"{second}: it hangs"):
+        write(3)
+    assert time.monotonic() - began < 0.3
+    settings.KEY_JOURNAL_MIRRORS_NEEDED = "one"
+    write(4)
+    assert numbers(first) == [1, 2, 3, 4]
+    settings.KEY_JOURNAL_MIRRORS_NEEDED = "all"
+    settings.KEY_JOURNAL_MIRROR_S = 5.0
+    goes_on.set()
+    write(5)
+    assert content(own) == content(first) == content(second)
+
+
+def test_a_mirror_gets_earlier_segments_that_it_lacks(places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    own, first, second = places
+    monkeypatch.setattr(writing, "SEGMENT_OCTETS", 400)
+    for number in range(1, 6):
+        write(number, 150)
+    assert len(content(own)) > 2
+    shutil.rmtree(second)
+    with pytest.raises(JournalError, match="there is no folder"):
+        write(6, 150)
+    second.mkdir()  # another disk
+    write(7, 150)
+    assert content(own) == content(first) == content(second)
+    assert numbers(second) == [*range(1, 8)]
+
+
+def test_a_mirror_that_has_more_is_left_as_it_is(places: list[Path]) -> None:
+    own, first, _ = places
+    write(1)
+    [path] = own.glob("*.journal")
+    (first / path.name).write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(MirrorError, match="is longer than"):
+        mirrors.copy(Segment(path, path.stat().st_size), first)
+    assert (first / path.name).read_bytes().endswith(b"more")
+
+
+@pytest.mark.django_db
+def test_no_act_is_done_that_is_not_mirrored(places: list[Path]) -> None:
+    shutil.rmtree(places[1])
+    with pytest.raises(JournalError, match="nothing was done"), transaction.atomic():
+        provision_devices([bytes.fromhex("02bc000000000001")])
+    assert not DeviceKey.objects.exists()
+
+
+def test_processes_beside_each_other_leave_the_same_everywhere(places: list[Path]) -> None:
+    own, *others = places
+    code = (
+        "import django; django.setup()\n"
+        "from keyvault.journal import writing\nfrom keyvault.journal.segments import JournalRecord\n"
+        "for number in range(int(__import__('sys').argv[1]), 60, 2):\n"
+        "    writing.write(JournalRecord(number, 1, 'test', None))"
+    )
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "ami_headend.settings", "KEY_JOURNAL_DIR": str(own)}
+    env |= {"KEY_JOURNAL_MIRRORS": ",".join(map(str, others)), "KEY_JOURNAL_MIRRORS_NEEDED": "one"}
+    write(1)
+    running = [subprocess.Popen([sys.executable, "-c", code, start], env=env) for start in ("2", "3")]
+    assert [one.wait(60) for one in running] == [0, 0]
+    write(60)
+    assert content(own) == content(others[0]) == content(others[1])
+    assert numbers(*places) == [*range(1, 61)]
+
+
+def test_of_copies_the_whole_one_counts(places: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    own, *others = places
+    for number in (1, 2, 3):
+        write(number)
+    [path] = own.glob("*.journal")
+    octets = bytearray(path.read_bytes())
+    octets[-100] ^= 1  # in record 2
+    path.write_bytes(octets)
+    [behind] = others[0].glob("*.journal")
+    behind.write_bytes(behind.read_bytes()[:-80])
+    assert numbers(*places) == [1, 2, 3]
+    assert f"its copy {others[1] / path.name} is whole" in caplog.text
+    assert reading.read([own], master_key.current()).faults != []
+
+
+def test_a_lost_host_leaves_its_mirrors(places: list[Path], settings: Settings) -> None:
+    own, *others = places
+    for number in (1, 2):
+        write(number)
+    said = StringIO()
+    call_command("journal", "drill", stdout=said)
+    assert "If this host were lost now, no record would be." in said.getvalue()
+    for folder in others:
+        shutil.rmtree(folder)
+    assert not neighbours.journal_mirrors()[0]
+    with pytest.raises(JournalError, match="nothing was done"):
+        write(3)
+    for folder in others:
+        folder.mkdir()
+    with pytest.raises(CommandError, match="3 records would be lost with this host \\(numbers 1 to 3\\)"):
+        call_command("journal", "drill", stdout=StringIO())
+    assert "octets behind" in neighbours.journal_mirrors()[1]
+    call_command("journal", "mirror", stdout=StringIO())
+    call_command("journal", "drill", stdout=StringIO())
+    assert neighbours.journal_mirrors() == (True, "2 hold all that this host wrote", "")
+    shutil.rmtree(own)  # the host is lost, and another of its name begins
+    assert numbers(others[1]) == [1, 2, 3]
+    write(4)
+    assert numbers(own) == [4]
+    said = StringIO()
+    call_command("journal", "verify", stdout=said)  # by default with its mirrors
+    assert "4 records in 2 segments; the last record is number 4." in said.getvalue()
