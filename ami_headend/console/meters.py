@@ -25,10 +25,11 @@ from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, text, text_of
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.core import clock
+from ami_headend.core.text import counted
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
-from concentrators.commands import operator
+from concentrators.commands import guard, operator
 from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import DownlinkError
 from concentrators.fleet.groups import Members
@@ -36,7 +37,6 @@ from concentrators.models import CommandKind
 from keyvault import rights
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.device_keys import last_heard
-from keyvault.device_keys.epochs import EpochError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.table import scheme_choices
 from meters.group_forms import GroupsField, ids
@@ -45,6 +45,7 @@ from meters.registry.lookup import RegistryError, parse_system_title
 
 GIVE = "concentrators.add_command"
 _KINDS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK}
+_COUNTED_MAX = 100_000  # a confirmation names no more
 _SAID_AFTER = timedelta(seconds=15)  # older counts show their time
 STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning", MeterStatus.RETIRED: ""}
 
@@ -143,7 +144,14 @@ class MetersPage(MetersActingPage):
         query.pop("after", None)
         form = MeterFilters(query)
         if form.is_valid():
-            fill_with(request, registry_queries.all_ids(self.selection(form.cleaned_data)))
+            selection = self.selection(form.cleaned_data)
+            if request.POST.get("sure") == "yes":
+                fill_with(request, registry_queries.all_ids(selection))
+            else:
+                found = registry_queries.count(selection, _COUNTED_MAX)
+                more = "more than " * (found == _COUNTED_MAX)
+                said = f"Nothing was done: {more}{counted(found, 'meter')} would be put in. Tick that all are meant."
+                messages.error(request, said)
         else:
             messages.error(request, "Nothing was done: correct the filters first.")
         return HttpResponseRedirect(request.get_full_path())
@@ -231,14 +239,17 @@ def meters_table(selection: MeterSelection, user: Any, *, choose: bool) -> tuple
 
 def _give(request: HttpRequest, meters: Sequence[Meter], order: OperatorOrder) -> None:
     """Give each meter the command; a message names each meter that cannot get it, with the reason."""
-    given = 0
-    for meter in meters:
-        try:
-            given += len(operator.give(meter, order, web_actor(request), timezone.now()))
-        except (DownlinkError, EpochError) as error:
-            messages.warning(request, f"Meter {meter}: {error}.")
-        except (AuditError, MasterKeyError):
-            messages.error(request, "The rest was not done: it cannot be audited while the master key cannot be used.")
-            break
-    if given:
-        messages.success(request, f"{order.kind.label.capitalize()}: {given} command{'s' * (given != 1)} queued.")
+    try:
+        given = operator.give_to_many(meters, order, web_actor(request), timezone.now())
+    except DownlinkError as error:
+        messages.error(request, f"Nothing was done: {error}.")
+        return
+    except (AuditError, MasterKeyError):
+        messages.error(request, "Nothing was done: it cannot be audited while the master key cannot be used.")
+        return
+    for meter, why in given.refused:
+        messages.warning(request, f"Meter {meter}: {why}.")
+    if given.commands:
+        said = f"{order.kind.label.capitalize()}: {counted(len(given.commands), 'command')}"
+        approval = given.commands[0].approval
+        messages.success(request, f"{said} queued." if approval is None else f"{said} held. {guard.told(approval)}.")

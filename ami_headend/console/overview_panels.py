@@ -47,6 +47,7 @@ from ami_headend.console.registry_queries import TRAFFIC
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
 from ami_headend.core import clock
+from ami_headend.core.text import counted
 from ami_headend.web.tables import columns_of, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import FailureKind, Severity
@@ -104,7 +105,7 @@ def meters(found: MetersHeard, now: datetime) -> Panel:
 
 def outages(found: OutageStanding, now: datetime) -> Panel:
     """Return how many meters have no power."""
-    hubs, since = f"at {found.concentrators:,} concentrators", ago(found.since, now)
+    hubs, since = f"at {counted(found.concentrators, 'concentrator')}", ago(found.since, now)
     out = format_html("{}, since {}", hubs, since) if found.out else "none is out"
     note = format_html("{}; {} back within a day", out, f"{found.back:,}") if found.back else out
     url = reverse("admin:outages")

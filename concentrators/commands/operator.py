@@ -1,16 +1,18 @@
-"""Commands of an operator to one meter; each act is audited in the transaction that queues the commands."""
+"""Commands of an operator to one meter, or to several; each act is audited where it queues the commands."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 
 from concentrators.commands import capture_period, concentrator_titles, gap_recovery, guard, queue
-from concentrators.commands.queue import CommandRequest
+from concentrators.commands.queue import CommandRequest, DownlinkError
 from concentrators.models import Command, CommandKind, CommandState
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from keyvault.device_keys.epochs import EpochError
 from keyvault.schemes.table import HOP
 from meters.models import Meter, Register
 from meters.readings.obis import LOAD_PROFILE
@@ -43,7 +45,7 @@ def give(meter: Meter, order: OperatorOrder, actor: Actor, now: datetime) -> lis
     named), MasterKeyError, AuditError or ProvisioningError (a fleet key does not open): then none was queued.
     """
     with transaction.atomic():
-        standing = set(Command.objects.filter(meter=meter, state__in=queue.UNDER_WAY).values_list("pk", flat=True))
+        standing = _under_way([meter])
         given = _queue(meter, order, actor.name, now)
         guard.hold_what_is_beyond([command for command in given if command.pk not in standing], actor, now)
         subject: dict[str, Any] = {
@@ -52,10 +54,38 @@ def give(meter: Meter, order: OperatorOrder, actor: Actor, now: datetime) -> lis
         }
         if order.scheme is not None:
             subject["scheme"] = order.scheme
-        held = any(command.state == CommandState.HELD for command in given)
-        chain.record(
-            actor, f"command.{order.kind.name.lower()}", subject, f"{len(given)} {'held' if held else 'queued'}"
-        )
+        chain.record(actor, f"command.{order.kind.name.lower()}", subject, _result(given))
+    return given
+
+
+class GivenToMany(NamedTuple):
+    """The commands of an order to many meters, and the meters that cannot get it, with the reasons."""
+
+    commands: list[Command]
+    refused: list[tuple[Meter, str]]
+
+
+def give_to_many(meters: Sequence[Meter], order: OperatorOrder, actor: Actor, now: datetime) -> GivenToMany:
+    """Queue the commands of an order to meters that can get it, as one act: of limits, and of the audit chain.
+
+    DownlinkError, MasterKeyError or AuditError: then none was queued.
+    """
+    given = GivenToMany([], [])
+    with transaction.atomic():
+        standing = _under_way(meters)
+        for meter in meters:
+            try:
+                with transaction.atomic():
+                    found = _queue(meter, order, actor.name, now)
+            except (DownlinkError, EpochError) as error:
+                given.refused.append((meter, str(error)))
+            else:
+                given.commands.extend(command for command in found if command.pk not in standing)
+        if given.commands:
+            guard.hold_what_is_beyond(given.commands, actor, now)
+            devices = sorted({bytes(command.meter.system_title).hex() for command in given.commands})
+            subject = {"devices": devices, "commands": [command.pk for command in given.commands]}
+            chain.record(actor, f"command.{order.kind.name.lower()}", subject, _result(given.commands))
     return given
 
 
@@ -67,6 +97,15 @@ def cancel(command: Command, actor: Actor, now: datetime) -> bool:
         subject = {"device": bytes(command.meter.system_title).hex(), "commands": [command.pk]}
         chain.record(actor, "command.cancel", subject)
     return True
+
+
+def _under_way(meters: Sequence[Meter]) -> set[int]:
+    rows = Command.objects.filter(meter__in=meters, state__in=queue.UNDER_WAY)
+    return set(rows.values_list("pk", flat=True))
+
+
+def _result(given: Sequence[Command]) -> str:
+    return f"{len(given)} {'held' if any(one.state == CommandState.HELD for one in given) else 'queued'}"
 
 
 def _queue(meter: Meter, order: OperatorOrder, by: str, now: datetime) -> list[Command]:

@@ -1,6 +1,6 @@
 """Import of concentrators from a table: all lines or none, as for meters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,14 +10,16 @@ from django.db import transaction
 from ami_headend.core import names
 from ami_headend.core.csv_tables import BadLine, OnceEach, Row, opened, rows
 from ami_headend.core.names import UnreadableNameError
-from concentrators.fleet import concentrator_keys, registry
+from concentrators.fleet import concentrator_keys, groups, registry
 from concentrators.models import Concentrator
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
+from meters.group_models import TAG
+from meters.registry.groups import GroupName, parse_all
 from meters.registry.lookup import parse_system_title
 
 COLUMNS = ("name",)
-OPTIONAL = ("system_title",)
+OPTIONAL = ("system_title", "groups", "tags")
 _NAME_MAX = 120
 _NAMED_IN_AUDIT = 100
 
@@ -28,23 +30,26 @@ class ConcentratorImportReport:
 
     new: list[str] = field(default_factory=list)
     titled: int = 0  # existing ones that get a system title
+    grouped: int = 0  # memberships of groups that are new; not counted by a dry run
     unchanged: int = 0
     bad: list[BadLine] = field(default_factory=list)
 
 
 class _Line(NamedTuple):
-    """A line of the table: the name, and the system title (8 octets), if any."""
+    """A line of the table: the name, the system title (8 octets), if any, and the groups and tags."""
 
     line: int
     name: str
     title: bytes | None
+    groups: Sequence[GroupName]
 
 
 def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> ConcentratorImportReport:
     """Register the concentrators of a table with columns `name` and, for those that hold keys, `system_title`.
 
-    Existing ones stay unchanged, except that one without a title may get one. FileError if the table cannot be read;
-    MasterKeyError or AuditError if the import cannot be recorded.
+    Existing ones stay unchanged, except that one without a title may get one, and that they are put into what `groups`
+    and `tags` name (several with | between them). FileError if the table cannot be read; GroupError while an import of
+    meters holds groups; MasterKeyError or AuditError if the import cannot be recorded.
     """
     report = ConcentratorImportReport()
     lines: list[_Line] = []
@@ -60,14 +65,20 @@ def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> 
             except ValueError as error:
                 report.bad.append(BadLine(row.line, str(error)))
     with transaction.atomic():
+        if any(line.groups for line in lines):
+            groups.lock()
         standing = {names.alike(one.name): one for one in Concentrator.objects.all()}
         wanted = [one for line in lines if (one := _wanted(line, standing.get(names.alike(line.name)), report))]
         report.bad += _taken(wanted, standing.values())
         report.bad.sort()
-        if report.bad or dry_run or not wanted:
+        if report.bad or dry_run:
             return report
         for _, concentrator in wanted:
             registry.save(concentrator)
+            standing[names.alike(concentrator.name)] = concentrator
+        report.grouped = _put(lines, standing, actor)
+        if not wanted:
+            return report
         named = [concentrator.name for _, concentrator in wanted[:_NAMED_IN_AUDIT]]
         subject = {"concentrators": len(wanted), "named": named, "file": path.name}
         chain.record(actor, "concentrator.import", subject, "registered")
@@ -91,6 +102,15 @@ def _wanted(
     report.titled += 1
     standing.system_title = line.title
     return line, standing
+
+
+def _put(lines: Sequence[_Line], registered: Mapping[str, Concentrator], actor: Actor) -> int:
+    """Put concentrators into the groups of their lines, which are made where they are new; how many memberships."""
+    wanted = groups.Wanted({}, {})
+    for line in lines:
+        for name in line.groups:
+            wanted.add(name, concentrators=registered[names.alike(line.name)].pk)
+    return sum(groups.put_all(wanted, actor)[1]) if wanted.names else 0
 
 
 def _taken(wanted: Sequence[tuple[_Line, Concentrator]], standing: Iterable[Concentrator]) -> list[BadLine]:
@@ -117,4 +137,5 @@ def _line(row: Row | BadLine) -> _Line:
     if not 1 <= len(name) <= _NAME_MAX:
         raise ValueError(f"name is empty, or longer than {_NAME_MAX} characters")
     title = row.cells.get("system_title", "")
-    return _Line(row.line, name, parse_system_title(title) if title else None)
+    named = [*parse_all(row.cells.get("groups", "")), *parse_all(row.cells.get("tags", ""), TAG)]
+    return _Line(row.line, name, parse_system_title(title) if title else None, named)

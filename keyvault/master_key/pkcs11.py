@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -31,6 +32,7 @@ from keyvault.master_key.secret_wrapping import (
     Version,
 )
 
+LISTED_S = 60.0  # so long what was listed is relied on; a version is destroyed much later than it is replaced
 _LABEL = "ami-headend master {}"
 _LABELLED = re.compile(r"ami-headend master ([1-9][0-9]*)")
 _BAD_TAG = (pkcs11.EncryptedDataInvalid, pkcs11.EncryptedDataLenRange, pkcs11.DataInvalid, pkcs11.SignatureInvalid)
@@ -48,6 +50,7 @@ class Pkcs11Provider:
         self._session: pkcs11.Session | None = None
         self._handles: dict[int, _Key] = {}
         self._keys: MasterKeys | None = None
+        self._listed_at = 0.0
         self._refused_pin: str | None = None
         os.register_at_fork(after_in_child=self._forget)
 
@@ -63,14 +66,26 @@ class Pkcs11Provider:
             return self._make(1)
 
     def current(self) -> MasterKeys:
-        """Return the keys as last listed."""
+        """Return the keys as listed within the last minute, or before if the token does not answer.
+
+        Another host may have made a version since, and destroy an older one: what is written under that would be lost.
+        """
         with self._lock:
-            return self._keys or self.fresh()
+            if self._keys is None:
+                return self.fresh()
+            if time.monotonic() - self._listed_at < LISTED_S:
+                return self._keys
+            try:
+                return self.fresh()
+            except MasterKeyError:
+                self._listed_at = time.monotonic()  # not again with each act, while the token is away
+                return self._keys
 
     def fresh(self) -> MasterKeys:
         """List the keys on the token now."""
         with self._lock:
             self._handles = self._on_token(self._list)
+            self._listed_at = time.monotonic()
             self._keys = MasterKeys(
                 {number: _TokenKey(self, number) for number in self._handles}, max(self._handles), self.fresh
             )

@@ -494,7 +494,7 @@ def test_uplinks_that_wait_too_long() -> None:
     uplink = fleet.post(concentrator, [device.frame(0)], now - timedelta(minutes=9))
     assert evaluated(rule, now) == []
     (alert,) = evaluated(rule, now + timedelta(minutes=2))
-    assert alert.summary == "1 uplinks wait for verification, the oldest for 11 minutes"
+    assert alert.summary == "1 uplink waits for verification, the oldest for 11 minutes"
     Uplink.objects.filter(pk=uplink.pk).update(verified_at=now, accepted=1)
     assert evaluated(rule, now + timedelta(minutes=2)) == []
 

@@ -152,7 +152,11 @@ def test_chosen_rows_come_into_a_group_and_go(root: Client, north: FleetGroup) -
 
 def test_all_found_meters_come_into_a_group(root: Client, north: FleetGroup) -> None:
     tag = acts.make(parse("seen"), ACTOR)
-    said = post(root, "meters", {"act": "put-all", "group": "seen"}, "?group=district:North&status=commissioned")
+    all_found = {"act": "put-all", "group": "seen"}
+    said = post(root, "meters", all_found, "?group=district:North&status=commissioned")
+    assert "Nothing was done: 2 meters would be put in." in said
+    assert not Meter.objects.filter(groups.of_meters([tag.pk], "pk")).exists()
+    said = post(root, "meters", {**all_found, "sure": "yes"}, "?group=district:North&status=commissioned")
     assert "2 put into seen." in said
     found = Meter.objects.filter(groups.of_meters([tag.pk], "pk"))
     assert {meter.serial_number for meter in found} == {"S1", "S3"}

@@ -7,6 +7,7 @@ from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_MAX, Finding
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.api_tokens import tokens
 from ami_headend.core import clock
+from ami_headend.core.text import counted
 from ami_headend.siem import pending
 from concentrators.ingest import backlog
 from keyvault import approvals, backups
@@ -22,10 +23,15 @@ def queue_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     if clock.is_within(queue.oldest_received_at, timedelta(minutes=rule.period_minutes or 0), now):
         return NOTHING
     if clock.is_ahead(queue.oldest_received_at, now):
-        summary = f"{queue.uplinks:,} uplinks wait for verification, all received in the future: a clock was ahead"
+        summary = f"{_waiting(queue.uplinks)}, all received in the future: a clock was ahead"
         return few([Finding(SubjectKind.FLEET, 0, "uplink queue", summary)])
-    summary = f"{queue.uplinks:,} uplinks wait for verification, the oldest for {age.total_seconds() / 60:,.0f} minutes"
+    minutes = counted(round(age.total_seconds() / 60), "minute")
+    summary = f"{_waiting(queue.uplinks)}, the oldest for {minutes}"
     return few([Finding(SubjectKind.FLEET, 0, "uplink queue", summary)])
+
+
+def _waiting(uplinks: int) -> str:
+    return f"{counted(uplinks, 'uplink')} {'waits' if uplinks == 1 else 'wait'} for verification"
 
 
 def backup_overdue(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:

@@ -11,6 +11,7 @@ from django.utils import timezone
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.csv_tables import FileError
 from ami_headend.core.names import Alike, alike
+from ami_headend.core.text import counted
 from concentrators.fleet import concentrator_keys, registry, summaries
 from concentrators.fleet.concentrator_import import import_concentrators
 from concentrators.fleet.selection import find_concentrator
@@ -21,6 +22,7 @@ from keyvault.device_keys.epochs import EpochError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
 from keyvault.schemes.ccm import CCM_ENVELOPE
+from meters.registry.groups import GroupError
 from meters.registry.lookup import RegistryError, parse_system_title
 
 _DAYS_MAX = 36_500
@@ -47,7 +49,7 @@ class Command(DomainCommand):
         "  manage.py concentrator rotate DCU-17    its next key, which it fetches itself\n\n"
         "to cut off its keys: manage.py compromise_keys --concentrator DCU-17"
     )
-    refusals = (MasterKeyError, AuditError, FileError, RegistryError, ProvisioningError, EpochError)
+    refusals = (MasterKeyError, AuditError, FileError, RegistryError, ProvisioningError, EpochError, GroupError)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -113,7 +115,10 @@ class Command(DomainCommand):
         self.refuse(report.bad)
         told = "Would register" if dry_run else "Registered"
         given = f", gave {report.titled} of those registered before a system title" if report.titled else ""
-        said = f"{told} {len(report.new)} concentrators{given}; {report.unchanged} are registered already."
+        grouped = f"; new in groups: {counted(report.grouped, 'membership')}" if report.grouped else ""
+        new = counted(len(report.new), "concentrator")
+        said = f"{told} {new}{given}; {report.unchanged} {'is' if report.unchanged == 1 else 'are'} registered already"
+        said += f"{grouped}."
         self.stdout.write(said)
 
     def _list_all(self, *, as_json: bool) -> None:

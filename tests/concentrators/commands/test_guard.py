@@ -172,6 +172,19 @@ class TestCounting:
         assert give(devices[0]).state == "held"
         assert give(devices[1], by=Actor("eve", "")).state == "queued"
 
+    def test_an_order_to_many_is_one_act(self, devices: list[Device], ben: Person) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 2)
+        many = [device.meter for device in devices]
+        given = operator.give_to_many(many[:2], CLOCK, OPS, timezone.now())
+        assert [command.state for command in given.commands] == ["queued"] * 2
+        held = operator.give_to_many(many, CLOCK, OPS, timezone.now())
+        assert [command.state for command in held.commands] == ["held"] * 3
+        assert Approval.objects.get().subject["commands"] == 3
+        released(held.commands[0].approval, ben)
+        assert Command.objects.filter(state="queued").count() == 5
+        acts = AuditRecord.objects.filter(act="command.set_clock").values_list("result", flat=True)
+        assert [*acts] == ["2 queued", "3 held"]
+
     def test_tallies_go_after_two_days(self, devices: list[Device]) -> None:
         give(devices[0])
         CommandTally.objects.update(minute=timezone.now() - timedelta(days=3))

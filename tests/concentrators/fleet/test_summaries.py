@@ -8,9 +8,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from concentrators.fleet import tokens
+from concentrators.fleet import groups, tokens
 from concentrators.models import Concentrator
 from keyvault.models import DeviceKey
+from meters.group_models import FleetGroup
 from meters.models import Place
 from meters.registry.lifecycle import install
 from tests.concentrators import fleet
@@ -72,11 +73,31 @@ def test_a_meter_without_keys_and_none_at_all(capsys: pytest.CaptureFixture[str]
         call_command("meter", "S-10")
 
 
+def test_imported_concentrators_come_into_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    standing = ConcentratorFactory.create(name="DCU-1")
+    table = tmp_path / "new.csv"
+    table.write_text("name,groups,tags\ndcu-1,district:North|feeder:7,\nDCU-2,district:North,new\nDCU-3,,\n")
+    said(capsys, "concentrator", "import", str(table), "--dry-run")
+    assert not FleetGroup.objects.exists()
+    done = said(capsys, "concentrator", "import", str(table))
+    assert done == "Registered 2 concentrators; 1 is registered already; new in groups: 4 memberships.\n"
+    assert {str(group) for group in groups.of_concentrator(standing.pk)} == {"district:North", "feeder:7"}
+    assert {str(group) for group in groups.of_concentrator(Concentrator.objects.get(name="DCU-2").pk)} == {
+        "district:North",
+        "new",
+    }
+    assert "3 are registered already.\n" in said(capsys, "concentrator", "import", str(table))
+    table.write_text("name,groups\nDCU-4,district:\n")
+    with pytest.raises(CommandError, match="1 bad line"):
+        call_command("concentrator", "import", str(table))
+    assert not Concentrator.objects.filter(name="DCU-4").exists()
+
+
 def test_concentrators_are_imported_all_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ConcentratorFactory.create(name="DCU-1")
     table = tmp_path / "new.csv"
     table.write_bytes("sep=;\r\nName;;\r\ndcu-1;;\r\n DCU-2\u200b ;;\r\nDCU-3;;\r\n".encode("utf-16"))
-    assert "Would register 2 concentrators; 1 are" in said(capsys, "concentrator", "import", str(table), "--dry-run")
+    assert "Would register 2 concentrators; 1 is" in said(capsys, "concentrator", "import", str(table), "--dry-run")
     assert Concentrator.objects.count() == 1
     said(capsys, "concentrator", "import", str(table))
     assert set(Concentrator.objects.values_list("name", flat=True)) == {"DCU-1", "DCU-2", "DCU-3"}

@@ -20,6 +20,8 @@ from ami_headend.health.doctor import examine
 from concentrators.ingest import verification
 from concentrators.ingest.transaction_retry import TransientError
 from keyvault import master_key
+from keyvault.journal import reading, writing
+from keyvault.journal.segments import JournalRecord
 from keyvault.master_key import MasterKeyError, MasterKeyState, Provider, Purpose, UnwrapError
 from keyvault.master_key.file import FileProvider
 from tests.concentrators.fleet import commission, post
@@ -122,6 +124,21 @@ class TestBoth:
         assert opens(octets)
         assert provider.fresh().active_version == 2
         assert master_key.current().active_version == 2
+
+    def test_a_host_that_was_idle_journals_under_the_version_that_is_left(
+        self, provider: Provider, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Meanwhile another host rotates, and destroys the version that this one knows: nothing is to be lost."""
+        settings.KEY_JOURNAL_DIR = tmp_path / "journal"
+        writing.write(JournalRecord(1, 1, "test", None))
+        in_child(lambda: provider.add_version() == 2)
+        if not isinstance(provider, FileProvider):  # the minute is over in which it relies on what it knows
+            monkeypatch.setattr("keyvault.master_key.pkcs11.LISTED_S", 0.0)
+        writing.write(JournalRecord(2, 2, "test", None))
+        in_child(lambda: destroyed(provider))
+        writing.write(JournalRecord(3, 3, "test", None))
+        found = reading.read([settings.KEY_JOURNAL_DIR], provider.fresh(), after=1)
+        assert ([record.number for record in found], found.faults) == ([2, 3], [])
 
     def test_another_process_destroys_a_version(self, provider: Provider) -> None:
         before = wrapped()
