@@ -5,6 +5,7 @@ that again, which gives the tag. The plaintext leaves only after the tag was com
 """
 
 from hmac import compare_digest
+from struct import Struct
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -13,6 +14,7 @@ from keyvault.cose.structures import Frame
 from keyvault.schemes.dlms.notification import is_whole
 from keyvault.schemes.dlms.security import TAG_OCTETS, is_authenticated, is_encrypted
 
+_iv = Struct(">8sI").pack  # system title, invocation counter
 _LIBRARY_TAG_OCTETS = 16
 _TAG_END = TAG_OCTETS - _LIBRARY_TAG_OCTETS  # of what the library gives
 # Slices are kept: making one takes as long as cutting by it.
@@ -43,7 +45,7 @@ class GcmCipher:
         Without authentication there is no tag: then what comes out must be one whole notification.
         """
         title, _, counter, protected, said = frame
-        iv = title + counter.to_bytes(4)
+        iv = _iv(title, counter)
         encrypt = self._encrypt
         if not self._is_authenticated:
             plaintext = encrypt(iv, said, None)[_LIBRARY_TEXT]
@@ -63,7 +65,7 @@ class GcmCipher:
 
     def seal(self, title: bytes, counter: int, apdu: bytes, authenticated: bytes = b"") -> bytes:
         """SC || IC || ciphertext [|| tag] around an APDU; the caller never repeats a ``counter`` (0..2^32-1)."""
-        iv = title + counter.to_bytes(4)
+        iv = _iv(title, counter)
         head = bytes((self._control,)) + iv[8:]
         aad = self._usual_aad + authenticated
         if not self._is_authenticated:
