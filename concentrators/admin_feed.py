@@ -45,6 +45,12 @@ class DeliveryForm(forms.ModelForm[FeedDelivery]):
     class Meta:
         model = FeedDelivery
         fields = ["kind", "address", "format", "rows", "wait_minutes", "group", "host_key", "is_enabled"]
+        help_texts = {
+            "address": "https://... of a webhook; an absolute path in FEED_FOLDERS; or sftp://user@host:port/folder",
+            "rows": "the most of one batch; empty: 1,000 for a webhook, 50,000 for files",
+            "wait_minutes": "a batch that is not full goes out when its oldest row has this age; empty: 0, files 15",
+            "host_key": "of an SFTP server, as in known_hosts: compare its fingerprint with the server's operator",
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

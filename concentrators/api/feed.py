@@ -65,7 +65,7 @@ class FeedQuery(QuerySerializer):
 
 def _gone(request: Request, resource: Resource, error: GoneError) -> HttpResponse:
     """Answer 410: where to go on, what to discard, and what to read again elsewhere."""
-    text, members = gone.told(resource, error.gone, error)
+    text, members = gone.told(resource, error)
     return problem(request, 410, text, members=members)
 
 

@@ -72,10 +72,11 @@ def parse(text: str, resource: Resource | None = None) -> Cursor:
 
 
 class Era(NamedTuple):
-    """An era's parent, if it has one, and the last position that it shares with it."""
+    """An era's parent, if it has one, the last position that it shares with it, and the Unix second it began at."""
 
     parent: str | None
     position: int
+    began_s: int = 0
 
 
 class State(NamedTuple):
@@ -121,15 +122,18 @@ def follow(cursor: Cursor, state: State) -> Place | Gone:
     return Gone(place, discard_after, missed)
 
 
-def for_deliveries(gone: Gone, cursor: Cursor, state: State) -> Gone:
-    """Return what a consumer is told that does not ask, but is delivered to.
+def for_deliveries(cursor: Cursor, state: State) -> Gone:
+    """Return what a consumer is told that is delivered to, and whose ``cursor`` is of another era.
 
-    After a restore its cursor is the one of the backup, and it may have been given more since. So it is told all from
-    the position of its cursor on anew, and to discard what it has after the one before.
+    After a restore that cursor is the one of the backup. The consumer may have been given more since, also of eras that
+    began after the backup. So it is told all anew from the first position that any of them may not share with this one.
     """
-    if cursor.era == state.era or gone.discard_after is not None:
-        return gone
-    return Gone(Place(gone.resume.position, 0), cursor.place.position - 1, gone.missed)
+    began_s = state.eras[cursor.era].began_s if cursor.era in state.eras else 0
+    since = {cursor.era, *(name for name, era in state.eras.items() if era.began_s >= began_s)} - {state.era}
+    shared = min(cursor.place.position - 1, *(last_shared(name, state) for name in since))
+    if shared + 1 >= state.first_kept:
+        return Gone(Place(shared + 1, 0), shared, None)
+    return Gone(Place(state.first_kept, 0), shared, (shared + 1, state.first_kept))
 
 
 def last_shared(era: str, state: State) -> int:
@@ -149,7 +153,7 @@ def _ancestors(era: str, state: State) -> dict[str, int]:
     name: str | None = era
     while name is not None and name in state.eras and name not in found:
         found[name] = shared
-        parent, position = state.eras[name]
+        parent, position, _ = state.eras[name]
         shared = min(shared, position)
         name = parent
     return found

@@ -14,8 +14,8 @@ RECORD = "feed_era"  # in the key journal: [name, parent, position, Unix second 
 def state() -> State:
     """Return what is known of eras and positions; two queries."""
     head = FeedHead.objects.get()
-    rows = FeedEra.objects.values_list("name", "parent_id", "position")
-    eras = {name: Era(parent, position) for name, parent, position in rows}
+    rows = FeedEra.objects.values_list("name", "parent_id", "position", "began_at")
+    eras = {name: Era(parent, position, int(began_at.timestamp())) for name, parent, position, began_at in rows}
     return State(eras, head.era_id, head.position, head.first_kept)
 
 

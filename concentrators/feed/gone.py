@@ -2,22 +2,22 @@
 
 from typing import Any
 
-from concentrators.feed.cursor import Cursor, Gone, State
+from concentrators.feed.cursor import Cursor
 from concentrators.feed.pages import GoneError
 from concentrators.feed.rows import Resource
 
 
-def resume(resource: Resource, gone: Gone, state: State) -> Cursor:
+def resume(resource: Resource, error: GoneError) -> Cursor:
     """Return the cursor to go on with."""
-    return Cursor(resource, state.era, gone.resume)
+    return Cursor(resource, error.state.era, error.gone.resume)
 
 
-def told(resource: Resource, gone: Gone, error: GoneError) -> tuple[str, dict[str, Any]]:
+def told(resource: Resource, error: GoneError) -> tuple[str, dict[str, Any]]:
     """Return it in words, and as members of an answer or document (docs/integration.md)."""
-    state = error.state
+    gone, state = error.gone, error.state
     members: dict[str, Any] = {
         "era": state.era,
-        "resume": str(resume(resource, gone, state)),
+        "resume": str(resume(resource, error)),
         "discard_after": gone.discard_after,
     }
     texts = []

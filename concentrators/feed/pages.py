@@ -97,7 +97,7 @@ def _plan(
     else:
         place = cursors.follow(cursors.parse(text, resource), state)
     if isinstance(place, Gone):
-        raise GoneError(place, _span(place.missed), state)
+        raise GoneError(place, span(place.missed), state)
     rows = fetch_rows(
         f"""SELECT position, {_COUNTS[resource]}, change FROM concentrators_feedlot
             WHERE position >= %s AND position <= %s AND {_COUNTS[resource]} > 0 ORDER BY position LIMIT %s""",
@@ -175,14 +175,14 @@ def _pieces(planned: Plan, part: Sequence[Slice]) -> list[Piece]:
         if one.position not in lots:
             state = eras.state()
             missed = one.position, state.first_kept
-            raise GoneError(Gone(Place(state.first_kept, 0), None, missed), _span(missed), state)
+            raise GoneError(Gone(Place(state.first_kept, 0), None, missed), span(missed), state)
         change, stored_at, pack = lots[one.position]
         columns = unpack(bytes(pack), one.rows).part(one.start, one.stop)
         pieces.append(Piece(one.position, one.start, change, stored_at, columns))
     return pieces
 
 
-def _span(missed: tuple[int, int] | None) -> tuple[datetime, datetime] | None:
+def span(missed: tuple[int, int] | None) -> tuple[datetime, datetime] | None:
     """Return the times [from, to] that the rows of positions [from, to) are of; None if that is not known any more."""
     if missed is None:
         return None

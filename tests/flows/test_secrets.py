@@ -14,6 +14,7 @@ import cbor2
 import httpx
 import pytest
 import redis
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
@@ -25,6 +26,7 @@ from ami_headend.local.embedded import postgres_program
 from concentrators.commands import queue
 from concentrators.fleet import tokens
 from concentrators.models import Assignment
+from keyvault import receiver_logins
 from keyvault.audit.chain import Actor
 from keyvault.cose.kdf import derived_device_key, downlink_key, uplink_key
 from keyvault.device_keys import provisioning
@@ -148,6 +150,16 @@ def renewed(client: httpx.Client, site: Site, device: Device) -> dict[str, bytes
     return {"new device key": new.key} | traffic("new", new.key, new.title, 2)
 
 
+def logins() -> dict[str, bytes]:
+    """How the head-end signs in at two SFTP servers: by a password, and by a key of its own."""
+    password = secrets.token_bytes(24)
+    receiver_logins.keep_password("feed delivery 1", password.hex(), NOW)
+    receiver_logins.new_key("feed delivery 2", NOW)
+    private = receiver_logins.login("feed delivery 2").private_key or ""
+    key: Any = load_ssh_private_key(private.encode(), None)
+    return {"password of a server": password, "key for a server": key.private_bytes_raw()}
+
+
 def test_no_secret_anywhere(stack: Stack, site: Site, tmp_path: Path) -> None:
     recorder = Recorder()
     fleet_secret = secrets.token_bytes(32)
@@ -170,6 +182,7 @@ def test_no_secret_anywhere(stack: Stack, site: Site, tmp_path: Path) -> None:
     channel = Channel(name="duty", kind="webhook", address="https://hooks.example/")
     signing_secret = channels.save(channel, Actor("tester", "test"), NOW) or ""
     hidden |= {"signing secret": base64.b64decode(signing_secret.removeprefix("whsec_"))}
+    hidden |= logins()
     planted = secrets.token_bytes(32)
 
     User.objects.create_superuser("root", password=PASSWORD)

@@ -12,6 +12,7 @@ from pytest_django import DjangoDbBlocker, Settings
 from keyvault import master_key
 from tests.flows import site as sites
 from tests.flows.feed_consumer import Consumer
+from tests.flows.feed_lake import Lake
 from tests.flows.site import frames_of
 from tests.flows.stack import Stack, running
 from tests.flows.test_restore import as_owner, backed_up, lose_database
@@ -30,7 +31,9 @@ def stack(
     settings.BACKUP_DIR = tmp_path / "backups"
     master_key.init(settings.MASTER_KEY_FILE)
     names = ("MASTER_KEY_FILE", "KEY_JOURNAL_DIR", "BACKUP_DIR")
+    settings.FEED_FOLDERS = [str(tmp_path)]
     environ = {name: str(getattr(settings, name)) for name in names} | {"UPLINK_SWEEP_AFTER_S": "1"}
+    environ["FEED_FOLDERS"] = str(tmp_path)
     (tmp_path / "logs").mkdir()
     with (
         django_db_blocker.unblock(),
@@ -54,6 +57,7 @@ def test_a_consumer_ends_with_what_the_head_end_holds(stack: Stack, tmp_path: Pa
     print(f"SOAK_SEED={SEED}")
     site = sites.found(stack, 20)
     billing = Consumer(stack, tmp_path / "billing", chance)
+    lake = Lake(tmp_path / "lake")
     backups = [backed_up(stack)]
     interval = restores = killed = 0
     until = time.monotonic() + SECONDS
@@ -69,6 +73,7 @@ def test_a_consumer_ends_with_what_the_head_end_holds(stack: Stack, tmp_path: Pa
             stack.start(name)
         if chance.random() < 0.2:
             billing.catch_up()
+            lake.catch_up()
             backups.append(backed_up(stack))
         elif chance.random() < 0.15:
             sites.sweep_until_verified(stack, [uplink])
@@ -82,6 +87,8 @@ def test_a_consumer_ends_with_what_the_head_end_holds(stack: Stack, tmp_path: Pa
     site.posted(frames_of(site.devices, [interval]))
     sites.sweep_until_verified(stack, [site.posted(frames_of(site.devices, [interval + 1]))])
     billing.catch_up()
+    lake.catch_up()
     billing.kill()
+    assert lake.notices, "no restore was told"
     print(f"{interval} intervals; killed: head-end {killed}, consumer {billing.kills} times; {restores + 1} restores")
     assert "discard the rows that you took at positions after" in billing.said()

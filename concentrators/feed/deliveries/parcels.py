@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -98,21 +98,25 @@ def _batch(delivery: FeedDelivery, planned: Plan, batches: Iterable[Any] | None)
 
 def _notice(delivery: FeedDelivery, cursor: Cursor, error: GoneError) -> Parcel:
     """Return the notice that rows cannot be followed; its name sorts before those of the rows after it."""
-    found = for_deliveries(error.gone, cursor, error.state)
-    text, members = gone.told(cursor.resource, found, error)
+    state = error.state
+    if cursor.era != state.era:
+        found = for_deliveries(cursor, state)
+        error = GoneError(found, pages.span(found.missed), state)
+    text, members = gone.told(cursor.resource, error)
     name = delivery.subscription.name
     said = {
         "type": GONE,
         "subscription": name,
         "resource": cursor.resource.value,
         "former_era": cursor.era,
+        "era_began_at": datetime.fromtimestamp(state.eras[state.era].began_s, UTC),
         **members,
         "detail": text,
     }
     octets = json.dumps(said, indent=1, default=datetime.isoformat).encode() + b"\n"
-    following = gone.resume(cursor.resource, found, error.state)
-    about = {"Feed-Subscription": name, "Feed-Resource": cursor.resource.value, "Feed-Era": error.state.era}
-    file = f"{name}_{error.state.era}_{found.resume.position:012d}-gone.json"
+    following = gone.resume(cursor.resource, error)
+    about = {"Feed-Subscription": name, "Feed-Resource": cursor.resource.value, "Feed-Era": state.era}
+    file = f"{name}_{state.era}_{following.place.position:012d}-gone.json"
     return Parcel(file, _NOTICE_TYPE, {**about, "Feed-Notice": GONE}, iter([octets]), 0, following)
 
 

@@ -108,21 +108,37 @@ def test_one_of_another_era_that_comes_too_late_is_told_both() -> None:
     assert follow(at(70, 0, "two"), state(first_kept=60)) == Gone(Place(60, 0), 40, (41, 60))
 
 
+# As ERAS, with the seconds of their beginnings.
+BEGUN = {name: era._replace(began_s=second) for second, (name, era) in enumerate(ERAS.items(), 1)}
+
+
 @pytest.mark.parametrize(
-    ("cursor", "kept", "told"),
+    ("cursor", "of", "kept", "told"),
     [
         # At 30 in the backup, but the consumer may have been given what came until it was lost: all from 30 on anew.
-        (at(30, 7, "one"), 1, Gone(Place(30, 0), 29, None)),
-        (at(1, 0, "one"), 1, Gone(Place(1, 0), 0, None)),
-        # Beyond the backup, or of this era: as a consumer is told that asks.
-        (at(60, 2, "one"), 1, Gone(Place(41, 0), 40, None)),
-        (at(30, 7, "one"), 50, Gone(Place(50, 0), 29, (30, 50))),
-        (at(30, 7), 50, Gone(Place(50, 0), None, (30, 50))),
+        (at(30, 7, "three"), "four", 1, Gone(Place(30, 0), 29, None)),
+        (at(1, 0, "three"), "four", 1, Gone(Place(1, 0), 0, None)),
+        (at(95, 2, "three"), "four", 1, Gone(Place(91, 0), 90, None)),
+        # Before it was restored, the head-end was in "two" and "three", which the backup of "one" knows nothing of: a
+        # consumer that is at 60 in the backup may have rows from 41 on of each.
+        (at(60, 2, "one"), "four", 1, Gone(Place(41, 0), 40, None)),
+        (at(30, 7, "three"), "four", 50, Gone(Place(50, 0), 29, (30, 50))),
+        (at(30, 7, "unknown"), "four", 1, Gone(Place(1, 0), 0, None)),
     ],
 )
 def test_whoever_is_delivered_to_is_told_what_it_may_have_more_than_the_backup(
-    cursor: Cursor, kept: int, told: Gone
+    cursor: Cursor, of: str, kept: int, told: Gone
 ) -> None:
-    found = follow(cursor, state(first_kept=kept))
-    assert isinstance(found, Gone)
-    assert for_deliveries(found, cursor, state(first_kept=kept)) == told
+    assert for_deliveries(cursor, State(BEGUN, of, 100, kept)) == told
+
+
+def test_eras_that_were_over_before_the_cursor_discard_nothing() -> None:
+    """A backup of "four" is restored: the branch "two" was left long ago, and its consumers were told so."""
+    eras = {**BEGUN, "five": Era("four", 200, 9)}
+    assert for_deliveries(at(150, 3), State(eras, "five", 300, 1)) == Gone(Place(150, 0), 149, None)
+
+
+def test_a_restore_of_a_later_backup_after_one_of_an_earlier() -> None:
+    """Of "one" at 20, then of "one" at 60, where the cursor was at 55: the consumer has rows of "early" from 21 on."""
+    eras = {"one": Era(None, 0, 1), "early": Era("one", 20, 2), "late": Era("one", 60, 3)}
+    assert for_deliveries(at(55, 0, "one"), State(eras, "late", 60, 1)) == Gone(Place(21, 0), 20, None)
