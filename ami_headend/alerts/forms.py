@@ -8,12 +8,13 @@ from django.core.validators import validate_email
 
 from ami_headend.alerts.high_water_marks import PERIOD_MAX_MINUTES
 from ami_headend.alerts.models import Channel, ChannelKind, Condition, Rule
-from ami_headend.alerts.parameters import PARAMETERS
+from ami_headend.alerts.parameters import PARAMETERS, Parameters
 from ami_headend.core.refused_addresses import RefusedAddressError
 from ami_headend.core.webhook_exchange import check_url
 from meters.group_forms import GroupField
 
 _RECIPIENTS_MAX = 20
+_EXPLAINED_MAX = 5
 
 
 class RuleForm(forms.ModelForm[Rule]):
@@ -49,7 +50,7 @@ class RuleForm(forms.ModelForm[Rule]):
                 self.fields.pop(name, None)
             elif name in self.fields:
                 self.fields[name].label = what
-                self.fields[name].help_text = ""
+                self.fields[name].help_text = _meanings(needed) if name == "selector" else ""
         if not needed.may_have_group:
             self.fields.pop("group", None)
 
@@ -79,6 +80,12 @@ class RuleForm(forms.ModelForm[Rule]):
             self.add_error(name, f"This condition needs a number here: {what}.")
         elif value is not None and not 0 < value <= most:
             self.add_error(name, f"The number ({what}) must be above 0 and at most {most:,.0f}.")
+
+
+def _meanings(needed: Parameters) -> str:
+    """Return what the few choices of a selector mean; nothing where they are many."""
+    few = len(needed.selectors) <= _EXPLAINED_MAX
+    return "; ".join(f"{value}: {meaning}" for value, meaning in needed.selectors) if few else ""
 
 
 class ChannelForm(forms.ModelForm[Channel]):

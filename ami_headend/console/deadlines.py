@@ -92,7 +92,11 @@ class DeadlinesPage(ConsolePage):
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         context = super().get_context_data(**kwargs)
         form = DeadlineFilters(self.request.GET)
-        context |= {"form": form, "is_filtered": bool(self.request.GET), "query": self.request.GET.urlencode()}
+        context |= {
+            "form": form,
+            "is_filtered": bool(self.request.GET.get("group")),
+            "query": self.request.GET.urlencode(),
+        }
         context["unset_zone"] = ", ".join(one.name for one in form.deadlines if one.is_active and one.is_zone_unset)
         return {**context, **_shown(form.cleaned_data, context["now"])} if form.is_valid() else context
 
