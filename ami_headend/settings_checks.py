@@ -49,6 +49,7 @@ _POSITIVE = (
     "UPLINK_ROWS_KEEP_DAYS",
     "FEED_KEEP_DAYS",
     "REGISTER_CHECK_DAYS",
+    "ARCHIVE_AFTER_MONTHS",
     "RESEND_GAPS_AFTER_S",
     "RESEND_GAPS_DAYS",
     "RESENDS_PER_DAY",
@@ -117,6 +118,10 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     ]
 
 
+# Deadlines follow late readings for 35 days, and repeated frames are compared with what they brought.
+ARCHIVE_LEAST_MONTHS = 3
+
+
 def _error(number: int, message: str, hint: str) -> Error:
     return Error(message, hint=hint, id=f"ami_headend.E{number:03}")
 
@@ -130,6 +135,12 @@ def _limits() -> Iterator[CheckMessage]:
             2,
             f"COUNTER_GAP_RUNS is {settings.COUNTER_GAP_RUNS}: late frames would be refused as counter_too_old.",
             f"Set it to {COUNTER_GAP_RUNS_MIN} or more.",
+        )
+    if settings.ARCHIVE_URL and settings.ARCHIVE_AFTER_MONTHS < ARCHIVE_LEAST_MONTHS:
+        yield _error(
+            43,
+            f"ARCHIVE_AFTER_MONTHS is {settings.ARCHIVE_AFTER_MONTHS}: late frames would be refused as too_old.",
+            f"Set it to {ARCHIVE_LEAST_MONTHS} or more.",
         )
     for name in ("UPLINK_RATE", "UPLINK_STATUS_RATE", "COMMAND_RATE", "RECEIPT_RATE", "HOP_RATE", "API_TOKEN_RATE"):
         try:

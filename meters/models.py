@@ -7,6 +7,7 @@ from django.db.models import Func, Q
 
 from ami_headend.core.names import Alike, NameField
 from meters import (
+    archive_models,  # noqa: F401 - tables of this app, too
     code_models,
     group_models,  # noqa: F401 - tables of this app, too
 )

@@ -10,10 +10,13 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from ami_headend.core.tasklimits import LONG
+from meters.archive import files, months
 from meters.readings import partitions
 from meters.registry import access_record
 
 logger = logging.getLogger(__name__)
+
+_ARCHIVE_S = 86_400  # a month of a large fleet takes hours
 
 
 @shared_task(bind=True, max_retries=5, **LONG)
@@ -27,6 +30,19 @@ def maintain_partitions(self: Any) -> None:
     events = partitions.delete_expired_events()
     if done.created or done.dropped or events:
         logger.info("partitions created %s, dropped %s; %d events deleted", done.created, done.dropped, events)
+
+
+@shared_task(soft_time_limit=_ARCHIVE_S, time_limit=_ARCHIVE_S + 60)
+def archive_readings() -> None:
+    """Move the oldest month that is old enough into the archive, if there is one (ARCHIVE_URL); a month a run."""
+    if not files.is_in_use():
+        return
+    forgotten = months.forget_expired(timezone.now())
+    if forgotten:
+        logger.info("archived months deleted, whose retention is over: %s", forgotten)
+    for month in months.due(timezone.now())[:1]:
+        months.archive(month, timezone.now())
+        logger.info("readings of %s archived", month.strftime("%Y-%m"))
 
 
 @shared_task

@@ -77,6 +77,10 @@ ELSEWHERE = {
     ),
     "concentrators/failures/statistics.py": (_NAMES, {"meters_meter"}),
     "concentrators/failures/queries.py": (_NAMES, {"meters_meter"}),
+    "concentrators/ingest/register_corrections.py": (
+        "a register that what meters said stands on keeps its steps",
+        {"meters_archivedmonth", "meters_maskedreading", "meters_meterevent", "meters_reading"},
+    ),
     "concentrators/validation/differences.py": (_NAMES, {"meters_meter", "meters_register"}),
     "concentrators/fleet/outages.py": (
         "which meters are out is told by their events, and counted by concentrator",
@@ -87,10 +91,6 @@ ELSEWHERE = {
     "concentrators/fleet/laboratory.py": ("what raises no alerts is told by the meter and its place", {"meters_meter"}),
     "concentrators/ingest/meter_cache.py": (_STORES, {"meters_earlierlength", "meters_meter"}),
     "concentrators/ingest/length_corrections.py": (_STORES, {"meters_reading"}),
-    "concentrators/ingest/register_corrections.py": (
-        _STORES,
-        {"meters_maskedreading", "meters_meterevent", "meters_reading"},
-    ),
     "concentrators/journal_replay.py": (
         "a command is restored with the version that its key had then",
         {"keyvault_devicekey", "meters_meter"},

@@ -66,7 +66,7 @@ from keyvault.schemes.table import MASKED, SCHEMES, algorithm_name
 from meters.contents.signed import SIGNED
 from meters.models import Installation, Meter, MeterStatus
 from meters.readings import export as files
-from meters.readings import queries
+from meters.readings import last_values, queries
 from meters.readings.gaps import GapsError, expected_periods, gap_report
 from meters.readings.partitions import retention_start
 from meters.registry import access_record, groups
@@ -180,7 +180,7 @@ class MeterPage(_OfMeter):
             "signatures_url": signatures_url(bytes(meter.system_title).hex(), shown.start, shown.end),
             "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{self.link()}",
             "last_values": _last_values(
-                queries.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard_at else [], now
+                last_values.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard_at else [], now
             ),
         }
 
@@ -384,14 +384,14 @@ def _counters(row: Any) -> tuple[str, str, str]:
     return thousands(row.highest), thousands(len(runs)), thousands(sum(run.upper - run.lower for run in runs))
 
 
-def _last_values(rows: Sequence[queries.LastValue], now: datetime) -> HtmlTable:
+def _last_values(rows: Sequence[last_values.LastValue], now: datetime) -> HtmlTable:
     return table(
         columns_of("register", "#value", "time", "-OBIS code"),
         [[row.name, _value(row), ago(row.captured_at, now), row.obis_code] for row in rows],
     )
 
 
-def _value(row: queries.LastValue) -> Any:
+def _value(row: last_values.LastValue) -> Any:
     """Write a value in its unit; the tooltip shows the exact value of energies and powers."""
     scaled = {"Wh": energy, "W": power}.get(row.unit)
     exact = f"{row.quantity} {row.unit}"

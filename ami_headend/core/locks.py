@@ -24,6 +24,7 @@ GROUPS: Final = 0x616D690D  # shared by installations and assignments; exclusive
 READ_DEADLINES: Final = 0x616D690E  # one process at a time counts what had arrived by a deadline
 REGISTER_CHECKS: Final = 0x616D690F  # one process at a time compares registers with intervals
 COMMAND_LIMITS: Final = 0x616D6910  # with the hash of an account's name: its acts are counted one after the other
+ARCHIVE: Final = 0x616D6911  # one process at a time takes a step of a month into the archive, or out of it
 PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 

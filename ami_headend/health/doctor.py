@@ -26,6 +26,7 @@ from concentrators.ingest import activity, backlog
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.master_key import MasterKeyError, trial
+from meters.archive import months
 from meters.readings import partitions
 from meters.registry import access_record
 
@@ -306,12 +307,17 @@ def _partitions() -> CheckResult:
     to_do = "Run manage.py migrate, and check that celery beat runs."
     if period is None:
         return CheckResult("partitions", False, "none for now: no reading can be stored", to_do)
+    if fault := months.fault():
+        return CheckResult("partitions", False, fault, "See docs/operations/archive.md.")
     start, end = period
-    if start > partitions.retention_start(now):
+    archived = partitions.stored_from()
+    if start > max(partitions.retention_start(now), archived or partitions.retention_start(now)):
         return CheckResult("partitions", False, f"begin on {start:%Y-%m-%d}, later than the retention period", to_do)
     if end < now + timedelta(days=31):
         return CheckResult("partitions", False, f"end on {end:%Y-%m-%d}", to_do)
-    return CheckResult("partitions", True, f"from {start:%Y-%m} to {end:%Y-%m}")
+    return CheckResult(
+        "partitions", True, f"from {start:%Y-%m} to {end:%Y-%m}{', older ones archived' * bool(archived)}"
+    )
 
 
 def _disk() -> CheckResult:

@@ -45,4 +45,6 @@ FEED_FOLDERS: list[str] = env.list(
     "FEED_FOLDERS", []
 )  # folders that files of the feed may be written to, and into those in them
 FEED_EXCHANGE_S = env.float("FEED_EXCHANGE_S", 60)  # one batch to one receiver, from look-up to the last octet
+ARCHIVE_URL = env.str("ARCHIVE_URL", "")  # where old readings go as files: file:///path or s3://bucket; empty: nowhere
+ARCHIVE_AFTER_MONTHS = env.int("ARCHIVE_AFTER_MONTHS", 13)  # whole months that stay in the database
 FAILURE_ROWS_PER_HOUR = env.int("FAILURE_ROWS_PER_HOUR", 1_000)  # per concentrator and kind

@@ -31,13 +31,14 @@ from rest_framework.permissions import DjangoModelPermissions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
-from ami_headend.core.database_errors import Trouble, close_spoilt_connections, is_lost_race, trouble_of
+from ami_headend.core.database_errors import close_spoilt_connections, is_lost_race, trouble_of
 from ami_headend.core.step_up import StepUpNeededError
 from ami_headend.web import group_limits, scopes
 from ami_headend.web.scopes import Program
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys.provisioning import ProvisioningError
 from keyvault.master_key import MasterKeyError
+from meters.archive.files import ArchiveError
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse |
     The errors in a view's ``refusals`` are mistakes of the caller: 400.
     """
     request = context["request"]
-    if answer := _of_database(request, exc):
+    if answer := _of_storage(request, exc):
         return answer
     if isinstance(exc, StepUpNeededError):
         return step_up_needed(request)
@@ -202,18 +203,20 @@ def _challenge(request: Request, exc: exceptions.APIException) -> str:
     return ", ".join(filter(None, challenges))
 
 
-def _of_database(request: HttpRequest | Request, error: BaseException | None) -> HttpResponse | None:
-    """Return the answer for an error of the database; None for any other, and where the statement is at fault."""
+def _of_storage(request: HttpRequest | Request, error: BaseException | None) -> HttpResponse | None:
+    """Return the answer for an error of database or archive; None for others, and where the statement is at fault."""
     if error is not None and (trouble := trouble_of(error)):
-        return _unavailable(request, trouble, error)
+        logger.error("the database %s, for %s %s", trouble.value, request.method, request.path, exc_info=error)
+        close_spoilt_connections(trouble)
+        return _unavailable(request, f"The database {trouble.value}; try again later.")
+    if isinstance(error, ArchiveError):
+        logger.error("the archive cannot be used, for %s %s: %s", request.method, request.path, error)
+        return _unavailable(request, "Readings of that time are archived, and cannot be read now; try again later.")
     return _conflict(request, error) if is_lost_race(error) else None
 
 
-def _unavailable(request: HttpRequest | Request, trouble: Trouble, error: BaseException) -> HttpResponse:
-    """Return 503: the caller did nothing wrong and may retry. Log the reason, and close useless sessions."""
-    logger.error("the database %s, for %s %s", trouble.value, request.method, request.path, exc_info=error)
-    close_spoilt_connections(trouble)
-    detail = f"The database {trouble.value}; try again later."
+def _unavailable(request: HttpRequest | Request, detail: str) -> HttpResponse:
+    """Return 503: the caller did nothing wrong and may retry."""
     retry = {"Retry-After": str(DATABASE_RETRY_AFTER_S)}
     if asked_by_a_program(request):
         return problem(request, 503, detail, headers=retry)
@@ -341,7 +344,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer an exception that nobody caught: 503 if the database is the cause, else 500."""
     error = sys.exception()
-    if answer := _of_database(request, error):
+    if answer := _of_storage(request, error):
         return answer
     if asked_by_a_program(request):
         return problem(request, 500, "The head-end failed on this request; its log says why.")

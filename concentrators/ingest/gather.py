@@ -82,7 +82,7 @@ def gather(
         registers=kept.catalogue,
         readers=kept.readers,
         pending_kids=[kid for kid, key in opening.keys.items() if key.state == _PENDING],
-        earliest_s=int(retention_start(uplinks[0][0].judged_at).timestamp()) + 1,
+        earliest_s=_earliest_s(uplinks[0][0].judged_at, kept.stored_from),
         clock_skew_s=settings.CLOCK_SKEW_S,
         retransmission_window=timedelta(seconds=settings.RETRANSMISSION_WINDOW_S),
         looks_everywhere=care in (Care.LOCK, Care.READ),
@@ -97,6 +97,12 @@ def gather(
         for (delivery, frames), (opened, refused), by_index in zip(uplinks, opening.uplinks, by_uplink, strict=True)
     ]
     return Gathered(batch, facts, opening, enrolling)
+
+
+def _earliest_s(judged_at: datetime, stored_from: datetime | None) -> int:
+    """Return the earliest second that a payload may name: nothing is stored in months that are archived."""
+    first_s = int(retention_start(judged_at).timestamp()) + 1
+    return first_s if stored_from is None else max(first_s, int(stored_from.timestamp()))
 
 
 def look_up(examined: Examined) -> Earlier:

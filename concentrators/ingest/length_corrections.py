@@ -24,7 +24,7 @@ from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from meters.models import EarlierLength, Meter
 from meters.readings import masked_store
-from meters.readings.partitions import retention_start
+from meters.readings.partitions import retention_start, stored_from
 from meters.registry.interval_lengths import LengthSpan, corrected
 
 
@@ -50,6 +50,9 @@ class LengthEffect(NamedTuple):
 def look(meter: Meter, wish: LengthRequest, now: datetime) -> LengthEffect:
     """Return what a correction would change. IntervalError if it cannot be right."""
     _check(wish, now)
+    first = stored_from()
+    if first is not None and (wish.start or meter.commissioned_at) < first:
+        raise IntervalError(f"readings before {first:%Y-%m} are archived: begin the correction then, or restore them")
     before = _spans(meter)
     wanted = LengthSpan(_inside(meter, wish.start), wish.end, wish.interval_minutes)
     spans = corrected(before, wanted)

@@ -94,7 +94,9 @@ def _check_unused(register: Register) -> None:
     stands = fetch_rows(
         """SELECT EXISTS (SELECT FROM meters_meterevent WHERE register_id = %s)
                OR EXISTS (SELECT FROM meters_reading WHERE register_id = %s)
-               OR EXISTS (SELECT FROM meters_maskedreading WHERE register_id = %s)""",
+               OR EXISTS (SELECT FROM meters_maskedreading WHERE register_id = %s)
+               OR EXISTS (SELECT FROM meters_archivedmonth WHERE registers ? %s::text)""",
+        register.pk,
         register.pk,
         register.pk,
         register.pk,

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import cbor2
 from django.utils import timezone
 
-from ami_headend.core.sql import fetch_rows
+from ami_headend.core.sql import fetch_rows, int_array
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.coupons import evidence
 from keyvault.schemes.table import SCHEMES
+from meters.archive import reading as archived
 from meters.contents.signed import SIGNED
-from meters.models import Meter
+from meters.models import Meter, Register
 from meters.readings import signatures
 from meters.readings.signatures import SignatureRow
 
@@ -121,13 +122,24 @@ def _says(rows: Sequence[SignatureRow]) -> set[tuple[str, int, Decimal]]:
 
 def _readings(meter: Meter, period: Period) -> list[tuple[Any, ...]]:
     """Return signed readings: OBIS code, unit, Unix second, steps, exponent of ten of a step, interval in minutes."""
-    schemes = ",".join(str(one.number) for one in SCHEMES if one.content == SIGNED.name)
-    return fetch_rows(
-        """SELECT g.obis_code, g.unit, extract(epoch FROM r.captured_at)::bigint, r.value, g.scaler, r.interval_minutes
-           FROM meters_reading r JOIN meters_register g ON g.id = r.register_id
-           WHERE r.captured_at >= %s AND r.captured_at < %s AND r.meter_id = %s AND r.scheme = ANY(%s::smallint[])
-           ORDER BY r.captured_at, g.obis_code""",
-        *period,
-        meter.pk,
-        "{" + schemes + "}",
-    )
+    schemes = [one.number for one in SCHEMES if one.content == SIGNED.name]
+    with archived.stretches(*period) as stretches:
+        rows = fetch_rows(
+            """SELECT g.obis_code, g.unit, extract(epoch FROM r.captured_at)::bigint, r.value, g.scaler,
+                      r.interval_minutes
+               FROM meters_reading r JOIN meters_register g ON g.id = r.register_id
+               WHERE r.captured_at >= %s AND r.captured_at < %s AND r.meter_id = %s AND r.scheme = ANY(%s::smallint[])
+               ORDER BY r.captured_at, g.obis_code""",
+            *period,
+            meter.pk,
+            int_array(one for one in schemes if one is not None),
+        )
+        files = archived.rows(stretches, [meter.pk])
+    if not files:
+        return rows
+    registers = {one.pk: one for one in Register.objects.filter(pk__in={row[2] for row in files})}
+    for at, _, register_id, value, _, minutes, scheme in files:
+        if scheme is not None and scheme in schemes:
+            one = registers[register_id]
+            rows.append((one.obis_code, one.unit, int(at.timestamp()), value, one.scaler, minutes))
+    return sorted(rows, key=lambda row: (row[2], row[0]))

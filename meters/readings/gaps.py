@@ -3,9 +3,10 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ami_headend.core.sql import select
+from meters.archive import reading as archived
 from meters.models import EarlierLength, Installation, Meter, Register
 from meters.readings.expectation import ExpectedPeriod, Terms, expected
 from meters.readings.obis import RegisterKind
@@ -119,7 +120,20 @@ def _missing(periods: Sequence[ExpectedPeriod], register: Register) -> defaultdi
     gaps: defaultdict[int, list[Gap]] = defaultdict(list)
     if not periods:
         return gaps
-    rows = select(
+    meters = sorted({period.meter_id for period in periods})
+    start, end = min(period.start for period in periods), max(period.end for period in periods)
+    with archived.stretches(start, end) as stretches:
+        rows = _around_gaps(periods, archived.rows(stretches, meters, [register.pk]), register)
+    for meter_id, start, end, step in rows:
+        gaps[meter_id].append(Gap(start, end, (end - start) // step))
+    return gaps
+
+
+def _around_gaps(
+    periods: Sequence[ExpectedPeriod], files: Sequence[tuple[Any, ...]], register: Register
+) -> list[tuple[int, datetime, datetime, timedelta]]:
+    """Return meter, start, end and length of an interval for each gap; ``files`` has what is archived."""
+    return select(
         """WITH period AS (
                SELECT *, make_interval(mins => minutes) AS step
                FROM unnest(%(of)s::int[], %(starts)s::timestamptz[], %(ends)s::timestamptz[], %(minutes)s::int[])
@@ -131,6 +145,8 @@ def _missing(periods: Sequence[ExpectedPeriod], register: Register) -> defaultdi
                UNION SELECT meter_id, captured_at, interval_minutes FROM meters_maskedreading
                WHERE meter_id = ANY(%(meters)s) AND register_id = %(register)s
                  AND captured_at >= %(start)s AND captured_at < %(end)s
+               UNION SELECT * FROM unnest(%(archived_meters)s::int[], %(archived_at)s::timestamptz[],
+                                          %(archived_minutes)s::smallint[])
            ), times AS (
                SELECT meter_id, number, step, first - step AS at FROM period
                UNION ALL SELECT meter_id, number, step, last FROM period
@@ -149,8 +165,8 @@ def _missing(periods: Sequence[ExpectedPeriod], register: Register) -> defaultdi
             "end": max(period.end for period in periods),
             "meters": sorted({period.meter_id for period in periods}),
             "register": register.pk,
+            "archived_at": [row[0] for row in files],
+            "archived_meters": [row[1] for row in files],
+            "archived_minutes": [row[5] for row in files],
         },
     )
-    for meter_id, start, end, step in rows:
-        gaps[meter_id].append(Gap(start, end, (end - start) // step))
-    return gaps

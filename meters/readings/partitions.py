@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from ami_headend.core import locks
 from ami_headend.core.sql import select
+from meters.archive_models import ArchivedMonth, MonthState
 
 MONTHS_AHEAD = 4
 # A month is dropped this long after it expired completely, so that a worker that just judged a reading to be within the
@@ -60,8 +61,13 @@ def maintain(now: datetime | None = None) -> Maintenance:
     """
     now = now or timezone.now()
     created = create_months(now)
-    first = month_start(retention_start(now) - DROP_AFTER)
+    first = first_kept(now)
     return Maintenance(created, _apply("meters_drop_month", lambda there: {start for start in there if start < first}))
+
+
+def first_kept(now: datetime) -> datetime:
+    """Return the first month that is not dropped yet."""
+    return month_start(retention_start(now) - DROP_AFTER)
 
 
 def create_months(now: datetime) -> list[str]:
@@ -74,17 +80,31 @@ def create_months(now: datetime) -> list[str]:
     while start <= last:
         wanted.add(start)
         start = month_after(start)
-    return _apply("meters_create_month", lambda there: wanted - there)
+    archived = set(ArchivedMonth.objects.filter(state=MonthState.ARCHIVED).values_list("month", flat=True))
+    return _apply("meters_create_month", lambda there: wanted - there - archived)
+
+
+def stored_from() -> datetime | None:
+    """Return the end of the last month that takes no readings any more, since it is archived or on its way; None if
+    there is none.
+    """
+    closed = (MonthState.CLOSED, MonthState.WRITTEN, MonthState.ARCHIVED)
+    last = ArchivedMonth.objects.filter(state__in=closed).order_by("-month").values_list("month", flat=True).first()
+    return None if last is None else month_after(last)
 
 
 def set_retention() -> None:
-    """Store RETENTION_DAYS as the owner's limit: the workers' role may only drop older readings."""
+    """Store RETENTION_DAYS and ARCHIVE_AFTER_MONTHS as the owner's limits: what workers drop or archive is older."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regprocedure('meters_retention_days()')")
         if cursor.fetchone() != (None,):  # once the migration has run
             cursor.execute(
                 "CREATE OR REPLACE FUNCTION meters_retention_days() RETURNS integer LANGUAGE sql IMMUTABLE"
                 f" AS 'SELECT {int(settings.RETENTION_DAYS)}'"
+            )
+            cursor.execute(
+                "CREATE OR REPLACE FUNCTION meters_archive_days() RETURNS integer LANGUAGE sql IMMUTABLE"
+                f" AS 'SELECT {28 * int(settings.ARCHIVE_AFTER_MONTHS)}'"
             )
 
 
@@ -99,7 +119,7 @@ def _apply(function: str, chosen: Callable[[set[datetime]], set[datetime]]) -> l
     with transaction.atomic(), connection.cursor() as cursor:
         locks.take(locks.PARTITIONS)
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        cursor.execute(f"SELECT start FROM ({_PARTITIONS}) AS p")
+        cursor.execute(f"SELECT start FROM ({PARTITIONS}) AS p")
         months = sorted(chosen({start for (start,) in cursor.fetchall()}))
         for start in months:
             cursor.execute(f"SELECT {function}(%s)", [start])
@@ -113,8 +133,8 @@ def covered(now: datetime | None = None) -> tuple[datetime, datetime] | None:
     return next(((start, end) for start, end in runs if start <= now < end), None)
 
 
-_PARTITIONS = r"""
-SELECT bound[1]::timestamptz AS start, bound[2]::timestamptz AS following
+PARTITIONS = r"""
+SELECT bound[1]::timestamptz AS start, bound[2]::timestamptz AS following, pg_class.oid
 FROM pg_inherits
 JOIN pg_class ON pg_class.oid = inhrelid,
 regexp_match(pg_get_expr(relpartbound, inhrelid), 'FROM \(''(.+)''\) TO \(''(.+)''\)') AS bound
@@ -122,7 +142,7 @@ WHERE inhparent = to_regclass('meters_reading')
 """
 _COVERED = f"""
 SELECT lower(run), upper(run)
-FROM (SELECT unnest(range_agg(tstzrange(start, following))) AS run FROM ({_PARTITIONS}) AS p) AS runs
+FROM (SELECT unnest(range_agg(tstzrange(start, following))) AS run FROM ({PARTITIONS}) AS p) AS runs
 ORDER BY 1
 """
 

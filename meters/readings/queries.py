@@ -5,9 +5,9 @@ early ones. Exports consist of pages too: no statement or snapshot stays open wh
 delays neither vacuum nor the dropping of partitions.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -20,12 +20,12 @@ from ami_headend.core import keyset
 from ami_headend.core.sql import cursor
 from keyvault.device_keys import schemes_in_use
 from keyvault.schemes.table import scheme_numbered
-from meters.models import EarlierLength, Meter, MeterStatus
+from meters.archive import reading as archived
+from meters.models import EarlierLength, Meter, MeterStatus, Register
 from meters.registry import groups, search
 
 # A page scans little more than it shows, unless almost nothing matches in years of readings.
 STATEMENT_TIMEOUT_MS = 20_000
-_FIRST_LOOK = timedelta(days=3)  # for the latest values
 LOOKED_AT = 200_000  # rows of the index for one page, in case few of them belong to the requested registers
 
 
@@ -76,7 +76,14 @@ class ReadingSelection:
 
 
 def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
-    """Return the first readings of a selection in order of their key, and the key of the next page; one query."""
+    """Return the first readings of a selection in order of their key, and the key of the next page; one query.
+
+    Where readings are archived, as every query here: two more, and a look into files. ArchiveError if those are away.
+    """
+    return _in_order(selection, limit, _readings, _named)
+
+
+def _readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
     condition, params = _condition(selection, ReadingKey._fields)
     rows = fetch(
         # The limit first, by the index alone; then the names of the remaining rows.
@@ -105,6 +112,10 @@ class Stored(NamedTuple):
 
 def stored_readings(selection: ReadingSelection, limit: int) -> tuple[list[Stored], ReadingKey | None]:
     """Return the first readings of a selection by ids, by their key, and the key of the next page; one query."""
+    return _in_order(selection, limit, _stored_readings, list)
+
+
+def _stored_readings(selection: ReadingSelection, limit: int) -> tuple[list[Stored], ReadingKey | None]:
     condition, params = _condition(selection, ReadingKey._fields)
     rows = fetch(
         f"""SELECT {", ".join(Stored._fields)} FROM meters_reading WHERE {condition}
@@ -120,8 +131,12 @@ def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Reading
     Such a page may hold fewer rows than it could, or none, but still has a key to continue with: that of the last
     scanned reading. It reads one snapshot, so no row is missed or repeated. One query.
     """
+    return _in_order(selection, limit, _readings_page, _named)
+
+
+def _readings_page(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
     if selection.meter_ids is not None or (selection.register_ids, selection.group_ids) == (None, None):
-        return readings(selection, limit)  # the index leads to each row
+        return _readings(selection, limit)  # the index leads to each row
     wanted, values = keyset.given(
         keyset.one_of("register_id", selection.register_ids), groups.one_of(selection.group_ids)
     )
@@ -154,9 +169,73 @@ def readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Reading
 
 def count(selection: ReadingSelection, most: int) -> int:
     """Count the readings of a selection, up to ``most``; by the index alone. SelectionError if that takes too long."""
-    condition, params = _condition(selection, ReadingKey._fields)
-    statement = f"SELECT 1 FROM meters_reading WHERE {condition} LIMIT %s"
-    return int(fetch(f"SELECT count(*) FROM ({statement}) AS found", [*params, most])[0][0])
+    found = 0
+    with archived.stretches(selection.start, selection.end) as stretches:
+        for stretch in stretches:
+            part = replace(selection, start=stretch.start, end=stretch.end)
+            if stretch.month is not None:
+                found += stretch.month.count(_wanted(part))
+                continue
+            condition, params = _condition(part, ReadingKey._fields)
+            statement = f"SELECT 1 FROM meters_reading WHERE {condition} LIMIT %s"
+            found += int(fetch(f"SELECT count(*) FROM ({statement}) AS found", [*params, most])[0][0])
+    return min(found, most)
+
+
+def _in_order(
+    selection: ReadingSelection, limit: int, of_database: Callable[..., Any], shown: Callable[[list[Stored]], list[Any]]
+) -> tuple[list[Any], ReadingKey | None]:
+    """Return a page of what the database and the archive hold, one stretch of time after the other."""
+    found: list[Any] = []
+    with archived.stretches(selection.start, selection.end) as stretches:
+        for stretch in stretches:
+            part, left = replace(selection, start=stretch.start, end=stretch.end), limit - len(found)
+            if selection.after is not None and selection.after[0] >= stretch.end:
+                continue
+            if stretch.month is None:
+                rows, key = of_database(part, left)
+            else:
+                stored = [Stored._make(row) for row in stretch.month.rows(_wanted(part), left)]
+                rows, key = shown(stored), ReadingKey(*stored[-1][:3]) if len(stored) == left else None
+            found += rows
+            if key is not None:
+                return found, key
+    return found, None
+
+
+def _wanted(selection: ReadingSelection) -> archived.Wanted:
+    """Return a selection for the archive, which knows no groups; one query if there are some."""
+    meters = selection.meter_ids
+    if selection.group_ids is not None:
+        members = Meter.objects.filter(groups.meters_in_order(selection.group_ids))
+        meters = list((members if meters is None else members.filter(pk__in=meters)).values_list("pk", flat=True))
+    return archived.Wanted(selection.start, selection.end, meters, selection.register_ids, selection.after)
+
+
+def _named(rows: list[Stored]) -> list[ReadingRow]:
+    """Return stored readings for display; two queries, or none."""
+    if not rows:
+        return []
+    titles = dict(Meter.objects.filter(pk__in={row.meter_id for row in rows}).values_list("pk", "system_title"))
+    registers = {one.pk: one for one in Register.objects.filter(pk__in={row.register_id for row in rows})}
+    return [
+        _shown(
+            (
+                bytes(titles[row.meter_id]),
+                (register := registers[row.register_id]).obis_code,
+                row.captured_at,
+                row.interval_minutes,
+                row.value,
+                register.scaler,
+                register.unit,
+                row.uplink_id,
+                row.meter_id,
+                row.register_id,
+                row.scheme,
+            )
+        )
+        for row in rows
+    ]
 
 
 def _shown(row: tuple[Any, ...]) -> ReadingRow:
@@ -179,17 +258,6 @@ class Interval(NamedTuple):
     scheme: int | None = None
 
 
-class LastValue(NamedTuple):
-    """The latest value of a register; ``quantity`` is exact, in ``unit``."""
-
-    obis_code: str
-    name: str
-    captured_at: datetime
-    interval_minutes: int
-    quantity: str
-    unit: str
-
-
 def with_length(meters: QuerySet[Meter], now: datetime) -> QuerySet[Meter]:
     """Annotate meters with ``length_minutes``: the interval length in force at an instant, not a future one."""
     begun = Q(valid_from=None) | Q(valid_from__lte=now)
@@ -201,42 +269,24 @@ def load_curve(meter_id: int, register_id: int, start: datetime, end: datetime) 
     """Return a meter's values of an interval register in [start, end), oldest first, without missing ones. One
     query.
     """
-    rows = fetch(
-        """SELECT captured_at, interval_minutes, value, scheme FROM meters_reading
-           WHERE meter_id = %s AND register_id = %s AND captured_at >= %s AND captured_at < %s ORDER BY captured_at""",
-        [meter_id, register_id, start, end],
-    )
-    return [Interval._make(row) for row in rows]
+    rows = of_meters(ReadingSelection(start, end, [meter_id], [register_id]))
+    return [Interval(row.captured_at, row.interval_minutes, row.value, row.scheme) for row in rows]
 
 
-def last_values(meter_id: int, until: datetime, earliest: datetime) -> list[LastValue]:
-    """Return the latest value before ``until`` of each register that a meter sent recently, however long ago that was.
-
-    It looks back in steps, each four times as long as the one before, down to ``earliest``, until one holds a value. At
-    most seven queries for three years, and one for a meter that sends.
-    """
-    end, step = until, _FIRST_LOOK
-    while end > earliest:
-        start = max(earliest, end - step)
-        if found := _last_values(meter_id, start, end):
-            return found
-        end, step = start, 4 * step
-    return []
-
-
-def _last_values(meter_id: int, start: datetime, end: datetime) -> list[LastValue]:
-    rows = fetch(
-        """SELECT g.obis_code, g.name, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit
-           FROM (SELECT DISTINCT ON (register_id) register_id, captured_at, interval_minutes, value
-                 FROM meters_reading WHERE meter_id = %s AND captured_at >= %s AND captured_at < %s
-                 ORDER BY register_id, captured_at DESC) AS r
-           JOIN meters_register g ON g.id = r.register_id ORDER BY g.obis_code""",
-        [meter_id, start, end],
-    )
-    return [
-        LastValue(obis, name, at, minutes, exact_text(value, scaler), unit)
-        for obis, name, at, minutes, value, scaler, unit in rows
-    ]
+def of_meters(selection: ReadingSelection) -> list[Stored]:
+    """Return all readings of a selection, which names meters, by ids and in order of their key; one query."""
+    found: list[Stored] = []
+    with archived.stretches(selection.start, selection.end) as stretches:
+        for stretch in stretches:
+            part = replace(selection, start=stretch.start, end=stretch.end)
+            if stretch.month is not None:
+                found += map(Stored._make, stretch.month.rows(_wanted(part), None))
+                continue
+            condition, params = _condition(part, ReadingKey._fields)
+            columns = ", ".join(Stored._fields)
+            rows = fetch(f"SELECT {columns} FROM meters_reading WHERE {condition} ORDER BY {_READING_KEY}", params)
+            found += map(Stored._make, rows)
+    return found
 
 
 def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:

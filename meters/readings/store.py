@@ -9,7 +9,7 @@ from django.db import connection
 from ami_headend.core.sql import cursor, execute, fetch_rows, int_array, octets_array
 from meters.contents.lines import Catalogue, RegisterRow
 from meters.contents.table import Readers
-from meters.readings import copy_format, push_profiles
+from meters.readings import copy_format, partitions, push_profiles
 from meters.readings.copy_format import COPY_HEAD, COPY_TAIL
 from meters.readings.obis import RegisterKind
 from meters.values import NewSignature, NewValue, Spot, Standing
@@ -19,12 +19,15 @@ _COPY_READINGS = """COPY meters_reading
 
 
 class RegistersKept(NamedTuple):
-    """The register table as read under a generation, and the readers that use it."""
+    """The register table as read under a generation, the readers that use it, and from when on readings are stored:
+    what is older is archived (None: nothing is).
+    """
 
     generation: int | None
     has_profiles: bool
     catalogue: Catalogue
     readers: Readers
+    stored_from: datetime | None = None
 
 
 NO_REGISTERS = RegistersKept(None, False, Catalogue({}), Readers(Catalogue({})))
@@ -49,7 +52,8 @@ class Registers:
         if generation is None or generation != kept.generation or with_profiles > kept.has_profiles:
             profiles = push_profiles.active() if with_profiles else ()
             catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}, profiles)
-            kept = self._kept = RegistersKept(generation, with_profiles, catalogue, Readers(catalogue))
+            readers, stored_from = Readers(catalogue), partitions.stored_from()
+            kept = self._kept = RegistersKept(generation, with_profiles, catalogue, readers, stored_from)
         return kept
 
     def _rows_of(self) -> list[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, bars, time_of
 from concentrators.totals import totals
-from meters.readings.partitions import retention_start
+from meters.readings.partitions import retention_start, stored_from
 
 _SHOWN = 20
 
@@ -34,7 +34,7 @@ class Command(DomainCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
-        kept_from = retention_start(now)
+        kept_from = max(retention_start(now), stored_from() or retention_start(now))
         start = time_of(options["start"]) if options["start"] else kept_from
         latest = now + timedelta(seconds=settings.CLOCK_SKEW_S)
         end = min(time_of(options["end"]), latest) if options["end"] else latest
@@ -42,7 +42,9 @@ class Command(DomainCommand):
             raise CommandError("--from must lie before --to")
         if start < kept_from:
             # Totals outlive the readings: there they would all be called wrong, and deleted.
-            raise CommandError(f"readings are stored from {kept_from:%Y-%m-%dT%H:%MZ} on: --from must not be earlier")
+            raise CommandError(
+                f"readings are in the database from {kept_from:%Y-%m-%dT%H:%MZ} on: --from must not be earlier"
+            )
         compare = totals.recompute if options["fix"] else totals.compare
         days = list(_days(start, end))
         differences: list[totals.Difference] = []

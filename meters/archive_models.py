@@ -1,0 +1,30 @@
+"""Months of readings that are files instead of partitions."""
+
+from django.db import models
+
+
+class MonthState(models.TextChoices):
+    """How far a month is on its way into the archive, or out of it."""
+
+    CLOSED = "closed"  # nothing is stored or corrected in it any more; its readings are in the database
+    WRITTEN = "written"  # and its files are written, and were read again
+    ARCHIVED = "archived"  # its readings are in the files alone
+    RESTORED = "restored"  # its readings are in the database again, and the files are of no account
+    FORGOTTEN = "forgotten"  # past retention: its files are being deleted
+
+
+class ArchivedMonth(models.Model):
+    """A month of readings on its way, and its files.
+
+    ``parts`` names the files, one for each day, with rows, octets and SHA-256; ``registers`` has for each register (by
+    id) how many readings there are of it.
+    """
+
+    month = models.DateTimeField(primary_key=True, help_text="its first instant, UTC")
+    state = models.CharField(max_length=9, choices=MonthState)
+    parts = models.JSONField(default=list)
+    registers = models.JSONField(default=dict)
+    changed_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.month:%Y-%m} {self.state}"

@@ -1,0 +1,174 @@
+"""Months of readings as files: queries give what they gave before, and whoever is killed on the way loses nothing."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import IntegrityError, connection, transaction
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries, Settings
+
+from concentrators.models import Concentrator
+from meters import tasks
+from meters.archive import months
+from meters.archive import reading as archived
+from meters.archive.files import ArchiveError
+from meters.archive_models import ArchivedMonth, MonthState
+from meters.models import Meter, Reading
+from meters.readings import partitions, queries
+from meters.readings.queries import ReadingSelection
+from tests.builders import senml_payload
+from tests.concentrators import fleet
+from tests.factories import ConcentratorFactory
+from tests.meters.archive.readings import END, HOUR, LATER, MONTH, NOW, START, answers, stored
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def archive(tmp_path: Path, settings: Settings) -> Path:
+    settings.ARCHIVE_URL, settings.ARCHIVE_AFTER_MONTHS = f"file://{tmp_path}/archive", 13
+    return tmp_path / "archive"
+
+
+@pytest.fixture
+def meters() -> list[Meter]:
+    return stored()
+
+
+def archive_both() -> None:
+    for month in (MONTH, LATER):
+        months.archive(month, NOW)
+
+
+def test_every_query_gives_what_it_gave_before(meters: list[Meter], archive: Path) -> None:
+    before = answers(meters)
+    assert len(before["all, CSV"]) > 5000
+    rows = Reading.objects.count()
+    archive_both()
+    assert Reading.objects.count() < rows / 2
+    assert answers(meters) == before
+    assert not [one for one in partitions.maintain(NOW).created if one == partitions.name_of(MONTH)]
+    assert months.verify(MONTH) == months.restore(MONTH, NOW) > 0
+    assert answers(meters) == before, "one month is back, one in files"
+    assert ArchivedMonth.objects.get(month=MONTH).state == MonthState.RESTORED
+    assert MONTH not in months.due(NOW)
+    months.archive(MONTH, NOW)
+    assert answers(meters) == before
+    manifest = json.loads(next(archive.glob(f"readings-{MONTH:%Y-%m}/manifest-*.json")).read_text())
+    assert sum(part["rows"] for part in manifest["parts"]) == sum(
+        one["rows"] for one in manifest["sums_by_register_id"].values()
+    )
+    assert not list(archive.glob(".being-made-*"))
+
+
+def test_without_an_archive_nothing_is_asked(
+    meters: list[Meter], settings: Settings, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    settings.ARCHIVE_URL = ""
+    with django_assert_num_queries(0), archived.stretches(START, END) as found:
+        assert found == [(START, END, None)]
+    assert tasks.archive_readings.run() is None
+    with pytest.raises(ArchiveError, match="set ARCHIVE_URL"):
+        months.archive(MONTH, NOW)
+
+
+def test_an_archived_month_takes_no_reading_and_no_change(meters: list[Meter]) -> None:
+    months._close(MONTH, NOW)
+    assert partitions.stored_from() == LATER
+    rows = Reading.objects.filter(captured_at__gte=MONTH, captured_at__lt=LATER)
+    for change in (
+        lambda: rows.update(interval_minutes=30),
+        lambda: Reading.objects.create(
+            captured_at=MONTH + 99 * HOUR, meter=meters[0], register_id=1, value=1, uplink_id=1
+        ),
+    ):
+        with pytest.raises(IntegrityError, match="closed"), transaction.atomic():
+            change()
+    with connection.cursor() as cursor, pytest.raises(Exception, match="not closed and written"), transaction.atomic():
+        cursor.execute("SELECT meters_archive_month(%s)", [MONTH])
+
+
+def test_frames_of_an_archived_month_are_too_old_or_replayed_and_stored_once() -> None:
+    concentrator: Concentrator = ConcentratorFactory.create()
+    (device,) = fleet.commission(1, concentrator)
+    Meter.objects.filter(pk=device.meter.pk).update(commissioned_at=MONTH - HOUR)
+    at_s = int((MONTH + HOUR).timestamp())
+    frame = device.seal(senml_payload({"1-0:1.8.0": 7}, at_s), 0)
+    assert fleet.verified(concentrator, [frame]).accepted == 1
+    months.archive(MONTH, NOW)
+    other = device.seal(senml_payload({"1-0:1.8.0": 8}, at_s), 1)
+    late = device.seal(senml_payload({"1-0:1.8.0": 9}, int((LATER + HOUR).timestamp())), 2)
+    uplink = fleet.verified(concentrator, [frame, other, late])
+    assert (uplink.accepted, uplink.duplicate, uplink.rejected) == (1, 0, 2)
+    assert fleet.outcome(uplink) == {"accepted": 1, "replayed": 1, "too_old": 1}
+    selection = ReadingSelection(MONTH, END, [device.meter.pk])
+    assert [row.value for row in queries.readings(selection, 10)[0]] == [7, 9]
+
+
+def test_a_file_that_was_changed_or_lost_is_noticed(meters: list[Meter], archive: Path) -> None:
+    months.archive(MONTH, NOW)
+    part = next(archive.glob("readings-*/*.parquet"))
+    octets = part.read_bytes()
+    part.write_bytes(octets[:-1] + bytes([octets[-1] ^ 1]))
+    for act in (months.verify, lambda month: months.restore(month, NOW)):
+        with pytest.raises(ArchiveError, match="not there as it was written"):
+            act(MONTH)
+    part.unlink()
+    with pytest.raises(ArchiveError, match="cannot be read"):
+        queries.readings(ReadingSelection(MONTH, LATER), 1000)
+    assert ArchivedMonth.objects.get().state == MonthState.ARCHIVED
+
+
+def test_a_file_that_does_not_hold_the_month_leaves_it_in_the_database(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = answers(meters)
+    whole = months._copy_out
+    monkeypatch.setattr(months, "_copy_out", lambda *span: (batch.slice(1) for batch in whole(*span)))
+    with pytest.raises(ArchiveError, match="stays in the database"):
+        months.archive(MONTH, NOW)
+    assert ArchivedMonth.objects.get().state == MonthState.CLOSED
+    assert answers(meters) == before
+
+
+def test_files_go_with_retention(meters: list[Meter], archive: Path, settings: Settings) -> None:
+    archive_both()
+    later = LATER + timedelta(days=settings.RETENTION_DAYS + 2)
+    assert months.forget_expired(later) == [partitions.name_of(MONTH)]
+    assert not list(archive.glob(f"readings-{MONTH:%Y-%m}/*"))
+    assert list(archive.glob(f"readings-{LATER:%Y-%m}/*"))
+    assert [row.month for row in ArchivedMonth.objects.all()] == [LATER]
+    assert months.forget_expired(later) == []
+
+
+def test_the_command(meters: list[Meter], capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> str:
+        call_command("archive", *words)
+        return capsys.readouterr().out
+
+    assert f"{MONTH:%Y-%m}  old enough" in said("plan")
+    assert f"{MONTH:%Y-%m} would be archived" in said("run", "--dry-run")
+    assert not ArchivedMonth.objects.exists()
+    assert said("run", f"{MONTH:%Y-%m}") == f"{MONTH:%Y-%m} is archived\n"
+    assert f"{MONTH:%Y-%m}  archived" in said("plan")
+    assert "readings, as they were written" in said("verify")
+    assert "would be restored" in said("restore", f"{MONTH:%Y-%m}", "--dry-run")
+    assert "is restored" in said("restore", f"{MONTH:%Y-%m}")
+    for words, reason in (
+        (["run", "March"], "is no month"),
+        (["run", f"{NOW:%Y-%m}"], "not ARCHIVE_AFTER_MONTHS old"),
+        (["restore", f"{LATER:%Y-%m}"], "is not archived"),
+        (["verify", f"{LATER:%Y-%m}"], "has no files"),
+    ):
+        with pytest.raises(CommandError, match=reason):
+            call_command("archive", *words)
+
+
+def test_rest_says_that_the_archive_is_away(meters: list[Meter], archive: Path, reader: Client) -> None:
+    months.archive(MONTH, NOW)
+    archive.rename(archive.parent / "elsewhere")
+    answer = reader.get("/api/v1/readings", {"from": MONTH.isoformat(), "to": LATER.isoformat()})
+    assert (answer.status_code, answer["Content-Type"]) == (503, "application/problem+json")
