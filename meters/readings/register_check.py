@@ -14,6 +14,7 @@ from meters.readings.obis import RegisterKind, parse_obis
 
 _REGISTER, _INTERVAL, _ALL_RATES = 8, 29, 0  # groups D, and E
 _KILO = {"kWh": "Wh", "kvarh": "varh", "kVAh": "VAh"}  # secondary units (RFC 8798), a thousand of the base unit each
+_BEFORE_ALL_S = -(2**63)
 _SCALERS = range(-12, 13)  # beyond, a comparison says nothing: one register may not show what the other counts
 
 
@@ -117,6 +118,7 @@ def compare(
     counters = _sent(pair, readings)
     ordered = sorted(intervals)
     starts = [one.start_s for one in ordered]
+    over_by = [*itertools.accumulate((one.end_s for one in ordered), max, initial=_BEFORE_ALL_S)]
     ends = {*starts, *(one.end_s for one in ordered)}
     times = set.intersection(*(set(readings[one.register_id]) for one in counters)) if counters else set()
     cuts = sorted(times & ends)
@@ -124,8 +126,9 @@ def compare(
     finest = min(steps)
     tolerance = sum(10 ** (step - finest) for step in steps) - 2
     for start_s, end_s in itertools.pairwise(cuts):
-        part = ordered[bisect_left(starts, start_s) : bisect_left(starts, end_s)]
-        if not _covers(part, start_s, end_s):
+        first = bisect_left(starts, start_s)  # all that begin before are over by over_by[first]
+        part = ordered[first : bisect_left(starts, end_s)]
+        if over_by[first] > start_s or not _covers(part, start_s, end_s):
             continue
         advance = sum(
             _advance(one, readings[one.register_id][start_s], readings[one.register_id][end_s])

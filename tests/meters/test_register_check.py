@@ -40,6 +40,7 @@ def test_equal_resolutions_allow_no_step() -> None:
         (hours(10, None, 20), "one is missing"),
         (hours(10, 20), "the last is missing"),
         ([*hours(10, 20, 30), Measured(1800, 30, 1)], "two overlap"),
+        ([*hours(10, 20, 30), Measured(-1800, 60, 1)], "one that began before overlaps"),
         ([Measured(0, 60, 1), Measured(HOUR, 60, 1), Measured(2 * HOUR, 30, 1)], "the last is too short"),
         ([Measured(1800, 60, 1), Measured(5400, 60, 1)], "none begins where the register was read"),
     ],
