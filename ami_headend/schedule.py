@@ -37,7 +37,7 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "retire-keys": _every(3600, "concentrators.tasks.retire_keys"),
     "replace-worn-keys": _every(3600, "concentrators.tasks.replace_worn_keys"),
     "purge-alerts": _every(3600, "ami_headend.alerts.tasks.purge_alerts"),
-    "archive-readings": _every(86_400, "meters.tasks.archive_readings"),
+    "archive-readings": _every(3600, "meters.tasks.archive_readings"),
     "request-reverification": _every(86_400, "concentrators.tasks.request_reverification"),
     "purge-sign-ins": _every(86_400, "ami_headend.signin.tasks.purge_sign_ins"),
     "purge-accesses": _every(86_400, "meters.tasks.purge_accesses"),

@@ -17,7 +17,7 @@ class ArchivedMonth(models.Model):
     """A month of readings on its way, and its files.
 
     ``parts`` names the files, one for each day, with rows, octets and SHA-256; ``registers`` has for each register (by
-    id) how many readings there are of it.
+    id) what its readings add up to, column by column (``archive.layout.Sums``).
     """
 
     month = models.DateTimeField(primary_key=True, help_text="its first instant, UTC")

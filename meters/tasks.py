@@ -1,6 +1,7 @@
 """The scheduled work on readings and events."""
 
 import logging
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from meters.registry import access_record
 
 logger = logging.getLogger(__name__)
 
-_ARCHIVE_S = 86_400  # a month of a large fleet takes hours
+_ARCHIVES_FOR_S = 300  # then no other file is begun; the last has as long again before its task is killed
 
 
 @shared_task(bind=True, max_retries=5, **LONG)
@@ -32,17 +33,22 @@ def maintain_partitions(self: Any) -> None:
         logger.info("partitions created %s, dropped %s; %d events deleted", done.created, done.dropped, events)
 
 
-@shared_task(soft_time_limit=_ARCHIVE_S, time_limit=_ARCHIVE_S + 60)
-def archive_readings() -> None:
-    """Move the oldest month that is old enough into the archive, if there is one (ARCHIVE_URL); a month a run."""
+@shared_task(bind=True, max_retries=5, **LONG)
+def archive_readings(self: Any) -> None:
+    """Move the oldest month that is old enough on its way into the archive, if there is one; the next run goes on."""
     if not files.is_in_use():
         return
-    forgotten = months.forget_expired(timezone.now())
+    now = timezone.now()
+    try:
+        forgotten = months.forget_expired(now)
+        for month in months.due(now)[:1]:
+            if months.archive(month, now, time.monotonic() + _ARCHIVES_FOR_S):
+                logger.info("readings of %s archived", month.strftime("%Y-%m"))
+    except OperationalError as error:
+        # Busy behind a long page, or the database is away: both pass.
+        raise self.retry(exc=error, countdown=60) from error
     if forgotten:
         logger.info("archived months deleted, whose retention is over: %s", forgotten)
-    for month in months.due(timezone.now())[:1]:
-        months.archive(month, timezone.now())
-        logger.info("readings of %s archived", month.strftime("%Y-%m"))
 
 
 @shared_task

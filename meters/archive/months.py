@@ -9,6 +9,8 @@ found again. One process takes a step at a time.
 """
 
 import io
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -80,12 +82,18 @@ def due(now: datetime) -> list[datetime]:
     return [one.month for one in plan(now) if one.state not in done]
 
 
-def archive(month: datetime, now: datetime) -> None:
-    """Take all steps of a month, from where it stands. ArchiveError; OperationalError if the table is busy."""
+def archive(month: datetime, now: datetime, until_s: float = math.inf) -> bool:
+    """Take the steps of a month, from where it stands; return whether it is archived.
+
+    After ``until_s`` (monotonic) no other file is begun: the next call goes on. ArchiveError; OperationalError if the
+    table is busy for longer than some seconds.
+    """
     place = store()
     _close(month, now)
-    _write(place, month, now)
+    if not _write(place, month, now, until_s):
+        return False
     _drop(month, now)
+    return True
 
 
 def restore(month: datetime, now: datetime) -> int:
@@ -103,7 +111,7 @@ def restore(month: datetime, now: datetime) -> int:
             _check_file(place, part)
             with place.open(part.name) as source:
                 rows += _copy_in(layout.read(source))
-        if {key: sums.rows for key, sums in _stored(month, partitions.month_after(month)).items()} != _registers(row):
+        if _stored(month, partitions.month_after(month)) != _sums(row):
             raise ArchiveError(f"{month:%Y-%m} would not hold what its files hold: nothing was restored")
         row.state, row.changed_at = MonthState.RESTORED, now
         row.save()
@@ -139,7 +147,7 @@ def verify(month: datetime) -> int:
     for part in _parts(row):
         _check_file(place, part)
         found = _plus(found, _read_again(place, part))
-    if {register: sums.rows for register, sums in found.items()} != _registers(row):
+    if found != _sums(row):
         raise ArchiveError(f"the files of {month:%Y-%m} do not hold what was noted of them: restore them from a backup")
     return sum(part.rows for part in _parts(row))
 
@@ -168,28 +176,38 @@ def _close(month: datetime, now: datetime) -> None:
             ArchivedMonth(month=month, state=MonthState.CLOSED, changed_at=now).save()
 
 
-def _write(place: Store, month: datetime, now: datetime) -> None:
-    """Write the files of a closed month, read them again, and compare them with the partition."""
+def _write(place: Store, month: datetime, now: datetime, until_s: float) -> bool:
+    """Write the files of a closed month, each in a step of its own; return whether all are there."""
+    for start in _days(month):
+        with _step(month) as row:
+            if row is None or row.state != MonthState.CLOSED:
+                return row is not None
+            if start.date().isoformat() not in {part.day for part in _parts(row)}:
+                _add_day(place, row, start)
+        if time.monotonic() > until_s:
+            return False
     with _step(month) as row:
-        if row is None or row.state != MonthState.CLOSED:
-            return
-        parts: list[Part] = []
-        whole: dict[int, Sums] = {}
-        for start in _days(month):
-            if sums := _stored(start, start + _DAY):
-                part = _write_day(place, month, start)
-                if _read_again(place, part) != sums or place.sha256(part.name) != part.sha256:
-                    raise ArchiveError(f"{part.name} does not hold what the database holds: it stays in the database")
-                parts.append(part)
-                whole = _plus(whole, sums)
-        said = layout.manifest(month, parts, whole)
-        with place.spool() as folder:
-            (folder / "manifest").write_bytes(said)
-            place.put(folder / "manifest", layout.manifest_name(month, sha256(said).hexdigest()))
-        row.parts = [part._asdict() for part in parts]
-        row.registers = {str(register): sums.rows for register, sums in whole.items()}
-        row.state, row.changed_at = MonthState.WRITTEN, now
-        row.save()
+        if row is not None and row.state == MonthState.CLOSED:
+            said = layout.manifest(month, _parts(row), _sums(row))
+            with place.spool() as folder:
+                (folder / "manifest").write_bytes(said)
+                place.put(folder / "manifest", layout.manifest_name(month, sha256(said).hexdigest()))
+            row.state, row.changed_at = MonthState.WRITTEN, now
+            row.save()
+    return True
+
+
+def _add_day(place: Store, row: ArchivedMonth, start: datetime) -> None:
+    """Write the file of a day, read it again, and compare it with the partition."""
+    sums = _stored(start, start + _DAY)
+    if not sums:
+        return
+    part = _write_day(place, row.month, start)
+    if _read_again(place, part) != sums or place.sha256(part.name) != part.sha256:
+        raise ArchiveError(f"{part.name} does not hold what the database holds: it stays in the database")
+    row.parts = [*row.parts, part._asdict()]
+    row.registers = {str(register): list(one) for register, one in _plus(_sums(row), sums).items()}
+    row.save()
 
 
 def _drop(month: datetime, now: datetime) -> None:
@@ -294,8 +312,8 @@ def _parts(row: ArchivedMonth) -> list[Part]:
     return [Part(**part) for part in row.parts]
 
 
-def _registers(row: ArchivedMonth) -> dict[int, int]:
-    return {int(register): rows for register, rows in row.registers.items()}
+def _sums(row: ArchivedMonth) -> dict[int, Sums]:
+    return {int(register): Sums(*map(int, sums)) for register, sums in row.registers.items()}
 
 
 def _days(month: datetime) -> Iterator[datetime]:

@@ -84,6 +84,11 @@ def create_months(now: datetime) -> list[str]:
     return _apply("meters_create_month", lambda there: wanted - there - archived)
 
 
+def first_stored(now: datetime) -> datetime:
+    """Return the earliest ``captured_at`` that the database holds, or may."""
+    return max(retention_start(now), stored_from() or retention_start(now))
+
+
 def stored_from() -> datetime | None:
     """Return the end of the last month that takes no readings any more, since it is archived or on its way; None if
     there is none.

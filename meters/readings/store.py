@@ -52,9 +52,12 @@ class Registers:
         if generation is None or generation != kept.generation or with_profiles > kept.has_profiles:
             profiles = push_profiles.active() if with_profiles else ()
             catalogue = Catalogue({row[0]: RegisterRow(*row[1:]) for row in self._rows_of()}, profiles)
-            readers, stored_from = Readers(catalogue), partitions.stored_from()
-            kept = self._kept = RegistersKept(generation, with_profiles, catalogue, readers, stored_from)
+            readers = Readers(catalogue)
+            kept = self._kept = RegistersKept(generation, with_profiles, catalogue, readers, self._stored_from())
         return kept
+
+    def _stored_from(self) -> datetime | None:
+        return partitions.stored_from()
 
     def _rows_of(self) -> list[tuple[Any, ...]]:
         return fetch_rows(

@@ -16,6 +16,9 @@ class SlowRegisters(Registers):
         super().__init__()
         self.reading, self.go_on = threading.Event(), threading.Event()
 
+    def _stored_from(self) -> None:
+        pass
+
     def _rows_of(self) -> list[tuple[Any, ...]]:
         if not self.reading.is_set():
             self.reading.set()

