@@ -9,6 +9,7 @@ from django.utils.http import urlencode
 
 from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, SubjectKind
 from ami_headend.console.alert_subjects import RIGHTS, subjects_url
+from ami_headend.console.deadlines import SEE_DEADLINES
 from ami_headend.console.events import SEE_EVENTS, events_url
 from ami_headend.console.failures import SEE, failures_url
 from ami_headend.core import clock
@@ -24,6 +25,7 @@ class Link(NamedTuple):
 
 
 _UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
+_DEADLINES = "admin:deadlines", SEE_DEADLINES
 _WHOLE = {  # lists without a filter for the subject
     Condition.KEYS_WORN: [("Device keys", ("admin:keys", "keyvault.view_devicekey"))],
     Condition.AGREEMENT_KEY_IN_USE: [
@@ -86,6 +88,9 @@ def _rows(alert: Alert) -> list[Link]:
             return [Link("Failures", failures_url(**named), SEE)] if is_one else []
         case Condition.SILENT_CONCENTRATOR | Condition.COMPLETENESS:
             return [_list("Uplinks", _UPLINKS, **of_subject)] if is_one else []
+        case Condition.READ_DEADLINE:
+            group = {} if alert.rule.group is None else {"group": str(alert.rule.group)}
+            return [_list("The day and those before", _DEADLINES, **group)]
         case condition:
             return [_list(*page) for page in _WHOLE.get(condition, ())]
 
