@@ -142,7 +142,8 @@ class Matrix:
         finally:
             watch.ended.set()
             watch.join()
-        found.untaken_s = longest(sorted(at for poster in posters for at in poster.taken_s), found.since_s)
+        taken = sorted(at for poster in posters for at in poster.taken_s)
+        found.untaken_s = longest([*taken, time.monotonic()], found.since_s)
         assert_nothing_lost(posters, 120 * self.rack.patience)
         found.frames = sum(poster.intervals * len(poster.site.devices) for poster in posters)
         found.answers = sum((poster.answers for poster in posters), Counter())
@@ -233,7 +234,7 @@ def run(rack: Rack, only: Sequence[str], say: Say) -> int:
             found = way()
         except (AssertionError, RackError, HostError, DatabaseError, OSError, pytest.fail.Exception) as error:
             traceback.print_exc()
-            found = Measured(name, failure=f"FAILS: {str(error).splitlines()[0][:80]}")
+            found = Measured(name, failure=f"FAILS: {repr(error).splitlines()[0][:80]}")
         results.append(found)
         say(" | ".join(found.row()))
     print(table(results), flush=True)

@@ -2,7 +2,7 @@
 
 With synchronous replication PostgreSQL commits on its own disk, then waits for the standby, then answers. If that wait
 is cancelled (``pg_cancel_backend``, not ``statement_timeout``), the answer is an ordinary one with a WARNING before it
-(SyncRepWaitForLSN in PostgreSQL). Whoever takes it for a commit acknowledges what a promoted standby never had.
+(its source, syncrep.c). Whoever takes it for a commit acknowledges what a promoted standby never had.
 """
 
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 from django.db.backends.postgresql import base
 
-_QUERY_CANCELED = "57014"  # SQLSTATE; as a warning it is raised by this wait alone
+# The function of PostgreSQL that waits. Its warning has no SQLSTATE of its own, and its text depends on the language.
+WAITING = "SyncRepWaitForLSN"
 
 
 class NotReplicatedError(psycopg.OperationalError):
@@ -29,7 +30,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
         def hear(notice: psycopg.errors.Diagnostic) -> None:
             nonlocal cancelled
-            cancelled |= notice.sqlstate == _QUERY_CANCELED
+            cancelled |= notice.source_function == WAITING
 
         def confirmed(*args: Any, **kwargs: Any) -> Any:
             nonlocal cancelled
