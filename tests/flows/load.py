@@ -100,5 +100,6 @@ def assert_nothing_lost(posters: Sequence[Poster], timeout_s: float = 180) -> No
         sites.wait_verified(poster.uplinks, timeout_s)
         intervals = range(FIRST, FIRST + poster.intervals)
         good = len(poster.site.devices) * poster.intervals
-        assert assert_one_verdict_each(poster.uplinks) == {"accepted": good}
+        counted = assert_one_verdict_each(poster.uplinks)
+        assert counted == {"accepted": good}, f"{counted}, and {good} frames were acknowledged"
         assert_readings(poster.site.devices, readings_expected(poster.site.devices, intervals))
