@@ -135,7 +135,8 @@ def _commands(concentrator_id: int, at_s: int, rows: Sequence[Sequence[Any]]) ->
                SET octets = excluded.octets, kid = excluded.kid, invocation_counter = excluded.invocation_counter,
                    key_version = excluded.key_version,
                    offered_at = coalesce(c.offered_at, excluded.offered_at), offered_to_id = excluded.offered_to_id,
-                   state = CASE WHEN c.state = 'queued' THEN 'offered' ELSE c.state END""",
+                   expires_at = CASE WHEN c.state = 'held' THEN excluded.expires_at ELSE c.expires_at END,
+                   state = CASE WHEN c.state IN ('held', 'queued') THEN 'offered' ELSE c.state END""",
             [
                 *(at_s, concentrator_id, at_s, numbers, titles, kinds),
                 *([json.dumps(one) for one in parameters], by, created, expires, octets, kids, counters),

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from ami_headend.core import clock
-from concentrators.commands import rollouts, rotation_progress
+from concentrators.commands import guard, rollouts, rotation_progress
 from concentrators.commands.rollouts import WaveError
 from concentrators.commands.rotation_progress import Kind
 from concentrators.fleet.selection import Selection
-from concentrators.models import Concentrator, RotationWave
+from concentrators.models import CommandKind, CommandLimit, Concentrator, LimitSpan, RotationWave
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import epochs
 from keyvault.device_keys.fleet_keys import standings
@@ -38,6 +38,7 @@ def begin_next(now: datetime) -> str | None:
         return None
     if any(one.state == "running" and clock.is_within(one.began_at, _PATIENCE, now) for one in latest):
         return None
+    _need_no_second_person()
     acts: dict[str, Callable[[datetime], str]] = {
         Kind.DEVICE_KEYS.value: _device_keys,
         Kind.MASTER_KEY.value: _master_key,
@@ -77,6 +78,14 @@ def _fleet_key(now: datetime) -> str:
     meters = rollouts.selected(Selection(derived_from=old), now).count()
     wave = rollouts.replace_fleet_key(old, f"demo {now:%Y-%m-%d %H:%M:%S}", ACTOR, now, _rate(meters), meters)
     return f"wave {wave.pk}: {wave.name}"
+
+
+def _need_no_second_person() -> None:
+    """Give the demo limits of its own: it rotates all day, and nobody is there to release what it begins."""
+    own = CommandLimit.objects.filter(kind=CommandKind.SET_KEY, account=ACTOR.name)
+    for span in {LimitSpan.ACT, LimitSpan.DAY} - set(own.values_list("span", flat=True)):
+        limit = CommandLimit(kind=CommandKind.SET_KEY, span=span, most=rollouts.NUMBER_MAX, account=ACTOR.name)
+        guard.save_limit(ACTOR, limit)
 
 
 def _compromised(now: datetime) -> str:

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend.backup import restoring
+from concentrators.commands import held_commands, operator
 from concentrators.commands.downlink import _Due, _note_offered, _note_sealed, _to_seal
+from concentrators.commands.operator import OperatorOrder
 from concentrators.commands.queue import CommandRequest, enqueue, enqueue_keys, expire
 from concentrators.feed import eras
 from concentrators.fleet import registry, tokens
@@ -23,6 +27,7 @@ from concentrators.ingest.verification import verify
 from concentrators.models import (
     Command,
     CommandKind,
+    CommandLimit,
     CommandState,
     Concentrator,
     ConcentratorToken,
@@ -30,7 +35,8 @@ from concentrators.models import (
     RotationWave,
     WaveState,
 )
-from keyvault import backups, journal, master_key
+from keyvault import approvals, backups, journal, master_key
+from keyvault.approvals import Person
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import (
@@ -343,6 +349,28 @@ def test_commands_that_left_are_kept_octet_for_octet(folder: Path) -> None:
     assert {row[0] for row in left} > {standing[0].pk}
     later = enqueue([CommandRequest(devices[1].meter, CommandKind.READ_NOW, {})], "tester", NOW)
     assert later[0].pk > max(row[0] for row in left)
+
+
+def test_commands_that_were_held_then_and_left_since_are_open(folder: Path) -> None:
+    """Their approval expires with the restore, but the meter may have the key."""
+    concentrator = ConcentratorFactory.create()
+    (device,) = with_transfer_keys(1, concentrator)
+    CommandLimit.objects.create(kind=CommandKind.SET_KEY, span="act", most=0, account=OFFICER.name)
+    (held,) = operator.give(device.meter, OperatorOrder(CommandKind.SET_KEY), OFFICER, NOW)
+    assert held.state == CommandState.HELD
+    second = User.objects.create_superuser("second")
+
+    def act() -> None:
+        approvals.approve(held.approval_id or 0, Person(second, "test"), NOW)
+        leave(concentrator, NOW)
+
+    lose(act)
+    bring_up(folder)
+    held_commands.drop_expired(timezone.now())
+    held.refresh_from_db()
+    assert (held.state, held.octets is None) == (CommandState.OFFERED, False)
+    assert held.expires_at == NOW + timedelta(seconds=settings.COMMAND_EXPIRES_S)
+    assert DeviceKey.objects.get(system_title=device.title, epoch=2).state == KeyState.PENDING
 
 
 def test_key_commands_whose_key_arrived_are_done_and_the_others_are_open(folder: Path) -> None:
