@@ -79,6 +79,7 @@ _POSITIVE = (
 )
 _SMALLEST_FRAME_OCTETS = 32  # tag, protected header and an AES-CCM tag around nothing
 _DAY_S = 86_400
+_BATCH_MOST_S = 600  # shorter than the time limit of its task
 _EXCHANGE_MOST_S = 60  # shorter than a message's lease and the time limit of its task
 _STEP_UP_LEAST_S = 60
 _SILENCE_LEAST_S = 5
@@ -190,9 +191,18 @@ def _contradictions() -> Iterator[CheckMessage]:
             f"ALERT_EXCHANGE_S is {settings.ALERT_EXCHANGE_S:g}.",
             f"A worker needs up to this long for one message: set it above 0, and to {_EXCHANGE_MOST_S} at most.",
         )
+    yield from _deliveries()
     yield from _key_lifetimes()
     yield from _resends()
     yield from _rows_kept()
+
+
+def _deliveries() -> Iterator[CheckMessage]:
+    if not 0 < settings.FEED_EXCHANGE_S <= _BATCH_MOST_S:
+        hint = f"A worker needs up to this long for one batch: set it above 0, and to {_BATCH_MOST_S} at most."
+        yield _error(74, f"FEED_EXCHANGE_S is {settings.FEED_EXCHANGE_S:g}.", hint)
+    if relative := [folder for folder in settings.FEED_FOLDERS if not folder.startswith("/")]:
+        yield _error(75, f"FEED_FOLDERS has {relative[0]!r}.", "Write folders from the root on, as /srv/feed.")
 
 
 def _key_lifetimes() -> Iterator[CheckMessage]:

@@ -64,6 +64,8 @@ def test_the_schedule_sends_every_task_that_nobody_else_does() -> None:
         ({"RESEND_GAPS_DAYS": 1, "RESEND_GAPS_AFTER_S": 86_400}, "ami_headend.E024"),
         ({"PROXY_COUNT": -1}, "ami_headend.E018"),
         ({"ALERT_EXCHANGE_S": 61}, "ami_headend.E031"),
+        ({"FEED_EXCHANGE_S": 601}, "ami_headend.E074"),
+        ({"FEED_FOLDERS": ["/srv/feed", "feed"]}, "ami_headend.E075"),
         ({"KEY_JOURNAL_MIRRORS": ["/mnt/a"], "KEY_JOURNAL_MIRRORS_NEEDED": "two"}, "ami_headend.E070"),
         ({"KEY_JOURNAL_MIRRORS": [], "KEY_JOURNAL_MIRRORS_NEEDED": "one"}, "ami_headend.E071"),
         ({"KEY_JOURNAL_MIRRORS": ["/mnt/a", "/mnt/a"]}, "ami_headend.E072"),

@@ -32,6 +32,7 @@ _RIGHTS = frozenset(
         "auth.add_user",
         "auth.change_user",
         "auth.delete_user",
+        "concentrators.add_feeddelivery",  # sends readings to wherever it says
     }
 )
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without characters that look alike

@@ -51,6 +51,7 @@ ASKED_FIRST = frozenset(
     {
         *("admin:auth_user_add", "admin:auth_user_password_change", "admin:password_change"),
         *("admin:meter-import", "admin:audit-export"),
+        *("admin:concentrators_feeddelivery_add", "admin:concentrators_feeddelivery_change"),
     }
 )
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
