@@ -27,7 +27,7 @@ OURS = f"{NETWORK}.1"  # the runner's own address
 _NOWHERE = "02:00:00:00:00:99"  # a hardware address that nobody has: what is sent there is lost without a word
 UNSHARE = ["unshare", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _MACHINE = Path(__file__).with_name("machine.py")
-_STOPPED_S, _RUNNING_S = 0.18, 0.02
+_STOPPED_S, _RUNNING_S, _PULSES = 0.18, 0.02, 10
 
 
 class HostError(Exception):
@@ -144,14 +144,6 @@ class Host:
                     found.append(process)
         return found
 
-    def signal(self, number: signal.Signals, *, of: str = "") -> int:
-        """Signal processes of the host; returns how many."""
-        found = self.processes(of=of)
-        for process in found:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-        return len(found)
-
     @property
     def clock(self) -> Path:
         return self.folder / "clock"
@@ -160,6 +152,13 @@ class Host:
         """Set the clock of the host's processes off, in place: they have the file mapped."""
         with self.clock.open("r+b" if self.clock.exists() else "wb") as file:
             file.write(struct.pack("i", seconds))
+
+
+def tell(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    """Signal processes, some of which may have ended."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def sides(one: Sequence[Host], other: Sequence[Host]) -> list[tuple[Host, Host]]:
@@ -191,10 +190,12 @@ def slowed(host: Host) -> Iterator[None]:
 
     def pulse() -> None:
         while not ended.is_set():
-            host.signal(signal.SIGSTOP)
-            time.sleep(_STOPPED_S)
-            host.signal(signal.SIGCONT)
-            ended.wait(_RUNNING_S)
+            found = host.processes()  # to look for them takes as long as they are to run
+            for _ in range(_PULSES):
+                tell(found, signal.SIGSTOP)
+                time.sleep(_STOPPED_S)
+                tell(found, signal.SIGCONT)
+                time.sleep(_RUNNING_S)
 
     thread = threading.Thread(target=pulse, name=f"slow {host.name}")
     thread.start()
@@ -203,18 +204,16 @@ def slowed(host: Host) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        host.signal(signal.SIGCONT)
 
 
 @contextmanager
 def frozen(host: Host, *, of: str) -> Iterator[int]:
     """Processes of a host that are stopped while the block runs; how many there are."""
     stopped = host.processes(of=of)
-    for process in stopped:
-        process.send_signal(signal.SIGSTOP)
+    if not stopped:
+        raise HostError(f"{host.name} has no process of {of}")
+    tell(stopped, signal.SIGSTOP)
     try:
         yield len(stopped)
     finally:
-        for process in stopped:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
+        tell(stopped, signal.SIGCONT)
