@@ -63,7 +63,9 @@ class RegisterDifferencesPage(RecordsPage):
             at, number = after
             place = DifferenceKey(time_of(at), number_of(number))
         found, key = differences(replace(self._selection(filters), after=place), ROWS)
-        columns = columns_of("from", "to", "meter", "-register", "#register", "#intervals", "#difference", "state")
+        columns = columns_of(
+            "from", "-to", "meter", "-OBIS code", "-#by register", "-#by intervals", "#difference", "state"
+        )
         serials = {row.serial_number for row in found}
         pks = dict(Meter.objects.filter(serial_number__in=serials).values_list("serial_number", "pk"))
         rows = [[*_span(row), _meter(row, pks), code_of(row.obis_code), *_numbers(row), _state(row)] for row in found]
@@ -93,7 +95,7 @@ def open_differences(meter_ids: Sequence[int], register: Register, start: dateti
     found, more = differences(DifferenceSelection(start, end, meter_ids, [register.pk], is_open=True), _SHOWN)
     times = {"from": start, "to": end}
     asked = {name: timezone.localtime(at).strftime("%Y-%m-%dT%H:%M") for name, at in times.items()}
-    columns = columns_of("from", "to", "#register advanced by", "#intervals add up to", "#difference")
+    columns = columns_of("from", "to", "-#by register", "-#by intervals", "#difference")
     return {
         "differences": table(columns, [[*_span(row), *_numbers(row)] for row in found]) if found else None,
         "more_differences": more is not None,
