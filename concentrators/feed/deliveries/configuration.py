@@ -65,17 +65,20 @@ def save(
 ) -> Made:
     """Make or change the delivery of a subscription, which is made from the first kept row on if there is none.
 
-    ``resource`` and ``at_end`` (from now on) are for a new subscription. A batch that was begun is forgotten: what goes
-    out next is as it is wanted now. DeliverySettingError.
+    ``resource`` and ``at_end`` (from now on) are for a new subscription. A batch that was begun stays as it is, unless
+    its form or group is another one now. DeliverySettingError.
     """
     _check_name(name)
     with transaction.atomic():
         subscription = _subscription(name, resource, actor, now, at_end=at_end)
         delivery = FeedDelivery.objects.select_for_update().filter(subscription=subscription).first()
         act = "create" if delivery is None else "change"
-        delivery = _as_wanted(delivery or FeedDelivery(subscription=subscription), wanted)
-        delivery.until_position = delivery.until_row = delivery.due_at = None
-        delivery.attempts, delivery.last_error = 0, ""
+        delivery = delivery or FeedDelivery(subscription=subscription)
+        before = delivery.format, delivery.group_id
+        delivery = _as_wanted(delivery, wanted)
+        if (delivery.format, delivery.group_id) != before:
+            delivery.until_position = delivery.until_row = None
+        delivery.attempts, delivery.due_at, delivery.last_error = 0, None, ""
         delivery.save()
         chain.record(actor, f"feed_delivery.{act}", _subject(delivery))
         if wanted.password is not None and delivery.kind == DeliveryKind.SFTP:

@@ -403,6 +403,22 @@ class TestConfiguration:
         delivery.subscription.refresh_from_db()
         assert delivery.subscription.position == 1
 
+    def test_a_batch_that_was_begun_outlives_a_pause_and_other_sizes(
+        self, out: Path, concentrator: Concentrator
+    ) -> None:
+        delivery = made("begun", "folder", out)
+        told(concentrator, 100)
+        out.rmdir()
+        until = deliver(delivery).until_position
+        assert until is not None
+        for wanted in (Wanted(is_enabled=False), Wanted(is_enabled=True, rows=1), Wanted(wait_minutes=5)):
+            assert configuration.save("begun", wanted, ANN, NOW).delivery.until_position == until
+        out.mkdir()
+        deliver(delivery)
+        assert len(list(out.glob("*.ndjson"))) == 1
+        FeedDelivery.objects.filter(pk=delivery.pk).update(until_position=until, until_row=0)
+        assert configuration.save("begun", Wanted(format="csv"), ANN, NOW).delivery.until_position is None
+
     def test_it_cannot_become_another_kind(self, out: Path) -> None:
         made("kind", "folder", out)
         with pytest.raises(DeliverySettingError, match="remove it, and make another one"):
