@@ -162,6 +162,8 @@ def test_an_upgraded_database_has_what_a_new_one_has_and_keeps_its_rows(
 ) -> None:
     rows = [Uplink.objects.count(), IntegrityFailure.objects.count(), AuditRecord.objects.count()]
     migrate()
+    first = partitions.month_start(partitions.retention_start(timezone.now()))  # the backup was made in another month
+    partitions._apply("meters_drop_month", lambda there: {month for month in there if month < first})
     assert schema_once_loaded() == new[0]
     assert seeds() == new[1]
     assert rows == [Uplink.objects.count(), IntegrityFailure.objects.count(), AuditRecord.objects.count()]
