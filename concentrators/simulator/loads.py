@@ -13,7 +13,7 @@ from concentrators.simulator.recorded_loads import INTERVAL_MINUTES, RecordedErr
 from concentrators.simulator.sealers import ALL_SCHEMES, METER_SCHEMES
 
 _DAY_S = 86_400
-_OUTAGE_AGO_S = 2_700  # when the outage of an endless run began
+_OUTAGE_AGO_S = 2_700  # when an outage began
 _CLOCK_SKEW_S = 300
 _AGREED_EVERY = 5
 _ENROLLED_EVERY = 4
@@ -58,6 +58,7 @@ class RunRequest:
     readings: Path | None = None
     as_recorded: bool = False
     endless: bool = False
+    outage: bool = False  # the power of the last concentrator's meters went a while ago, and comes back
     gap_runs: int = 1024
     sessions: int = 64
     retention_days: int = 1096
@@ -118,7 +119,7 @@ def _household_plan(wish: RunRequest, now: datetime) -> tuple[Plan, Load]:
     count = 100 if wish.meters is None else wish.meters
     names = [f"household-{number + 1}" for number in range(count)]
     plan = _plan(wish, names, lengths, start_s, None if wish.endless else end_s, {})
-    if wish.endless:
+    if wish.outage:
         plan = replace(plan, outage_at_s=end_s - _OUTAGE_AGO_S)
     return plan, HouseholdLoad(wish.seed, start_s)
 

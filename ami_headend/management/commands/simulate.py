@@ -199,6 +199,7 @@ def _wish(options: dict[str, Any]) -> RunRequest:
         readings=readings,
         as_recorded=options["as_recorded"],
         endless=demo,
+        outage=demo,
         enrols=not settings.REQUIRE_APPROVAL,  # pinning the run's authority would need a second person
         gap_runs=settings.COUNTER_GAP_RUNS,
         sessions=settings.SESSIONS_KEPT,

@@ -1,4 +1,4 @@
-"""An outage of an endless run: meters of the last concentrator say so, fall silent, and come back one by one."""
+"""An outage: meters of the last concentrator say so, fall silent, and come back one by one."""
 
 from itertools import pairwise
 
