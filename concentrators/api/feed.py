@@ -9,18 +9,19 @@ from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import generics, serializers, status
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import NotFound, PermissionDenied
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.web.problems import problem
+from ami_headend.web.scopes import Program
 from concentrators.feed import bodies, gone, pages, subscriptions
 from concentrators.feed.cursor import CursorError
-from concentrators.feed.formats.profile import ProfileError, parse_profile
+from concentrators.feed.formats.profile import ProfileError
 from concentrators.feed.pages import GoneError
 from concentrators.feed.rows import Resource
-from concentrators.feed.subscriptions import Standing, SubscriptionError
+from concentrators.feed.subscriptions import OwnerError, Standing, SubscriptionError
 from concentrators.models import FeedSubscription
 from keyvault.audit.chain import web_actor
 from meters.api.meters import CSVRenderer, ParameterView, ParquetRenderer
@@ -200,23 +201,33 @@ class SubscriptionDetail(generics.GenericAPIView[Any]):
         responses={200: SubscriptionSerializer},
     )
     def put(self, request: Request, name: str) -> Response:
-        """Store how far a consumer has come; the first time, this makes the subscription (audited)."""
+        """Store how far a consumer has come; the first time, this makes the subscription (audited).
+
+        A token may move only what it has made.
+        """
         body = SubscriptionCursorSerializer(data=request.data)
         body.is_valid(raise_exception=True)
-        profile = body.validated_data.get("profile")
-        parse_profile(profile or {})  # before anything is stored
+        cursor, profile = body.validated_data["cursor"], body.validated_data.get("profile")
+        is_program = isinstance(request.user, Program)
         try:
-            subscriptions.keep(name, body.validated_data["cursor"], web_actor(request), timezone.now())
+            subscriptions.keep(name, cursor, web_actor(request), timezone.now(), profile, only_own=is_program)
         except CursorError as error:
             raise serializers.ValidationError({"cursor": [str(error)]}) from None
-        if profile is not None:
-            subscriptions.set_profile(name, profile, web_actor(request))
+        except OwnerError as error:
+            raise PermissionDenied(str(error)) from None
         return self._shown(name)
 
     @extend_schema(operation_id="feed_subscription_delete", responses={204: None})
     def delete(self, request: Request, name: str) -> Response:
-        """Delete a subscription that is not delivered: nothing is alerted any more when its consumer lags. Audited."""
-        if not subscriptions.delete(name, web_actor(request)):
+        """Delete a subscription that is not delivered: nothing is alerted any more when its consumer lags. Audited.
+
+        A token may delete only what it has made.
+        """
+        try:
+            is_deleted = subscriptions.delete(name, web_actor(request), only_own=isinstance(request.user, Program))
+        except OwnerError as error:
+            raise PermissionDenied(str(error)) from None
+        if not is_deleted:
             raise NotFound(f"there is no subscription {name!r}")
         return Response(status=status.HTTP_204_NO_CONTENT)
 

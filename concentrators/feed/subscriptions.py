@@ -24,6 +24,10 @@ class SubscriptionError(ValueError):
     """A subscription that cannot be made: the caller's mistake, named in the message."""
 
 
+class OwnerError(Exception):
+    """A program may not act on a subscription that another one made; the message says whose it is."""
+
+
 class Delivering(NamedTuple):
     """How the delivery of a subscription stands. ``attempts``: failed ones since the last batch that was taken."""
 
@@ -62,11 +66,20 @@ class Standing(NamedTuple):
         return int(self.lag.total_seconds())
 
 
-def keep(name: str, text: str, actor: Actor, now: datetime) -> None:
-    """Store how far a consumer has come; its first one makes the subscription, which is audited.
+def keep(
+    name: str,
+    text: str,
+    actor: Actor,
+    now: datetime,
+    profile: Mapping[str, Any] | None = None,
+    *,
+    only_own: bool = False,
+) -> None:
+    """Store how far a consumer has come, and its profile if one is given; the first time, this makes the subscription.
 
-    CursorError; SubscriptionError if there are too many, or it follows another resource. The cursor may be one that
-    cannot be followed: its consumer is told when it asks for rows.
+    Making it is audited. CursorError, ProfileError; SubscriptionError if there are too many, or it follows another
+    resource; OwnerError if ``only_own``, and it is another's. The cursor may be one that cannot be followed: its
+    consumer is told when it asks for rows.
     """
     cursor = cursors.parse(text)
     values = {
@@ -79,10 +92,12 @@ def keep(name: str, text: str, actor: Actor, now: datetime) -> None:
     with transaction.atomic():
         cursors.follow(cursor, eras.state())
         known = FeedSubscription.objects.select_for_update().filter(name=name).first()
+        if known is not None and only_own:
+            _check_owner(known, actor)
         if known is None:
             if FeedSubscription.objects.count() >= MOST:
                 raise SubscriptionError(f"there are {MOST:,} subscriptions already: delete those that nobody needs")
-            FeedSubscription.objects.create(name=name, resource=cursor.resource, **values)
+            FeedSubscription.objects.create(name=name, resource=cursor.resource, owner=actor.name, **values)
             chain.record(actor, "feed.subscribe", {"subscription": name, "resource": str(cursor.resource)})
         elif known.resource != cursor.resource:
             raise SubscriptionError(
@@ -92,7 +107,16 @@ def keep(name: str, text: str, actor: Actor, now: datetime) -> None:
             delivery = FeedDelivery.objects.filter(subscription=known).first()
             if delivery is not None:
                 _move_delivered(delivery, cursor, actor)
+            values["owner"] = known.owner or known.account
             FeedSubscription.objects.filter(pk=known.pk).update(**values)
+        if profile is not None:
+            set_profile(name, profile, actor)
+
+
+def _check_owner(known: FeedSubscription, actor: Actor) -> None:
+    owner = known.owner or known.account
+    if owner != actor.name:
+        raise OwnerError(f"subscription {known.name} belongs to {owner}: people with the right may move or delete it")
 
 
 def _move_delivered(delivery: FeedDelivery, cursor: Cursor, actor: Actor) -> None:
@@ -112,9 +136,15 @@ def _is_gone(cursor: Cursor, state: State) -> bool:
         return True
 
 
-def delete(name: str, actor: Actor) -> bool:
-    """Delete a subscription; audited. Return whether there was one. SubscriptionError while it is delivered."""
+def delete(name: str, actor: Actor, *, only_own: bool = False) -> bool:
+    """Delete a subscription; audited. Return whether there was one.
+
+    SubscriptionError while it is delivered; OwnerError if ``only_own``, and it is another's.
+    """
     with transaction.atomic():
+        known = FeedSubscription.objects.select_for_update().filter(name=name).first()
+        if known is not None and only_own:
+            _check_owner(known, actor)
         if FeedDelivery.objects.filter(subscription__name=name).exists():
             raise SubscriptionError(f"{name} is delivered: remove the delivery first")
         deleted, _ = FeedSubscription.objects.filter(name=name).delete()

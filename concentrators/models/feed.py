@@ -106,6 +106,7 @@ class FeedSubscription(models.Model):
         default=dict, db_default={}, help_text="how its messages of IEC 61968-9 are written: docs/formats.md"
     )
     account = models.CharField(max_length=150, help_text="who moved it last")
+    owner = models.CharField(max_length=150, default="", db_default="", help_text="who made it; empty: as account")
     created_at = models.DateTimeField(db_default=Now())
     moved_at = models.DateTimeField(help_text="when its consumer last said how far it has come")
 

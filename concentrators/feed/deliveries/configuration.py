@@ -204,7 +204,7 @@ def _subscription(
     chain.record(actor, "feed.subscribe", {"subscription": name, "resource": of.value})
     return FeedSubscription.objects.create(
         name=name, resource=of, era=cursor.era, position=cursor.place.position, row=cursor.place.row,
-        account=actor.name, moved_at=now,
+        account=actor.name, owner=actor.name, moved_at=now,
     )  # fmt: skip
 
 

@@ -14,15 +14,16 @@ from django.db import transaction
 from django.test import Client
 from django.utils import timezone
 
+from ami_headend.api_tokens import tokens
 from ami_headend.signin import roles
-from concentrators.feed import eras, lots, pages, tables
+from concentrators.feed import eras, lots, pages, subscriptions, tables
 from concentrators.feed.cursor import Cursor
 from concentrators.feed.cursor import Place as At
 from concentrators.feed.rows import Resource
 from concentrators.fleet import groups
 from concentrators.fleet.groups import Members
-from concentrators.models import Concentrator, FeedLot
-from keyvault.audit.chain import Actor
+from concentrators.models import Concentrator, FeedLot, FeedSubscription
+from keyvault.audit.chain import Actor, AuditError
 from keyvault.models import AuditRecord
 from meters.models import HouseholdAccess
 from meters.registry.groups import GroupName
@@ -33,6 +34,7 @@ from tests.factories import ConcentratorFactory
 
 pytestmark = pytest.mark.usefixtures("own_database")
 READINGS = "/api/v1/feed/readings"
+ANN = Actor("ann", "")
 
 
 @pytest.fixture
@@ -228,6 +230,43 @@ def test_a_subscription_says_how_far_behind_it_is(client: Client, concentrator: 
     assert client.delete(address).status_code == client.get(address).status_code == 404
     acts = AuditRecord.objects.order_by("number").values_list("act", flat=True)
     assert list(acts)[-2:] == ["feed.subscribe", "feed.unsubscribe"]
+
+
+def test_a_token_moves_and_deletes_its_own_subscription_alone(client: Client, at_end: str) -> None:
+    address, now = "/api/v1/feed/subscriptions/billing", timezone.now()
+    mine, other = (tokens.make(ANN, name, ["feed"], 1, now) for name in ("mine", "other"))
+    body = {"cursor": at_end}
+
+    def asked(secret: str, method: str = "put") -> int:
+        headers = {"authorization": f"Bearer {secret}"}
+        answer = getattr(Client(headers=headers), method)(address, body, content_type="application/json")
+        return int(answer.status_code)
+
+    assert asked(mine.secret) == 200
+    assert [asked(other.secret), asked(other.secret, "delete")] == [403, 403]
+    assert client.put(address, body, content_type="application/json").status_code == 200  # a person moves it
+    assert asked(other.secret) == 403
+    rotated = tokens.rotate(ANN, mine.token.pk, 1, timedelta(), now)
+    assert asked(rotated.secret) == 200  # and it stays the token's, also after a rotation
+    FeedSubscription.objects.update(owner="")  # as of a release before
+    assert [asked(other.secret), asked(rotated.secret)] == [403, 200]
+    assert FeedSubscription.objects.get().owner == "token:mine"
+    assert asked(rotated.secret, "delete") == 204
+    assert client.put(address, body, content_type="application/json").status_code == 200
+    assert [asked(rotated.secret), client.delete(address).status_code] == [403, 204]
+
+
+def test_a_profile_that_is_not_stored_moves_no_cursor(
+    client: Client, at_end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AuditError("the audit key cannot be used")
+
+    monkeypatch.setattr(subscriptions, "set_profile", fail)
+    body = {"cursor": at_end, "profile": {}}
+    answer = client.put("/api/v1/feed/subscriptions/billing", body, content_type="application/json")
+    assert answer.status_code == 503
+    assert not FeedSubscription.objects.exists()
 
 
 def test_a_subscription_follows_one_resource(client: Client, at_end: str) -> None:
