@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from concentrators.listener.cutters import CUTTERS, Cutter
 from keyvault.cose.structures import MalformedError
+from keyvault.schemes.dlms import framing
 from keyvault.schemes.dlms.crc import crc_x25
 from keyvault.schemes.dlms.envelope import MAX_OCTETS
 from keyvault.schemes.dlms.framing import unwrap
@@ -68,6 +69,20 @@ def test_notifications_come_whole_however_the_octets_come(link: str) -> None:
         found = cut(cutter, stream, [rng.randrange(len(stream)) for _ in range(rng.randrange(40))])
         assert [unwrap(one) for one in found] == [unwrap(one) for one in STREAMS[link]]
         assert not cutter.is_amid()
+
+
+def test_junk_costs_no_checksum_of_whole_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Octets that say the length of a long frame again and again are refused by the check of its header."""
+    checked = []
+
+    def noted(octets: bytes) -> int:
+        checked.append(len(octets))
+        return crc_x25(octets)
+
+    monkeypatch.setattr(framing, "crc_x25", noted)
+    junk, cutter = b"\x7e\xa7\xff" * 1_000, CUTTERS["hdlc"]()
+    assert cutter.feed(junk) == []
+    assert 0 < sum(checked) <= 4 * len(junk)
 
 
 @pytest.mark.parametrize("link", ["hdlc", "mbus"])
