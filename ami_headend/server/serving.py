@@ -29,7 +29,7 @@ def sizes() -> dict[Pool, Size]:
         Pool.WATCH: Size(2, settings.WEB_PROBE_S),
         Pool.INGEST: Size(settings.WEB_INGEST_THREADS, settings.WEB_POST_S),
         Pool.SIGN_IN: Size(1, settings.WEB_PAGE_S),
-        Pool.PROGRAM: Size(2, settings.WEB_PAGE_S),
+        Pool.PROGRAM: Size(settings.WEB_PROGRAM_THREADS, settings.WEB_PAGE_S),
         Pool.EXPORT: Size(settings.WEB_EXPORT_THREADS, settings.WEB_EXPORT_S),
         Pool.PEOPLE: Size(settings.WEB_PAGE_THREADS, settings.WEB_PAGE_S),
     }

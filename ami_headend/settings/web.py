@@ -149,6 +149,7 @@ URL_PREFIX = env.str("URL_PREFIX", "").rstrip("/")  # such as "/ami", if the pro
 FORCE_SCRIPT_NAME = URL_PREFIX or None
 WEB_INGEST_THREADS = env.int("WEB_INGEST_THREADS", 4)  # of each process, for concentrators
 WEB_PAGE_THREADS = env.int("WEB_PAGE_THREADS", 4)  # for pages and the rest of the API
+WEB_PROGRAM_THREADS = env.int("WEB_PROGRAM_THREADS", 2)  # for programs, by token or password
 WEB_EXPORT_THREADS = env.int("WEB_EXPORT_THREADS", 2)  # for files of any length
 WEB_POST_S = env.float("WEB_POST_S", 6.0)  # a concentrator gets its answer within this time: 503 at the latest
 WEB_PROBE_S = env.float("WEB_PROBE_S", 4.0)  # and so does a probe
