@@ -91,6 +91,7 @@ class FeedView(ParameterView):
             only = partial(groups.meters_among, ids_of(asked["group"]) or []) if "group" in asked else None
             found = pages.batches(planned, shows_places=may_see_places(request.user), only=only)
             parts = bodies.written(planned, found, form, profile)
+            rows = pages.count(planned, only)
             first = list(itertools.islice(parts, 1))  # an immediate error comes before status 200 is sent
         except CursorError as error:
             raise serializers.ValidationError({"cursor": [str(error)]}) from None
@@ -99,7 +100,7 @@ class FeedView(ParameterView):
         headers = {
             "Feed-Era": planned.cursor.era,
             "Feed-Cursor": str(planned.cursor),
-            "Feed-Rows": str(planned.rows),
+            "Feed-Rows": str(rows),
             "Feed-At-End": str(planned.at_end).lower(),
         }
         if planned.at_end:

@@ -140,6 +140,14 @@ def batches(planned: Plan, *, shows_places: bool, only: Chosen | None = None) ->
         yield tables.batch(_pieces(planned, part))
 
 
+def count(planned: Plan, only: Chosen | None = None) -> int:
+    """Count the rows that ``batches`` yields; to choose of them, they are unpacked. GoneError."""
+    if only is None:
+        return planned.rows
+    tables = Tables(planned.resource, shows_places=False, only=only)
+    return sum(tables.count(_pieces(planned, part)) for part in _parts(planned.slices))
+
+
 def page(
     resource: Resource, text: str | None, limit: int, *, only: Chosen | None = None
 ) -> Page[ReadingRow | EventRow]:

@@ -66,17 +66,25 @@ class Tables:
 
     def batch(self, pieces: Sequence[Piece]) -> pa.RecordBatch:
         """Return the rows of pieces; a fixed number of queries."""
-        schema = SCHEMAS[self._resource]
+        schema, told = SCHEMAS[self._resource], self._told(pieces)
+        if not told or not len(told["position"]):
+            return pa.RecordBatch.from_pylist([], schema=schema)
+        told |= self._looked_up(told)
+        return pa.record_batch([told[field.name].cast(field.type) for field in schema], schema=schema)
+
+    def count(self, pieces: Sequence[Piece]) -> int:
+        """Count the rows of pieces that are told; a query, if they are chosen."""
+        return len(self._told(pieces).get("position", ()))
+
+    def _told(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Return what pieces say of the meters that are told; empty if they have no rows."""
         given = [self._given(piece) for piece in pieces]
         told = {name: pa.concat_arrays([one[name] for one in given]) for name in given[0]} if given else {}
         if told and self._only is not None:
             wanted = pa.array(self._only(pc.unique(told["meter_id"]).to_pylist()), pa.int64())
             is_told = pc.is_in(told["meter_id"].cast(pa.int64()), value_set=wanted)
             told = {name: column.filter(is_told) for name, column in told.items()}
-        if not told or not len(told["position"]):
-            return pa.RecordBatch.from_pylist([], schema=schema)
-        told |= self._looked_up(told)
-        return pa.record_batch([told[field.name].cast(field.type) for field in schema], schema=schema)
+        return told
 
     def _given(self, piece: Piece) -> dict[str, Any]:
         """Return what a piece says without looking anything up."""
