@@ -1,5 +1,6 @@
 """The outage view: which meters said that their power went, by concentrator, since when, and who is asked."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -170,11 +171,13 @@ def past_url(request: HttpRequest, **filters: str) -> str:
 
 
 def checked(request: HttpRequest, concentrator_id: int | None, group_ids: Sequence[int] | None = None) -> str:
-    """Ask meters that are out, once the user has confirmed it; return what was done. Wrong for a refusal."""
-    if request.POST.get("sure") != "yes":
+    """Ask as many meters that are out as the user has confirmed; return what was done. Wrong for a refusal."""
+    sure = request.POST.get("sure", "")
+    most = int(sure) if re.fullmatch("[0-9]{1,4}", sure) else 0
+    if not 1 <= most <= status_check.MOST:
         raise Wrong("Nothing was ordered: confirm that so many meters are to be asked.")
     try:
-        done = status_check.check(concentrator_id, web_actor(request), timezone.now(), group_ids=group_ids)
+        done = status_check.check(concentrator_id, web_actor(request), timezone.now(), most, group_ids)
     except DownlinkError as error:
         raise Wrong(f"Nothing was ordered. {sentence(error)}") from None
     return in_words(done)
