@@ -37,16 +37,24 @@ def check(request: Request, view: Any, program: Program) -> None:
         raise exceptions.NotFound(f"No meter with system title {title} is in the groups of the token.")
 
 
+def limit_of(request: Request) -> tuple[int, ...] | None:
+    """Return the ids of the groups that a request is limited to; None if it is to none."""
+    return request.user.group_ids if isinstance(request.user, Program) else None
+
+
+def context(request: Request) -> dict[str, Any]:
+    """Return what serializers need to know, so that a filter does not tell what there is outside of the groups."""
+    return {"group_ids": limit_of(request)}
+
+
 def restricted(request: Request, view: Any, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return query parameters, restricted to the groups of a limited token. PermissionDenied if they name others."""
-    ids = request.user.group_ids if isinstance(request.user, Program) else None
+    """Return query parameters, restricted to the groups of a limited token. PermissionDenied if none is left."""
+    ids = limit_of(request)
     if ids is None or not _takes_groups(view):
         return asked
     own = list(FleetGroup.objects.filter(pk__in=ids))
-    foreign = [str(group) for group in asked.get("group", []) if group.pk not in ids]
-    if foreign or not own:
-        why = f"it is not limited to {', '.join(foreign)}" if foreign else "none of its groups is there any more"
-        raise exceptions.PermissionDenied(f"The token does not open this: {why}.")
+    if not own:
+        raise exceptions.PermissionDenied("The token does not open this: none of its groups is there any more.")
     return {**asked, "group": asked.get("group") or own}
 
 

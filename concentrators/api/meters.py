@@ -8,17 +8,15 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from concentrators.api.selection import ConcentratorField
 from concentrators.fleet.assignments import holding
-from concentrators.models import Concentrator
 from meters.api.meters import MeterList
-from meters.api.serializers import MeterSerializer, MetersQuery, NamedField, page_of
+from meters.api.serializers import MeterSerializer, MetersQuery, page_of
 from meters.models import Meter
 
 
 class AssignedMetersQuery(MetersQuery):
-    concentrator = NamedField(
-        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="meters assigned to it now"
-    )
+    concentrator = ConcentratorField(required=False, help_text="meters assigned to it now")
 
 
 class AssignedMeterList(MeterList):

@@ -10,11 +10,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.web import group_limits
+from concentrators.api.selection import ConcentratorField
 from concentrators.commands import status_check
 from concentrators.commands.queue import DownlinkError
 from concentrators.fleet import outage_history, outages
 from concentrators.fleet.outage_history import MeterSpell, OutageSelection, PastOutage
-from concentrators.models import Concentrator
 from keyvault.audit.chain import web_actor
 from meters.api.meters import ParameterView, SelectionView, page_responses
 from meters.api.serializers import (
@@ -22,7 +22,6 @@ from meters.api.serializers import (
     PAGE_MAX,
     CursorField,
     GroupsField,
-    NamedField,
     PageQuery,
     PeriodQuery,
     QuerySerializer,
@@ -38,7 +37,7 @@ class OutageSerializer(serializers.Serializer[Any]):
 
     concentrator = serializers.CharField(source="name", help_text="empty: of meters without a concentrator")
     meters_out = serializers.IntegerField(source="out")
-    meters = serializers.IntegerField(help_text="all of its meters")
+    meters = serializers.IntegerField(help_text="all of its meters; of chosen groups, those in them")
     since = serializers.DateTimeField(help_text="when the first of them went")
     latest = serializers.DateTimeField(help_text="when the last of them went")
 
@@ -62,7 +61,7 @@ class GroupOutageSerializer(serializers.Serializer[Any]):
 class PastOutagesQuery(PeriodQuery):
     """Outages that lasted at any time in [from, to), and a page."""
 
-    concentrator = NamedField(slug_field="name", queryset=Concentrator.objects.all(), required=False)
+    concentrator = ConcentratorField(required=False)
     group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
     page_size = serializers.IntegerField(
         default=PAGE_DEFAULT, min_value=1, max_value=PAGE_MAX, help_text="for JSON; CSV and Parquet are complete"
@@ -81,7 +80,7 @@ class PastOutageSerializer(serializers.Serializer[Any]):
     still_out = serializers.IntegerField(help_text="how many of them said nothing since")
     mean_s = serializers.IntegerField(allow_null=True, help_text="how long those that are back were out, seconds")
     concentrator = serializers.CharField()
-    groups = serializers.CharField(help_text="of the concentrator, now; with | between them")
+    groups = serializers.CharField(help_text="of the concentrator, now; with | between them; a limited token's own")
 
 
 class MeterOutageSerializer(serializers.Serializer[Any]):
@@ -98,9 +97,7 @@ class MeterOutageSerializer(serializers.Serializer[Any]):
 class NewCheckSerializer(serializers.Serializer[Any]):
     """Which meters that are out are asked; `confirm` is the number of meters that may be asked at most."""
 
-    concentrator = NamedField(
-        slug_field="name", queryset=Concentrator.objects.all(), required=False, help_text="default: all"
-    )
+    concentrator = ConcentratorField(required=False, help_text="default: all")
     group = GroupsField(required=False, help_text="of meters in any of these groups now; default: all")
     confirm = serializers.IntegerField(min_value=1, max_value=status_check.MOST)
 
@@ -139,7 +136,7 @@ class OutageList(ParameterView):
     @extend_schema(operation_id="outages_check", tags=["events"], request=NewCheckSerializer, responses=CheckSerializer)
     def post(self, request: Request) -> Response:
         """Order a reading from meters that are out and were not heard since; audited."""
-        body = NewCheckSerializer(data=request.data)
+        body = NewCheckSerializer(data=request.data, context=group_limits.context(request))
         body.is_valid(raise_exception=True)
         asked = group_limits.restricted(request, self, body.validated_data)
         concentrator_id = asked["concentrator"].pk if "concentrator" in asked else None
@@ -177,7 +174,8 @@ class _PastList(SelectionView):
 
     def selection(self, asked: dict[str, Any]) -> OutageSelection:
         at = [asked["concentrator"].pk] if "concentrator" in asked else None
-        return OutageSelection(asked["from"], asked["to"], at, ids_of(asked.get("group")), asked.get("cursor"))
+        chosen, shown = ids_of(asked.get("group")), group_limits.limit_of(self.request)
+        return OutageSelection(asked["from"], asked["to"], at, chosen, asked.get("cursor"), shown)
 
 
 class PastOutages(_PastList):

@@ -11,12 +11,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from ami_headend.core.clock import EARLIEST, LATEST
+from concentrators.api.selection import ConcentratorField
 from concentrators.fleet import groups
-from concentrators.models import Concentrator, IntervalTotal, ReadDay, ReadDeadline, ReadShare
+from concentrators.models import IntervalTotal, ReadDay, ReadDeadline, ReadShare
 from concentrators.totals import read_deadlines, read_success
 from concentrators.totals.read_deadlines import DayStatus
 from meters.api.meters import ParameterView
-from meters.api.serializers import SELECTION_MAX, GroupsField, NamedField, QuerySerializer, ids_of
+from meters.api.serializers import SELECTION_MAX, GroupsField, QuerySerializer, ids_of
 
 STATUSES = [status.value for status in DayStatus]
 
@@ -25,7 +26,7 @@ class ChosenQuery(QuerySerializer):
     """Concentrators by name or by groups."""
 
     concentrator = serializers.ListField(
-        child=NamedField(slug_field="name", queryset=Concentrator.objects.all()),
+        child=ConcentratorField(),
         required=False,
         max_length=SELECTION_MAX,
         help_text="name; may be repeated",

@@ -7,8 +7,9 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from concentrators.api.selection import visible
 from concentrators.fleet import groups
-from concentrators.models import Concentrator, IntervalTotal
+from concentrators.models import IntervalTotal
 from concentrators.totals import queries
 from concentrators.totals.queries import TotalSelection
 from meters.api.meters import SelectionView, page_responses
@@ -30,7 +31,7 @@ class TotalsQuery(PageQuery):
     cursor_ids = 3
 
     def validate_concentrator(self, names: list[str]) -> list[int]:
-        found = dict(Concentrator.objects.filter(name__in=names).values_list("name", "pk"))
+        found = dict(visible(self.context).filter(name__in=names).values_list("name", "pk"))
         for name in names:
             if name not in found:
                 raise serializers.ValidationError(f"there is no concentrator {name!r}")

@@ -1,6 +1,6 @@
 """Outages of a period: by concentrator, where those of its meters that touch are one; or meter by meter."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ _AT = " AND p.concentrator_id = ANY(%(concentrators)s::int[])"
 class OutageSelection:
     """Outages that lasted at any time in [start, end); None is all. ``after``: the key of the last page's last row.
 
-    ``group_ids``: of meters that are in any of these groups now.
+    ``group_ids``: of meters that are in any of these groups now; ``shown_groups``: the groups whose names are told.
     """
 
     start: datetime
@@ -30,6 +30,7 @@ class OutageSelection:
     concentrator_ids: Sequence[int] | None = None
     group_ids: Sequence[int] | None = None
     after: tuple[Any, ...] | None = None
+    shown_groups: Collection[int] | None = None
 
 
 class OutageKey(NamedTuple):
@@ -107,7 +108,7 @@ def past_outages(selection: OutageSelection, limit: int) -> tuple[list[PastOutag
             {after} ORDER BY n.since DESC, coalesce(n.concentrator_id, 0) DESC LIMIT %(limit)s""",
         {**values, "touching": TOUCHING, "limit": limit},
     )
-    names = _groups_of({row[-1] for row in rows})
+    names = _groups_of({row[-1] for row in rows}, selection.shown_groups)
     found = [PastOutage._make((*row[:-1], names.get(row[-1], ""))) for row in rows]
     return found, OutageKey(rows[-1][0], rows[-1][-1]) if len(rows) == limit else None
 
@@ -165,9 +166,11 @@ def _chosen(selection: OutageSelection, codes: EventCodes) -> tuple[str, dict[st
     return statement, {**values, "start": selection.start, "now": selection.end}
 
 
-def _groups_of(concentrator_ids: set[int]) -> dict[int, str]:
-    """Return the names of the groups of concentrators, with | between them. One query."""
+def _groups_of(concentrator_ids: set[int], shown: Collection[int] | None) -> dict[int, str]:
+    """Return the names of the groups of concentrators, all or some, with | between them. One query."""
     rows = ConcentratorInGroup.objects.filter(concentrator__in=concentrator_ids - {0}).select_related("group")
+    if shown is not None:
+        rows = rows.filter(group__in=shown)
     names: dict[int, list[str]] = {}
     for row in rows.order_by("group__kind", "group__name"):
         names.setdefault(row.concentrator_id, []).append(str(row.group))

@@ -94,8 +94,9 @@ def by_concentrator(
 ) -> list[ConcentratorOutage]:
     """Return the concentrators with meters that are out, those with the most first; one query.
 
-    ``group_ids``: only meters of these groups are counted as out.
+    ``group_ids``: only meters of these groups are counted, as out and at all.
     """
+    of = "true" if group_ids is None else OF_GROUPS.format(column="a.meter_id")
     rows = select(
         f"""WITH {spells(group_ids)}, {_OUT}, {PLACED.format(outages="out")}, counted AS (
                 SELECT concentrator_id, count(*) AS out, min(began_at) AS since, max(began_at) AS latest
@@ -103,7 +104,8 @@ def by_concentrator(
             )
             SELECT p.concentrator_id, coalesce(c.name, ''), p.out,
                    (SELECT count(*) FROM concentrators_assignment a WHERE a.concentrator_id = p.concentrator_id
-                    AND a.valid_from <= %(now)s AND (a.valid_to IS NULL OR a.valid_to > %(now)s)), p.since, p.latest
+                    AND a.valid_from <= %(now)s AND (a.valid_to IS NULL OR a.valid_to > %(now)s) AND {of}),
+                   p.since, p.latest
             FROM counted p LEFT JOIN concentrators_concentrator c ON c.id = p.concentrator_id
             ORDER BY p.out DESC, c.name""",
         _open(codes, now, group_ids, since),

@@ -68,7 +68,7 @@ class ParameterView(generics.GenericAPIView[Any]):
     query_class: type[QuerySerializer]
 
     def parameters(self, request: Request) -> dict[str, Any]:
-        query = self.query_class(data=request.query_params)
+        query = self.query_class(data=request.query_params, context=group_limits.context(request))
         query.is_valid(raise_exception=True)
         return group_limits.restricted(request, self, query.validated_data)
 

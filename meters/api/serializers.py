@@ -9,7 +9,7 @@ from typing import Any
 from django.core.validators import ProhibitNullCharactersValidator
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
-from rest_framework import serializers
+from rest_framework import exceptions, serializers
 
 from keyvault.schemes.table import scheme_choices
 from meters.codes.event_codes import CodeKey, parse_key
@@ -18,7 +18,7 @@ from meters.group_models import FleetGroup
 from meters.models import Meter, MeterStatus, Register
 from meters.readings.obis import LOAD_PROFILE, RegisterKind
 from meters.registry import groups
-from meters.registry.groups import NAMED_MAX, GroupError
+from meters.registry.groups import NAMED_MAX, GroupError, OtherGroupError, of_meters
 from meters.registry.lookup import RegistryError, parse_system_title
 
 DEFAULT_PERIOD = timedelta(days=7)
@@ -72,7 +72,9 @@ class GroupsField(serializers.ListField):
 
     def to_internal_value(self, data: Any) -> list[FleetGroup]:
         try:
-            return groups.find(super().to_internal_value(data))
+            return groups.find(super().to_internal_value(data), self.context.get("group_ids"))
+        except OtherGroupError as error:
+            raise exceptions.PermissionDenied(f"The token does not open this: {error}.") from None
         except GroupError as error:
             raise serializers.ValidationError(str(error)) from None
 
@@ -190,10 +192,10 @@ class SelectionQuery(PageQuery):
     group = GroupsField(required=False, help_text="of meters in any of these groups now; may be repeated")
 
     def validate_meter(self, titles: list[bytes]) -> list[int]:
-        found = {
-            bytes(title): pk
-            for pk, title in Meter.objects.filter(system_title__in=titles).values_list("pk", "system_title")
-        }
+        rows, limit = Meter.objects.filter(system_title__in=titles), self.context.get("group_ids")
+        if limit is not None:
+            rows = rows.filter(of_meters(limit, "pk"))
+        found = {bytes(title): pk for pk, title in rows.values_list("pk", "system_title")}
         for title in titles:
             if title not in found:
                 raise serializers.ValidationError(f"there is no meter with system title {title.hex()}")

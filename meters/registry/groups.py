@@ -28,6 +28,10 @@ class GroupError(RegistryError):
     """A group that cannot be so, or that does not exist: the caller's mistake, named in the message."""
 
 
+class OtherGroupError(GroupError):
+    """A group that a limited token does not open, whether or not it exists."""
+
+
 class GroupName(NamedTuple):
     """Kind and name of a group."""
 
@@ -83,11 +87,16 @@ def named(wanted: Collection[GroupName]) -> dict[tuple[str, str], FleetGroup]:
     return {key: row for key, row in found.items() if key in known}
 
 
-def find(texts: Iterable[str]) -> list[FleetGroup]:
-    """Return the groups of these names, once each; GroupError names the first that does not exist. One query."""
+def find(texts: Iterable[str], among: Collection[int] | None = None) -> list[FleetGroup]:
+    """Return the groups of these names, once each. One query.
+
+    GroupError names the first that does not exist; OtherGroupError the first that is not ``among`` some, if any.
+    """
     wanted = [parse(text) for text in texts]
     found = named(wanted)
     for one in wanted:
+        if among is not None and (one.key not in found or found[one.key].pk not in among):
+            raise OtherGroupError(f"it is not limited to {one}")
         if one.key not in found:
             raise GroupError(f"there is no {'tag' if one.kind == TAG else 'group'} {one}")
     return list({found[one.key].pk: found[one.key] for one in wanted}.values())

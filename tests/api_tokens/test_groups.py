@@ -17,7 +17,7 @@ from ami_headend.core import rate_limits
 from ami_headend.web.scopes import NEEDED, Scope
 from concentrators.fleet import groups
 from concentrators.fleet.groups import Members
-from concentrators.models import Command
+from concentrators.models import Command, Concentrator
 from keyvault import master_key
 from keyvault.audit.chain import Actor
 from keyvault.journal import reading
@@ -84,8 +84,7 @@ def test_lists_hold_the_meters_of_the_groups_alone(north: FleetGroup, mine: Mete
     assert [row["serial_number"] for row in client.get("/api/v1/meters").json()["results"]] == ["mine"]
     assert [row["system_title"] for row in client.get("/api/v1/events").json()["results"]] == [title]
     other = bytes(Meter.objects.get(serial_number="other").system_title).hex()
-    assert client.get("/api/v1/events", {"meter": other}).json()["results"] == []
-    assert client.get("/api/v1/readings", {"meter": other}).json()["results"] == []
+    assert client.get("/api/v1/events", {"meter": other}).status_code == 400
     assert len(client.get("/api/v1/meters", {"group": "area:North"}).json()["results"]) == 1
     refused = client.get("/api/v1/meters", {"group": "area:South"})
     assert (refused.status_code, "not limited to area:South" in refused.json()["detail"]) == (403, True)
@@ -118,6 +117,56 @@ def test_only_meters_of_its_groups_are_out_for_it(north: FleetGroup) -> None:
     assert ask({"confirm": 9, "group": [str(south)]}).status_code == 403
     assert ask({"confirm": 9}).json()["asked"] == 1
     assert Command.objects.get().meter_id == inside.meter.pk != outside.meter.pk
+
+
+def test_an_outage_tells_nothing_of_other_groups(north: FleetGroup) -> None:
+    inside, _ = devices = commission(2, ConcentratorFactory.create(name="dcu"))
+    south = groups.make(parse("area:South"), ANN)
+    groups.put(north, Members(meters=[inside.meter.pk]), ANN)
+    groups.put(south, Members(concentrators=[Concentrator.objects.get().pk]), ANN)  # and so all of its meters
+    log, now = Register.objects.get(obis_code=STANDARD_LOG), timezone.now()
+    for one in devices:
+        MeterEvent.objects.create(meter=one.meter, register=log, value=1, uplink_id=1, captured_at=now, received_at=now)
+    until = {"to": (now + timedelta(minutes=1)).isoformat()}
+    for of, meters, names in (((north,), 1, ""), ((north, south), 2, "area:South")):
+        client = limited(*of)
+        assert [row["meters"] for row in client.get("/api/v1/outages").json()] == [meters]
+        (row,) = client.get("/api/v1/outages/past", until).json()["results"]
+        assert row["groups"] == names
+        csv = b"".join(client.get("/api/v1/outages/past", {**until, "format": "csv"}).streaming_content)  # type: ignore[attr-defined]
+        assert (b"South" in csv) is ("South" in names)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "outside", "nowhere"),
+    [
+        ("readings", "meter", "", "0011223344556677"),
+        ("events", "meter", "", "0011223344556677"),
+        ("events", "group", "area:South", "area:West"),
+        ("outages", "group", "area:South", "area:West"),
+        ("outages/past", "concentrator", "far", "nowhere"),
+        ("meters", "concentrator", "far", "nowhere"),
+        ("totals", "concentrator", "far", "nowhere"),
+        ("completeness/deadlines", "concentrator", "far", "nowhere"),
+    ],
+)
+def test_a_filter_does_not_tell_what_is_outside(
+    north: FleetGroup, path: str, name: str, outside: str, nowhere: str
+) -> None:
+    near, _ = ConcentratorFactory.create(name="near"), ConcentratorFactory.create(name="far")
+    (inside,), (other,) = commission(1, near), commission(1, Concentrator.objects.get(name="far"))
+    groups.make(parse("area:South"), ANN)
+    groups.put(north, Members(meters=[inside.meter.pk]), ANN)
+    client = limited(north)
+    outside = outside or bytes(other.meter.system_title).hex()
+    said = []
+    for value in (outside, nowhere):
+        answer = client.get(f"/api/v1/{path}", {name: value})
+        said.append((answer.status_code, answer.content.decode().replace(value, "X")))
+    assert said[0] == said[1]
+    assert said[0][0] in (400, 403)
+    mine = {"meter": bytes(inside.meter.system_title).hex(), "group": "area:North", "concentrator": "near"}
+    assert client.get(f"/api/v1/{path}", {name: mine[name]}).status_code == 200
 
 
 @pytest.mark.usefixtures("rows")

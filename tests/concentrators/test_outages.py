@@ -175,10 +175,13 @@ class TestStatusCheck:
         operator = person(roles.OPERATOR)
         url = reverse("admin:outage", args=[concentrator.pk])
         assert device.meter.serial_number in operator.get(url).content.decode()
-        said = operator.post(url, {"act": "check"}, follow=True).content.decode()
-        assert "Nothing was ordered: confirm" in said
-        said = operator.post(url, {"act": "check", "sure": "yes"}, follow=True).content.decode()
-        assert "1 meter is asked to read now" in said
+        assert 'name="sure" value="1"' in operator.get(url).content.decode()
+        for sure in ({}, {"sure": "yes"}, {"sure": "0"}, {"sure": "1001"}):
+            said = operator.post(url, {"act": "check", **sure}, follow=True).content.decode()
+            assert "Nothing was ordered: confirm" in said
+        say(street[1][1], DOWN, 30)  # the outage has grown since the page showed it
+        said = operator.post(url, {"act": "check", "sure": "1"}, follow=True).content.decode()
+        assert "1 meter is asked to read now; 1 is left for the next check" in said
         assert "north" in operator.get(reverse("admin:outages")).content.decode()
 
     def test_over_rest(self, street: tuple[Concentrator, list[Device]]) -> None:
@@ -256,7 +259,7 @@ class TestPast:
         groups.put(tag, Members(concentrators=[ConcentratorFactory.create().pk]), ACTOR)
         operator, name = person(roles.OPERATOR), self.devices[3].meter.serial_number
         (row,) = operator.get("/api/v1/outages", {"group": "hospital"}).json()
-        assert (row["meters_out"], row["meters"]) == (1, 5)
+        assert (row["meters_out"], row["meters"]) == (1, 2)  # of the group's meters there
         assert operator.get("/api/v1/outages/groups").json()[0]["group"] == "hospital"
         (row,) = operator.get("/api/v1/outages/past", {"group": "hospital"}).json()["results"]
         assert (row["meters"], row["still_out"], row["concentrator"]) == (2, 1, "north")
@@ -273,7 +276,7 @@ class TestPast:
         assert name in text
         assert "sent another event" not in text
         assert self.devices[2].meter.serial_number not in text  # of another group
-        said = operator.post(f"{reverse('admin:outages')}?group=hospital", {"act": "check", "sure": "yes"}, follow=True)
+        said = operator.post(f"{reverse('admin:outages')}?group=hospital", {"act": "check", "sure": "2"}, follow=True)
         assert "1 meter is asked" in said.content.decode()
         assert Command.objects.get().meter.serial_number == name
 

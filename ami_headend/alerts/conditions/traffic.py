@@ -203,13 +203,14 @@ def outage(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
         found += [one for one in whole if one.id in open_ids and one.id not in lately]
     many = [one for one in found if one.id is not None and one.out >= (rule.threshold or 0)]
     many.sort(key=lambda one: (one.id not in open_ids, -one.out, one.id))
+    in_group = "" if mine is None else " in the group"
     listed = [
         Finding(
             SubjectKind.CONCENTRATOR,
             one.id or 0,
             one.name,
-            f"{one.out:,} of its {one.meters:,} meters said that their power went, and nothing since; the first at"
-            f" {one.since:%Y-%m-%d %H:%M} UTC, the last at {one.latest:%Y-%m-%d %H:%M} UTC",
+            f"{one.out:,} of its {one.meters:,} meters{in_group} said that their power went, and nothing since; "
+            f"the first at {one.since:%Y-%m-%d %H:%M} UTC, the last at {one.latest:%Y-%m-%d %H:%M} UTC",
         )
         for one in many[:SUBJECTS_KEPT]
     ]
