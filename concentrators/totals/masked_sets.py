@@ -88,14 +88,16 @@ WITH groups AS (
     JOIN groups g ON g.mask_group = m.mask_group
     JOIN taken t ON t.meter_id = m.id AND t.authorities = g.authorities
     WHERE r.set_id IS NULL AND r.captured_at >= %(earliest)s
-), places AS MATERIALIZED (
-    SELECT register_id, captured_at, interval_minutes, mask_group, count(*) AS meters FROM ready
-    GROUP BY 1, 2, 3, 4 HAVING count(*) >= %(fewest)s AND max(received_at) <= %(settled)s
-    ORDER BY captured_at, register_id, interval_minutes, mask_group LIMIT %(limit)s
+), placed AS (
+    SELECT ready.*, count(*) OVER place AS meters, max(received_at) OVER place AS last_received_at FROM ready
+    WINDOW place AS (PARTITION BY captured_at, register_id, interval_minutes, mask_group)
+), numbered AS (
+    SELECT placed.*, dense_rank() OVER (ORDER BY captured_at, register_id, interval_minutes, mask_group) AS number
+    FROM placed WHERE meters >= %(fewest)s AND last_received_at <= %(settled)s
 ), parts AS MATERIALIZED (
-    SELECT ready.*, ntile(ceil(places.meters / %(most)s::numeric)::int) OVER (
-        PARTITION BY register_id, captured_at, interval_minutes, mask_group ORDER BY system_title) AS part
-    FROM ready JOIN places USING (register_id, captured_at, interval_minutes, mask_group)
+    SELECT numbered.*, ntile(ceil(meters / %(most)s::numeric)::int) OVER (
+        PARTITION BY captured_at, register_id, interval_minutes, mask_group ORDER BY system_title) AS part
+    FROM numbered WHERE number <= %(limit)s
 ), made AS (
     INSERT INTO concentrators_maskedset (register_id, interval_start, interval_minutes, mask_group, part, titles,
                                          meters, masked_sum, refusal, made_at)
