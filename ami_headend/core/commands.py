@@ -41,7 +41,8 @@ class DomainCommand(BaseCommand):
         try:
             return super().execute(*args, **options)
         except self.refusals as error:
-            raise CommandError(f"{error}{self.nothing_done}") from None
+            said = str(error)
+            raise CommandError(said.removesuffix(".") + self.nothing_done if self.nothing_done else said) from None
 
     def refuse(self, bad: Sequence[BadLine]) -> None:
         """Write each bad line of a file to stderr. CommandError if there is any."""

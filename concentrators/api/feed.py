@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import generics, serializers, status
 from rest_framework.exceptions import NotFound, PermissionDenied
 from rest_framework.renderers import BaseRenderer
@@ -126,13 +126,27 @@ _ROWS = {
 }
 
 
+def _header(name: str, kind: type, text: str) -> OpenApiParameter:
+    return OpenApiParameter(name, kind, OpenApiParameter.HEADER, description=text, response=[200, 204])
+
+
+_ASKED: list[Any] = [
+    FeedQuery,
+    _header("Feed-Cursor", str, "where to go on; store it together with the rows"),
+    _header("Feed-Era", str, "positions are valid within it, until the head-end is restored from a backup"),
+    _header("Feed-Rows", int, "rows of this answer"),
+    _header("Feed-At-End", bool, "whether there is no more yet"),
+    _header("Retry-After", int, "seconds until it is worth asking again; only at the end"),
+]
+
+
 class FeedReadings(FeedView):
     """Readings as they were verified, and corrections of their interval lengths."""
 
     queryset = Reading.objects.none()
     resource = Resource.READINGS
 
-    @extend_schema(operation_id="feed_readings", parameters=[FeedQuery], responses=_ROWS)
+    @extend_schema(operation_id="feed_readings", parameters=_ASKED, responses=_ROWS)
     def get(self, request: Request) -> HttpResponseBase:
         return super().get(request)
 
@@ -143,7 +157,7 @@ class FeedEvents(FeedView):
     queryset = MeterEvent.objects.none()
     resource = Resource.EVENTS
 
-    @extend_schema(operation_id="feed_events", parameters=[FeedQuery], responses=_ROWS)
+    @extend_schema(operation_id="feed_events", parameters=_ASKED, responses=_ROWS)
     def get(self, request: Request) -> HttpResponseBase:
         return super().get(request)
 

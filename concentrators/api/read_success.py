@@ -105,7 +105,7 @@ class DeadlineSuccess(ParameterView):
 
 
 class FeedCompleteness(DeadlineSuccess):
-    """The same for consumers of the feed: what is missing or came late of what they were told."""
+    """For consumers of the feed: how many intervals of a day arrived by each deadline, came late, or are missing."""
 
     @extend_schema(operation_id="feed_completeness", parameters=[DeadlinesQuery], responses=DeadlinesSerializer)
     def get(self, request: Request) -> Response:

@@ -25,6 +25,7 @@ def told(resource: Resource, error: GoneError) -> tuple[str, dict[str, Any]]:
         texts.append(
             "the head-end was restored from a backup: discard the rows that you took at positions after "
             f"{gone.discard_after}, then go on with the cursor in `resume`"
+            + ("" if gone.discard_after else " (if nothing was restored, the cursor is of another head-end: compare)")
         )
     elif gone.missed is None:
         texts.append("the head-end was restored from a backup: all that you took stands; go on with `resume`")

@@ -41,6 +41,7 @@ def make(
 ) -> list[MadeAuthority]:
     """Make the authorities of a run. They accept its meters by certificate, and answer for times from its start on.
 
+    An earlier attempt may have been killed in the middle: what it left is removed, since no meter was told of it.
     ``certifier`` is kid (and issuer) and Ed25519 public key (32 octets) of the authority that signed the certificates.
     """
     at = folder / "certificates"
@@ -55,6 +56,8 @@ def make(
     def make_one(number: int) -> MadeAuthority:
         own, name = folder / f"mask-{number}", f"mask-{number}"
         witness = folder / "witnesses" / f"{number}"
+        shutil.rmtree(own, ignore_errors=True)
+        witness.unlink(missing_ok=True)
         _run("init", own, "--name", name, "--witness", witness, "--answers-from", answers_from)
         _run("pin_certifier", own, "--kid", kid, "--issuer", kid, "--public", public.hex())
         _run("pin_requester", own, "--name", "the head-end", "--public", requester.hex())

@@ -25,8 +25,11 @@ def allowed(text: str) -> Path:
     roots = [Path(root).resolve() for root in settings.FEED_FOLDERS]
     folder = Path(text)
     if not folder.is_absolute() or not any(folder.resolve().is_relative_to(root) for root in roots):
-        where = " or ".join(map(str, roots)) or "none yet"
-        raise FolderError(f"{text[:200]!r} is not a folder in FEED_FOLDERS of the settings, which are: {where}")
+        where = ", ".join(map(str, roots)) or "nothing"
+        raise FolderError(
+            f"{text[:200]!r} is not a folder in FEED_FOLDERS, which is {where} here: set that variable for every "
+            "process and command"
+        )
     return folder
 
 

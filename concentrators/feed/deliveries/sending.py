@@ -52,7 +52,7 @@ def make_due(delivery_id: int) -> None:
 def deliver_for(delivery_id: int, seconds: float) -> bool:
     """Send what a delivery has to send, for some seconds. Return whether this caller has more to send."""
     end = time.monotonic() + seconds
-    with _alone(delivery_id) as ours:
+    with alone(delivery_id) as ours:
         while ours and deliver_next(delivery_id):
             if time.monotonic() > end:
                 return True
@@ -106,7 +106,7 @@ def _note_failure(delivery: FeedDelivery, why: str, now: datetime) -> None:
 
 
 @contextmanager
-def _alone(delivery_id: int) -> Iterator[bool]:
+def alone(delivery_id: int) -> Iterator[bool]:
     """Take the lock of a delivery, and return whether no other worker has it."""
     ours = bool(fetch_rows("SELECT pg_try_advisory_lock(%s, %s)", _LOCK, delivery_id)[0][0])
     try:

@@ -20,7 +20,6 @@ from meters.registry import groups
 from meters.registry.groups import GroupError
 
 _SETTINGS = ("kind", "address", "format", "rows", "wait_minutes", "host_key")
-_SECONDS = 3_600.0
 
 
 class Command(DomainCommand):
@@ -72,6 +71,7 @@ class Command(DomainCommand):
             self._show(
                 configuration.save(name, _wanted(options), actor, now, resource=resource, at_end=options["at_end"])
             )
+            self.stderr.write(f"{name} is set: `list` shows what waits, and what it fails of.")
         elif action in ("pause", "resume"):
             configuration.found(name)
             configuration.save(name, Wanted(is_enabled=action == "resume"), actor, now)
@@ -101,9 +101,12 @@ class Command(DomainCommand):
         delivery = configuration.found(name)
         if not delivery.is_enabled:
             raise CommandError(f"{name} is paused: manage.py feed_delivery resume {name}")
-        sending.make_due(delivery.pk)
-        while sending.deliver_for(delivery.pk, _SECONDS):
-            pass
+        with sending.alone(delivery.pk) as ours:
+            if not ours:
+                raise CommandError(f"a worker sends for {name} at this moment: see `list`, or try again in a minute.")
+            sending.make_due(delivery.pk)
+            while sending.deliver_next(delivery.pk):
+                pass
         after = configuration.found(name)
         if after.attempts:
             raise CommandError(f"a batch was not taken: {after.last_error}")

@@ -85,7 +85,7 @@ def test_only_folders_that_the_settings_name(address: str, place: Path, tmp_path
 
 def test_without_the_setting_there_is_none(settings: Settings, tmp_path: Path) -> None:
     settings.FEED_FOLDERS = []
-    with pytest.raises(FolderError, match="none yet"):
+    with pytest.raises(FolderError, match="which is nothing here: set that variable"):
         folder.allowed(str(tmp_path))
 
 

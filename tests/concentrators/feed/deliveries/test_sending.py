@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -487,6 +487,11 @@ class TestCommand:
         out.rmdir()
         with pytest.raises(CommandError, match="a batch was not taken: there is no folder"):
             call_command("feed_delivery", "run", "by-hand")
+        delivery = FeedDelivery.objects.get(subscription__name="by-hand")
+        with closing(connections.create_connection("default")) as other, other.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s, %s)", [sending._LOCK, delivery.pk])
+            with pytest.raises(CommandError, match="a worker sends for by-hand at this moment"):
+                call_command("feed_delivery", "run", "by-hand")
         call_command("feed_delivery", "list")
         assert "by-hand  folder, ndjson, readings: 2 rows in 1 batches sent, 2 wait; failing" in capsys.readouterr().out
         call_command("feed_delivery", "remove", "by-hand")
@@ -508,3 +513,5 @@ class TestCommand:
         assert capsys.readouterr().out == public
         with pytest.raises(CommandError, match="ssh-keyscan"):
             call_command("feed_delivery", "set", "other-files", host_key="x", **options)
+        with pytest.raises(CommandError, match=r"WEBHOOK_REFUSED_NETWORKS\).*metadata\. Nothing was changed\.$"):
+            call_command("feed_delivery", "set", "here", kind="webhook", address="http://169.254.169.254/")
