@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from concentrators.models import IntegrityFailure, IntervalTotal, Uplink
+from concentrators.simulator.spool import Spool
 from meters.models import MaskedReading, Meter, Reading
 from tests.flows.stack import Stack, wait_for
 
@@ -132,6 +133,7 @@ def test_differences_are_found_and_named(simulate: Simulate, tmp_path: Path) -> 
 
 def test_kill_9_and_going_on(live_stack: Stack, simulate: Simulate, tmp_path: Path) -> None:
     state = tmp_path / "state"
+    Spool(state).close()  # as a run leaves it that was killed before it had registered
     run = ["--meters", "8", "--days", "8", "--batch", "40", "--schemes", SOME_SCHEMES, "--misbehave", "all=0.005"]
     run += ["--state", str(state)]
     command = [sys.executable, "manage.py", "simulate", "--url", live_stack.base_url, *run]

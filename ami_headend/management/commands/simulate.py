@@ -127,10 +127,11 @@ class Command(DomainCommand):
         console = Console(soft_wrap=True, highlight=False)
         wish = _wish(options)
         folder = options["state"] or (settings.VAR_DIR / "simulator" / "demo" if options["demo"] else None)
-        plan, load = _earlier(folder) or make_plan(wish, timezone.now())
+        earlier = _earlier(folder)
+        plan, load = earlier or make_plan(wish, timezone.now())
         _say_left_out(wish, console)
         url = _head_end(options, console, stack)
-        if folder is not None and (folder / Spool.FILE).exists() and not is_registered(plan):
+        if folder is not None and earlier is not None and not is_registered(plan):
             if not options["demo"]:
                 raise CommandError(
                     f"The run in {folder} belongs to another database: name another folder with --state."
