@@ -71,16 +71,16 @@ class Stack:
 
     def start(self, name: str, command: list[str] | None = None, env: Mapping[str, str] | None = None) -> None:
         """Starts `web`, `worker` or `beat` (or any named command) and waits until it answers."""
-        self._wait_started(name, self._launch(name, command, env))
+        self._wait_started(name, self.launch(name, command, env))
 
     def start_all(self, *names: str) -> None:
         """Starts processes beside each other, as each needs some seconds, and waits until all of them answer."""
-        offsets = {name: self._launch(name) for name in names}
+        offsets = {name: self.launch(name) for name in names}
         for name, offset in offsets.items():
             self._wait_started(name, offset)
 
-    def _launch(self, name: str, command: list[str] | None = None, env: Mapping[str, str] | None = None) -> int:
-        """Begins a process; gives how much stood in its log before."""
+    def launch(self, name: str, command: list[str] | None = None, env: Mapping[str, str] | None = None) -> int:
+        """Begins a process and does not wait; gives how much stood in its log before."""
         commands = {
             "web": lambda: web_command("127.0.0.1", self.port, 1),
             "worker": lambda: worker_command(2),
@@ -110,7 +110,10 @@ class Stack:
     def _tell(process: warm.Started, signal: Signals) -> None:
         if process.poll() is None:
             if signal == SIGKILL:
-                os.killpg(process.pid, SIGKILL)
+                try:
+                    os.killpg(process.pid, SIGKILL)
+                except ProcessLookupError:  # it began just now, and leads no group yet
+                    process.send_signal(SIGKILL)
             else:
                 process.send_signal(signal)
 
