@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 READY_RACK := $(VENV)/.ready-rack
 # Percent of lines and branches; all of it was measured at 97, and a change should not take it below 96.
+KILLS ?= 100
+FRAMES ?= 1000000
 COVERAGE_FLOOR := 96
 # For checks that need settings but no service: what a deployment sets, with values of no use elsewhere.
 PRODUCTION_LIKE := env SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(64))') TLS=1 \
@@ -17,7 +19,7 @@ PRODUCTION_LIKE := env SECRET_KEY=$$($(PYTHON) -c 'import secrets; print(secrets
 	DATABASE_URL=postgres://headend@127.0.0.1:1/headend REDIS_URL=redis://127.0.0.1:1/0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test coverage soak rack bench lint format lock clean distclean
+.PHONY: help demo up test coverage soak kills mutants rack bench lint format lock clean distclean
 
 help:
 	@echo "make demo      the whole head-end with simulated meters and attackers (PORT=$(PORT))"
@@ -25,6 +27,8 @@ help:
 	@echo "make test      all tests, on real services (ARGS='-k opening')"
 	@echo "make coverage  all tests, and how much of the code they run: at least $(COVERAGE_FLOOR) %"
 	@echo "make soak      the long tests: keys rotated under load and kill -9; 96 random lives of a head-end (SOAK_LIVES); every fault around it"
+	@echo "make kills     kill -9 of every kind of process under load; goes on counting in var/kills.json (KILLS=500)"
+	@echo "make mutants   changed frames of every form; goes on counting in var/mutants.json (FRAMES=10000000)"
 	@echo "make rack      hosts as network namespaces, with Patroni, etcd and HAProxy, and each fault of a matrix (ARGS='--help'); needs root"
 	@echo "make bench     measures against the floor (ARGS='--help')"
 	@echo "make lint      format, lint, types, import contracts, migrations, deployment checks, API schema"
@@ -69,6 +73,12 @@ coverage: $(READY_DEV)
 
 soak: $(READY_DEV)
 	@exec $(BIN)/python -m pytest -m soak -n 2 -raP $(ARGS)
+
+kills: $(READY_DEV)
+	@exec env KILLS=$(KILLS) $(BIN)/python -m pytest -m soak -n 0 -rP $(ARGS) tests/flows/test_soak_kills.py
+
+mutants: $(READY_DEV)
+	@exec $(BIN)/python -m tests.mutation --frames $(FRAMES) --state var/mutants.json $(ARGS)
 
 $(READY_RACK): requirements/rack.txt $(READY_DEV)
 	@echo "Installing Patroni, as it is locked, into $(VENV) ..."
