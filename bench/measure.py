@@ -22,13 +22,17 @@ class StalledError(Exception):
 
 @dataclass
 class SystemRun:
-    """One run of the whole system: CPU seconds and memory (octets) by process, latencies in seconds."""
+    """One run of the whole system: CPU seconds and memory (octets) by process, latencies in seconds.
+
+    ``wal_octets``: what PostgreSQL wrote to its log meanwhile, images of pages among it.
+    """
 
     frames: int
     seconds: float
     latencies: list[float] = field(repr=False)
     cpu: dict[str, float]
     memory: dict[str, int]
+    wal_octets: int
 
     @property
     def rate(self) -> float:
@@ -52,15 +56,22 @@ def system(
     count = sum(map(len, frames))
     last_uplink = Uplink.objects.aggregate(last=Max("pk"))["last"] or 0
     pids = {name: process.pid for name, process in stack.processes.items()} | service_pids()
-    cpu_before = cpu_seconds(pids)
+    cpu_before, log_before = cpu_seconds(pids), _log_position()
     began = time.perf_counter()
     posted = _post(stack, "/api/v1/uplinks", "application/cbor-seq", bodies, per_second)
     _wait_verified(stack)
     seconds = time.perf_counter() - began
     cpu = {name: after - cpu_before[name] for name, after in cpu_seconds(pids).items()}
-    memory = memory_octets(pids)
+    memory, wal_octets = memory_octets(pids), _log_position() - log_before
     site.check(count, last_uplink, with_totals=last_uplink == 0)
-    return SystemRun(count, seconds, _latencies(posted), cpu, memory)
+    return SystemRun(count, seconds, _latencies(posted), cpu, memory, wal_octets)
+
+
+def _log_position() -> int:
+    """Return how many octets the server has ever written to its log (WAL)."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint")
+        return int(cursor.fetchone()[0])
 
 
 def rowwise(site: Site, stack: Stack, frames: list[bytes], body_of: Callable[[bytes], bytes]) -> float:

@@ -97,7 +97,7 @@ def machine() -> str:
 def _costs(results: Results) -> Table:
     names = ["worker", "PostgreSQL", "web", "Redis", "schedule"]
     table = Table(title="What a frame costs: CPU in us; memory at the end, MiB (shared pages once)")
-    for column in ("frames an uplink", *names, "p50 at half load", "p99", "p50 at full load"):
+    for column in ("frames an uplink", *names, "WAL, octets", "p50 at half load", "p99", "p50 at full load"):
         table.add_column(column, justify="right")
     for size, runs in sorted(results.system.items()):
         cells = []
@@ -108,7 +108,8 @@ def _costs(results: Results) -> Table:
         paced = results.paced.get(size)
         latency = [_ms(percentile(paced.latencies, p)) if paced else "" for p in (50, 99)]
         full = median(percentile(run.latencies, 50) for run in runs)
-        table.add_row(f"{size:,}", *cells, *latency, _ms(full))
+        wal = f"{median(run.wal_octets / run.frames for run in runs):,.0f}"
+        table.add_row(f"{size:,}", *cells, wal, *latency, _ms(full))
     return table
 
 
@@ -298,4 +299,5 @@ def _run(run: SystemRun) -> dict[str, object]:
         "latency_p99_s": percentile(run.latencies, 99),
         "cpu_us_per_frame": {name: used / run.frames * 1e6 for name, used in run.cpu.items()},
         "memory_octets": run.memory,
+        "wal_octets_per_frame": run.wal_octets / run.frames,
     }
