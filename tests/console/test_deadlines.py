@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 from django.urls import reverse
@@ -22,12 +22,15 @@ from tests.factories import ConcentratorFactory, MeterFactory
 
 pytestmark = pytest.mark.django_db
 
-YESTERDAY = timezone.now().date() - timedelta(days=1)
+
+def yesterday() -> date:
+    """The day before now, in UTC: not taken at import, since a run may last over midnight."""
+    return timezone.now().date() - timedelta(days=1)
 
 
 def counted(days_ago: int, **in_time: int) -> ReadDay:
     """A day on which these concentrators had so many of 100 intervals in time, and one more late."""
-    day = YESTERDAY - timedelta(days=days_ago)
+    day = yesterday() - timedelta(days=days_ago)
     start = datetime.combine(day, time(), tzinfo=UTC)
     row = ReadDay.objects.create(
         deadline=ReadDeadline.objects.get(),
@@ -84,7 +87,7 @@ def test_a_day_of_a_group() -> None:
     mine = Concentrator.objects.get(name="B")
     groups.put_and_take(group, groups.Members(concentrators=[mine.pk]), groups.Members(), Actor("ann", "test"))
     client = person(roles.OPERATOR)
-    asked = {"group": "district:North", "day": YESTERDAY.isoformat()}
+    asked = {"group": "district:North", "day": yesterday().isoformat()}
     answer = client.get(reverse("admin:deadlines"), asked)
     assert answer.context["figures"][0].value == "99.0 %"
     assert len(answer.context["worst"].rows) == 1
@@ -115,9 +118,9 @@ def test_the_day_and_those_before_are_saved_as_a_file() -> None:
     answer = client.get(reverse("admin:deadlines"), {"export": "csv"})
     rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))  # type: ignore[attr-defined]
     assert [(row["day"], row["concentrator"], row["in_time"], row["status"]) for row in rows] == [
-        (YESTERDAY.isoformat(), "A", "90", "missed"),
-        (YESTERDAY.isoformat(), "B", "99", "met"),
-        ((YESTERDAY - timedelta(days=1)).isoformat(), "A", "99", "met"),
+        (yesterday().isoformat(), "A", "90", "missed"),
+        (yesterday().isoformat(), "B", "99", "met"),
+        ((yesterday() - timedelta(days=1)).isoformat(), "A", "99", "met"),
     ]
     answer = client.get(reverse("admin:deadlines"), {"export": "csv", "day": "2020-01-01"}, follow=True)
     assert "Nothing was exported" in answer.content.decode()
@@ -147,7 +150,7 @@ def test_a_zone_that_nobody_set_is_told() -> None:
 
 def test_the_page_of_a_meter_has_its_strip() -> None:
     counted(0, A=99)
-    start = datetime.combine(YESTERDAY, time(), tzinfo=UTC)
+    start = datetime.combine(yesterday(), time(), tzinfo=UTC)
     meter = MeterFactory.create(commissioned_at=start)
     answer = person(roles.OPERATOR).get(reverse("admin:meter", args=[meter.pk]))
     assert "0 % in time, missed" in answer.context["deadline_strip"][-1].said

@@ -43,6 +43,12 @@ def _partitions() -> None:
 
 
 @pytest.fixture
+def _at_noon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of views stands, so that a run over midnight asks for the same day."""
+    monkeypatch.setattr(timezone, "now", lambda: NOW)
+
+
+@pytest.fixture
 def deadline() -> ReadDeadline:
     return ReadDeadline.objects.get()  # that every head-end has
 
@@ -205,6 +211,7 @@ def test_history_goes_with_its_readings(deadline: ReadDeadline) -> None:
     assert not ReadShare.objects.exists()
 
 
+@pytest.mark.usefixtures("_at_noon")
 def test_the_api_tells_of_fleet_concentrators_and_groups(deadline: ReadDeadline, admin_user: User) -> None:
     one, other = ConcentratorFactory.create(name="A"), ConcentratorFactory.create(name="B")
     read(meter_of(one), uplink(one, DUE - HOUR), 0, 1, 2, 3)
@@ -237,6 +244,7 @@ def test_the_api_tells_of_fleet_concentrators_and_groups(deadline: ReadDeadline,
         assert client.get(address, bad).status_code == 400
 
 
+@pytest.mark.usefixtures("_at_noon")
 def test_a_token_that_is_limited_to_groups_sees_their_concentrators_alone(deadline: ReadDeadline) -> None:
     one, other = ConcentratorFactory.create(name="A"), ConcentratorFactory.create(name="B")
     for concentrator in (one, other):
