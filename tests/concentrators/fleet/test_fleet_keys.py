@@ -55,7 +55,7 @@ def test_the_list_tells_what_hangs_on_each(derived: Device) -> None:
 
 
 def test_a_new_one_goes_to_the_devices_of_the_old_one_in_a_wave(concentrator: Concentrator, derived: Device) -> None:
-    assert run("rotate", "spring", NEW, "--dry-run") == f"1 meters would get a key derived from {NEW}.\n"
+    assert run("rotate", "spring", NEW, "--dry-run") == f"1 meter would get a key derived from {NEW}.\n"
     assert not RotationWave.objects.exists()
     assert f"Made fleet key {NEW}; wave" in run("rotate", "spring", NEW)
     now = timezone.now()
@@ -82,7 +82,7 @@ def test_a_wave_may_take_derived_keys_to_another_fleet_key_or_random_ones_to_one
     call_command(
         "rotate_device_keys", "begin", "--name", "x", "--derived-from", "spring", "--fleet-key", NEW, stdout=out
     )
-    assert "1 meters" in out.getvalue()
+    assert "1 meter" in out.getvalue()
     wave = RotationWave.objects.get()
     assert wave.fleet_key == FleetKey.objects.get(name=NEW)
     with pytest.raises(rollouts.WaveError):
