@@ -21,16 +21,20 @@ class CommandLimitAdmin(LargeTableAdmin):
 
     when_empty = "There is no limit, so one account can reach every meter. Add one."
     fields = ["kind", "span", "most", "share_percent", "account"]
-    list_display = ["kind", "span", "most", "share", "whose"]
+    list_display = ["kind", "span", "at_most", "share", "whose"]
     list_filter = [("kind", ChoicesDropdownFilter), ("span", ChoicesDropdownFilter)]
     search_fields = ["account__icontains"]
     ordering = ["kind", "account", "id"]
+
+    @display(description="at most", ordering="most")
+    def at_most(self, limit: CommandLimit) -> str:
+        return f"{limit.most:,}"
 
     @display(description="share of the meters")
     def share(self, limit: CommandLimit) -> str:
         return "-" if limit.share_percent is None else f"{limit.share_percent} %"
 
-    @display(description="of", ordering="account")
+    @display(description="applies to", ordering="account")
     def whose(self, limit: CommandLimit) -> str:
         return limit.account or "every account"
 

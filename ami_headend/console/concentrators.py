@@ -130,10 +130,10 @@ class ConcentratorsPage(ListPage):
             self._sorted_by("concentrator", "name"),
             Column("health"),
             self._sorted_by("last post", "heard"),
-            self._sorted_by("completeness, 24 h", "completeness", is_number=True),
+            self._sorted_by("completeness, 24\N{NO-BREAK SPACE}h", "completeness", is_number=True),
             self._sorted_by("meters", "meters", is_number=True, is_minor=True),
-            self._sorted_by("frames, 24 h", "frames", is_number=True, is_minor=True),
-            self._sorted_by("rejected, 24 h", "rejected", is_number=True, is_minor=True),
+            self._sorted_by("frames, 24\N{NO-BREAK SPACE}h", "frames", is_number=True, is_minor=True),
+            self._sorted_by("rejected, 24\N{NO-BREAK SPACE}h", "rejected", is_number=True, is_minor=True),
             self._sorted_by("uplinks waiting", "waiting", is_number=True, is_minor=True),
         ]
         page = found[first : first + ROWS]
@@ -182,8 +182,10 @@ def _found(filters: dict[str, Any], now: datetime, *, with_shares: bool) -> list
 def concentrators_table(filters: dict[str, Any], now: datetime, user: Any, most: int) -> HtmlTable:
     """Return concentrators that match the filters as a table, the least complete first."""
     found = _found(filters, now, with_shares=user.has_perm("concentrators.view_intervaltotal"))
-    titles = ["concentrator", "health", "last post", "#completeness, 24 h", "-#meters"]
-    columns = columns_of(*titles, "-#frames, 24 h", "-#rejected, 24 h", "-#uplinks waiting")
+    titles = ["concentrator", "health", "last post", "#completeness, 24\N{NO-BREAK SPACE}h", "-#meters"]
+    columns = columns_of(
+        *titles, "-#frames, 24\N{NO-BREAK SPACE}h", "-#rejected, 24\N{NO-BREAK SPACE}h", "-#uplinks waiting"
+    )
     see_meters = user.has_perm("meters.view_meter")
     worst = sorted(found, key=_completeness)[:most]
     return table(columns, [_line(shown, now, see_meters=see_meters) for shown in worst])

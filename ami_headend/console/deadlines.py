@@ -17,8 +17,7 @@ from ami_headend.console import list_exports
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, label, link, percent, thousands
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import choice
-from ami_headend.console.page import ConsolePage
+from ami_headend.console.lists import FilteredPage, choice
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet import groups
@@ -63,7 +62,7 @@ class StripDay(NamedTuple):
     url: str
 
 
-class DeadlinesPage(ConsolePage):
+class DeadlinesPage(FilteredPage):
     """One day of one deadline, and the days before."""
 
     route = "deadlines/"
@@ -72,7 +71,7 @@ class DeadlinesPage(ConsolePage):
     icon = "alarm"
     permission_required = (SEE_DEADLINES,)
     template_name = "console/deadlines/page.html"
-    views = None  # its filters are no list's, and are not saved
+    form_class = DeadlineFilters
     can_export = True
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
@@ -141,10 +140,7 @@ def strip_of(concentrator_id: int, now: datetime) -> dict[str, Any]:
     for newest in read_success.newest_days(now)[:1]:
         days = read_success.history(newest.deadline, newest.day, STRIP_DAYS)
         mine = read_success.history_of(days, [concentrator_id]).get(concentrator_id, {})
-        return {
-            "deadline": newest.deadline,
-            "deadline_strip": _strip(newest.day, days, mine, {"deadline": newest.deadline_id}),
-        }
+        return _strip_card(newest, days, mine)
     return {}
 
 
@@ -160,10 +156,7 @@ def strip_of_meter(meter: Meter, now: datetime) -> dict[str, Any]:
         mine = meter_success.of_meter(meter, days, now)
         if not any(counted.expected for counted in mine.values()):
             return {}
-        return {
-            "deadline": newest.deadline,
-            "deadline_strip": _strip(newest.day, days, mine, {"deadline": newest.deadline_id}),
-        }
+        return _strip_card(newest, days, mine)
     return {}
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from django.contrib import messages
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
 
 from ami_headend.console import list_exports
 from ami_headend.console.events import SEE_EVENTS
@@ -47,7 +46,6 @@ class PastOutagesPage(RecordsPage):
     name = "past-outages"
     title = "Past outages"
     icon = "history"
-    back = ("admin:outages", "Outages")
     permission_required = (SEE_EVENTS,)
     template_name = "console/outages/past.html"
     form_class = PastOutageFilters
@@ -55,6 +53,7 @@ class PastOutagesPage(RecordsPage):
         "Newest first: all that lasted at any time of the period. Outages of a concentrator's meters that touch, or "
         "follow each other within 15 minutes, are one."
     )
+    when_empty = "No meter was without power in this period, as far as meters have said."
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         shown = tabs(self.request)
@@ -103,9 +102,7 @@ class PastOutagesPage(RecordsPage):
                     past_url(self.request, rows=_METERS, concentrator=one.concentrator, **span), one.concentrator
                 )
             mean = NOTHING if one.mean_s is None else duration(one.mean_s)
-            end = moment(one.until) if one.until else ""
-            if one.still_out:
-                end = format_html("{} {}", end, label(f"{one.still_out:,} not back", "danger"))
+            end = label(f"{one.still_out:,} not back", "danger") if one.still_out else moment(one.until)
             lasted = _lasted(one.since, None if one.still_out else one.until, now)
             groups = clipped(one.groups.replace("|", ", ") or NOTHING)
             rows.append([name, moment(one.since), end, thousands(one.meters), lasted, mean, groups])

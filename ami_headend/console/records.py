@@ -104,10 +104,11 @@ def _concentrators(filters: dict[str, Any]) -> list[int] | None:
 
 
 class RecordsPage(ListPage):
-    """Rows that nobody changes by hand; ``explanation`` says what they are."""
+    """Rows that nobody changes by hand; ``explanation`` says what they are, ``when_empty`` that there are none."""
 
     template_name = "console/records.html"
     explanation: ClassVar[str]
+    when_empty: ClassVar[str] = "There are no rows in this period."
 
     def period(self, filters: dict[str, Any]) -> tuple[datetime, datetime]:
         """Return the requested period; the last week by default."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django.urls import reverse
@@ -10,7 +11,7 @@ from django.utils import timezone
 from django.utils.http import urlencode
 
 from ami_headend.console import list_exports
-from ami_headend.console.formatting import label, link, moment
+from ami_headend.console.formatting import duration, label, link, moment
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ROWS, MeterField, choice, number_of, time_of
 from ami_headend.console.records import RecordsPage, code_of, register_field
@@ -56,6 +57,7 @@ class RegisterDifferencesPage(RecordsPage):
         "Oldest first; without a period, the last 7 days. Spans in which a meter's register advanced by another "
         "energy than its intervals add up to. What comes later may clear a difference; no value is changed."
     )
+    when_empty = "No register differs from its intervals in this period."
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
@@ -64,11 +66,14 @@ class RegisterDifferencesPage(RecordsPage):
             place = DifferenceKey(time_of(at), number_of(number))
         found, key = differences(replace(self._selection(filters), after=place), ROWS)
         columns = columns_of(
-            "from", "-to", "meter", "-OBIS code", "-#by register", "-#by intervals", "#difference", "state"
+            "from", "-lasts", "meter", "-OBIS code", "-#by register", "-#by intervals", "#difference", "state"
         )
         serials = {row.serial_number for row in found}
         pks = dict(Meter.objects.filter(serial_number__in=serials).values_list("serial_number", "pk"))
-        rows = [[*_span(row), _meter(row, pks), code_of(row.obis_code), *_numbers(row), _state(row)] for row in found]
+        rows = [
+            [moment(row.span_start), _lasts(row), _meter(row, pks), code_of(row.obis_code), *_numbers(row), _state(row)]
+            for row in found
+        ]
         return table(columns, rows), key
 
     def _selection(self, filters: dict[str, Any]) -> DifferenceSelection:
@@ -107,8 +112,12 @@ def _span(row: DifferenceRow) -> tuple[Any, Any]:
     return moment(row.span_start), moment(row.span_end)
 
 
+def _lasts(row: DifferenceRow) -> str:
+    return duration((row.span_end - row.span_start).total_seconds())
+
+
 def _numbers(row: DifferenceRow) -> list[str]:
-    return [f"{number} {row.unit}" for number in (row.advance, row.interval_sum, row.difference)]
+    return [f"{Decimal(number):,} {row.unit}" for number in (row.advance, row.interval_sum, row.difference)]
 
 
 def _meter(row: DifferenceRow, meter_ids: dict[str, int]) -> Any:

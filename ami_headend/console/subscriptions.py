@@ -10,10 +10,11 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, duration, label, thousands
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ListPage
+from ami_headend.core.text import counted
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.feed import sequencer, subscriptions
-from concentrators.feed.subscriptions import Standing
+from concentrators.feed.subscriptions import Delivering, Standing
 
 SEE_SUBSCRIPTIONS = "concentrators.view_feedsubscription"
 _LATE = timedelta(minutes=15)  # consumers ask in turns: a row that came just now makes nobody late
@@ -77,10 +78,18 @@ class SubscriptionsPage(ListPage):
                     "",
                     "unsure" if behind else "good" if found else "",
                 ),
+                _failing([one.delivery for one in found if one.delivery is not None]),
             ],
             "era": head.era_id,
             "since": unnumbered.oldest_at,
         }
+
+
+def _failing(deliveries: Sequence[Delivering]) -> Figure:
+    failing = [one for one in deliveries if one.is_enabled and one.attempts]
+    note = f"of {thousands(len(deliveries))}" if deliveries else "none is set up"
+    tone = "bad" if failing else "good" if deliveries else ""
+    return Figure("Deliveries failing", thousands(len(failing)), note, "cloud_off", "", tone)
 
 
 def _row(one: Standing) -> SubscriptionRow:
@@ -118,10 +127,11 @@ def _delivery(one: Standing, now: datetime) -> str:
         return "asks itself"
     what = f"{sent.kind}, {sent.format}"
     if not sent.is_enabled:
-        return label(f"{what}: paused", "warning")
+        return label("paused", "warning", what)
     if sent.attempts:
-        return label(f"{what}: failing", "danger", f"{sent.attempts} attempts: {sent.last_error}")
-    return label(what, "success", f"last batch {ago(sent.delivered_at, now)}" if sent.delivered_at else "nothing yet")
+        return label("failing", "danger", f"{what}; {counted(sent.attempts, 'attempt')}: {sent.last_error}")
+    done = f"last batch {ago(sent.delivered_at, now)}" if sent.delivered_at else "nothing yet"
+    return label(sent.kind, "success", f"{what}; {done}")
 
 
 def _state(one: Standing) -> str:
