@@ -182,7 +182,7 @@ def _found(filters: dict[str, Any], now: datetime, *, with_shares: bool) -> list
 def concentrators_table(filters: dict[str, Any], now: datetime, user: Any, most: int) -> HtmlTable:
     """Return concentrators that match the filters as a table, the least complete first."""
     found = _found(filters, now, with_shares=user.has_perm("concentrators.view_intervaltotal"))
-    titles = ["concentrator", "health", "last post", "#completeness, 24\N{NO-BREAK SPACE}h", "-#meters"]
+    titles = ["concentrator", "health", "last post", "#complete, 24\N{NO-BREAK SPACE}h", "-#meters"]
     columns = columns_of(
         *titles, "-#frames, 24\N{NO-BREAK SPACE}h", "-#rejected, 24\N{NO-BREAK SPACE}h", "-#uplinks waiting"
     )

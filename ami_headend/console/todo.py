@@ -17,6 +17,7 @@ from keyvault.models import DeviceKey
 from meters.models import Meter
 
 SHOWN = 6
+_REQUESTS = 2  # for approval that are shown before alerts, which they must not push out
 
 
 class Item(NamedTuple):
@@ -46,12 +47,12 @@ def to_do(user: Any, findings: Sequence[CheckResult], now: datetime) -> ToDo:
         for finding in findings
         if not finding.well
     ]
+    items += _approvals(user, now)
     more = 0
     if user.has_perm("alerts.view_alert"):
         alerts = list(open_alerts(now)[:SHOWN])
         more = sum(count_by_severity(now).values()) - len(alerts)
         items += [_alert(alert) for alert in alerts]
-    items += _approvals(user, now)
     steps = [] if items else _first_steps(user)
     return ToDo(items[:SHOWN], more + max(0, len(items) - SHOWN), steps)
 
@@ -82,7 +83,7 @@ def _approvals(user: Any, now: datetime) -> list[Item]:
             since=row.requested_at,
             url=reverse("admin:approvals"),
         )
-        for row in approvals.waiting_for(user, now)[:SHOWN]
+        for row in approvals.waiting_for(user, now)[:_REQUESTS]
     ]
 
 

@@ -409,6 +409,8 @@ def test_a_request_waits_for_whoever_may_decide_and_did_not_ask() -> None:
     asker.force_login(officer)
     said = "ann requests your approval"
     assert said not in text_of(asker)
+    for number in range(9):  # many alerts do not hide it
+        alert("Meter is silent", number + 1, SubjectKind.METER)
     text = text_of(person("administrator"))
     assert said in text
     assert "To destroy version 1 of the master key: rotated in May" in text
