@@ -1,6 +1,7 @@
 """What is done to octets: one to four small changes, all from one source of chance, so that a seed repeats them."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -115,5 +116,6 @@ def _change(item: Any, chance: Random) -> None:
         elif what == 2 and isinstance(value, int):
             item[key] = value + chance.choice((-1, 1, 30, 60, 1_800, -value * 2, 2 ** chance.randrange(64)))
         else:
-            item[key] = chance.choice(_VALUES)
+            new = chance.choice(_VALUES)
+            item[key] = deepcopy(new) if isinstance(new, list | dict) else new  # later changes are made in it
         return

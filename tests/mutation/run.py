@@ -3,6 +3,7 @@
 A chunk that fails names itself: ``python -m tests.mutation --again NAME`` makes the same mutants once more.
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ SLOWEST_S = 0.25  # of CPU, for one mutant: the slowest known takes a few millis
 PEAK_OCTETS = 4 << 20  # of memory, for one mutant: as in tests/meters/push/test_bounds.py
 HANGS_AFTER_S = 300  # a whole chunk, on a machine that does much else
 MORE_MEMORY_OCTETS = 1 << 30  # that a process may take beyond what it has at its beginning
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _MEASURED = 25  # mutants of each chunk whose memory is counted exactly
 
 
@@ -107,7 +109,8 @@ def _cpu_s(judge_: Callable[[bytes], str], mutant: bytes, took: float) -> float:
 
 
 def _limit() -> None:
-    """Of a process that judges: memory ends, and a chunk that hangs is told where."""
+    """Of a process that judges: memory ends, a chunk that hangs is told, and none outlives the run."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + MORE_MEMORY_OCTETS
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

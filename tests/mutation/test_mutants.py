@@ -33,6 +33,8 @@ def test_the_same_chunk_is_the_same_mutants() -> None:
     for form in ("frame ccm 10", "payload plain", "shipment", "dlms in whole hdlc"):
         one, again, other = (list(run.mutants(run.Chunk(seed, form, 3))) for seed in (1, 1, 2))
         assert one == again != other
+    long = [restructured(cbor2.dumps([{0: [], 1: {}}, []]), Random(number % 50)) for number in range(1_000)]
+    assert long[:50] * 20 == long
 
 
 def test_samples_are_right_before_they_are_changed() -> None:
