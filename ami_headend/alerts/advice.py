@@ -92,6 +92,16 @@ _ADVICE = {
             "If both have as many, its firmware adds up wrongly or changed a reading: have it examined.",
         ),
     ),
+    Condition.REGISTERS_DIFFER: Advice(
+        "A register of a meter advanced by another energy than its intervals of the same time add up to. Which of the"
+        " two is wrong, nobody knows; no value is changed.",
+        (
+            "See on the list which meters, since when and by how much.",
+            "Small differences of many meters of one type come from rounding: enter the resolution of its registers.",
+            "A difference of one meter may be its exchange, a wrong length of its intervals, or tampering: inspect it.",
+            "Acknowledge what is known; a message comes again once twice as many meters differ.",
+        ),
+    ),
     Condition.ROTATION_STALLED: Advice(
         "A replacement of keys has begun but makes no progress. Nothing is lost, but old keys stay in use.",
         (

@@ -29,6 +29,7 @@ RULES = [
     ("Deadline of readings is missed", _C.READ_DEADLINE, TOGETHER, None, None, Severity.WARNING, _DAY),
     ("Meter is silent", _C.SILENT_METER, "", None, _DAY, Severity.WARNING, _DAY),
     ("Sums do not agree", _C.AGGREGATE_MISMATCH, "", None, 6 * _HOUR, Severity.WARNING, _DAY),
+    ("Registers and intervals differ", _C.REGISTERS_DIFFER, "", 1, 30 * _DAY, Severity.WARNING, _WEEK),
     ("Rotation stands still", _C.ROTATION_STALLED, "", None, _HOUR, Severity.WARNING, _DAY),
     ("Backup is overdue", _C.BACKUP_OVERDUE, "", None, 3 * _DAY, Severity.WARNING, _DAY),
     ("Device keys are due for replacement", _C.KEYS_WORN, "", 1_095, None, Severity.WARNING, _WEEK),

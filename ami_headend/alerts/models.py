@@ -23,6 +23,7 @@ class Condition(models.TextChoices):
     COMPLETENESS = "completeness", "completeness of intervals"
     READ_DEADLINE = "read_deadline", "readings that were not there by a deadline"
     AGGREGATE_MISMATCH = "aggregate_mismatch", "sums of a concentrator that differ from ours"
+    REGISTERS_DIFFER = "registers_differ", "meters whose registers and intervals differ"
     ROTATION_STALLED = "rotation_stalled", "stalled rotation"
     KEYS_WORN = "keys_worn", "device keys due for replacement"
     AGREEMENT_KEY_IN_USE = "agreement_key_in_use", "replaced agreement key still in use"

@@ -70,6 +70,9 @@ PARAMETERS = {
         may_have_group=True,
     ),
     Condition.AGGREGATE_MISMATCH: Parameters(period="differs for, minutes", may_have_group=True),
+    Condition.REGISTERS_DIFFER: Parameters(
+        "meters that differ", period="spans that began within, minutes", may_have_group=True
+    ),
     Condition.ROTATION_STALLED: Parameters(period="no progress for, minutes"),
     Condition.KEYS_WORN: Parameters("age of a device key, days", may_have_group=True),
     Condition.AGREEMENT_KEY_IN_USE: Parameters(period="replaced for, minutes"),

@@ -26,6 +26,7 @@ class Link(NamedTuple):
 
 _UPLINKS = "admin:concentrators_uplink_changelist", "concentrators.view_uplink"
 _DEADLINES = "admin:deadlines", SEE_DEADLINES
+_DIFFERENCES = "admin:register_differences", "meters.view_reading"
 _WHOLE = {  # lists without a filter for the subject
     Condition.KEYS_WORN: [("Device keys", ("admin:keys", "keyvault.view_devicekey"))],
     Condition.AGREEMENT_KEY_IN_USE: [
@@ -91,6 +92,10 @@ def _rows(alert: Alert) -> list[Link]:
         case Condition.READ_DEADLINE:
             group = {} if alert.rule.group is None else {"group": str(alert.rule.group)}
             return [_list("The day and those before", _DEADLINES, **group)]
+        case Condition.REGISTERS_DIFFER:
+            group = {} if alert.rule.group is None else {"group": str(alert.rule.group)}
+            period = {"state": "open", "from": f"{since:%Y-%m-%d %H:%M}"}
+            return [_list("Open differences", _DIFFERENCES, **group, **period)]
         case condition:
             return [_list(*page) for page in _WHOLE.get(condition, ())]
 

@@ -99,6 +99,21 @@ def flagged(meter_ids: Collection[int], start: datetime, end: datetime) -> list[
     return [FlaggedSpan._make(row) for row in rows]
 
 
+def meters_that_differ(since: datetime, group_ids: Sequence[int] | None, named: int) -> tuple[int, list[str]]:
+    """Return how many meters have open differences whose span began since, and some serial numbers; one query."""
+    conditions, params = keyset.given(
+        ("cleared_at IS NULL AND span_start >= %s", since), groups.one_of(group_ids, "d.meter_id")
+    )
+    rows = select(
+        f"""SELECT m.serial_number, count(*) OVER ()
+            FROM (SELECT meter_id, max(span_start) AS latest FROM concentrators_registerdifference d
+                  WHERE {" AND ".join(conditions)} GROUP BY meter_id) AS found
+            JOIN meters_meter m ON m.id = found.meter_id ORDER BY found.latest DESC, m.id LIMIT %s""",
+        [*params, named],
+    )
+    return (rows[0][1] if rows else 0), [serial for serial, _ in rows]
+
+
 def delete_old(before: datetime) -> int:
     """Delete differences whose readings are no longer kept; return how many."""
     deleted, _ = RegisterDifference.objects.filter(span_start__lt=before).delete()

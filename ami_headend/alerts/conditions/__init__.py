@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ami_headend.alerts.conditions import deadlines, feed, keys, masked, signed, site, traffic
+from ami_headend.alerts.conditions import deadlines, feed, keys, masked, signed, site, traffic, validation
 from ami_headend.alerts.conditions.finding import Findings
 from ami_headend.alerts.models import Condition, Rule
 
@@ -31,6 +31,7 @@ SEARCHES = {
     Condition.COMPLETENESS: Search(traffic.completeness, 5 * _MINUTE_S),
     Condition.READ_DEADLINE: Search(deadlines.read_deadline, _MINUTE_S),
     Condition.AGGREGATE_MISMATCH: Search(traffic.aggregate_mismatch),
+    Condition.REGISTERS_DIFFER: Search(validation.registers_differ, _HOUR_S),
     Condition.ROTATION_STALLED: Search(keys.rotation_stalled),
     Condition.KEYS_WORN: Search(keys.keys_worn, _HOUR_S),
     Condition.AGREEMENT_KEY_IN_USE: Search(keys.agreement_key_in_use, _HOUR_S),

@@ -15,7 +15,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
+from ami_headend.alerts.conditions import validation
+from ami_headend.alerts.models import Condition, Rule
 from ami_headend.signin import roles
 from concentrators import retention
 from concentrators.feed import lots, messages, pages
@@ -27,6 +30,7 @@ from concentrators.feed.rows import Change, Resource
 from concentrators.models import FeedHead, RegisterDifference, UncheckedDay
 from concentrators.validation import register_checks
 from meters.codes.qualities import Fact
+from meters.group_models import FleetGroup, MeterInGroup, Via
 from meters.models import Meter, Place, Reading, Register
 from meters.readings.obis import LOAD_PROFILE
 from meters.readings.partitions import retention_start
@@ -260,3 +264,25 @@ def signed_in() -> Client:
     client = Client()
     client.force_login(user)
     return client
+
+
+def test_a_rule_counts_the_meters_that_differ(wrong: Meter, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+    rule = Rule.objects.get(condition=Condition.REGISTERS_DIFFER)
+    now = TODAY + 5 * HOUR
+    with django_assert_num_queries(1):
+        (found,) = validation.registers_differ(rule, [], now).listed
+    assert found.subjects == 1
+    assert found.summary.startswith("1 meter has differences")
+    assert found.summary.endswith(f": {wrong.serial_number}")
+    rule.threshold = 2
+    assert validation.registers_differ(rule, [], now).total == 0
+    rule.threshold, rule.group = 1, FleetGroup.objects.create(kind="district", name="North")
+    assert validation.registers_differ(rule, [], now).total == 0
+    MeterInGroup.objects.create(group=rule.group, meter=wrong, via=Via.METER)
+    (found,) = validation.registers_differ(rule, [], now).listed
+    assert found.subject == "registers and intervals, district:North"
+    rule.period_minutes = 60
+    assert validation.registers_differ(rule, [], now).total == 0
+    rule.period_minutes = 30 * 1440
+    RegisterDifference.objects.update(cleared_at=now)
+    assert validation.registers_differ(rule, [], now).total == 0
