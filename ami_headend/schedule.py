@@ -40,5 +40,6 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "archive-readings": _every(3600, "meters.tasks.archive_readings"),
     "request-reverification": _every(86_400, "concentrators.tasks.request_reverification"),
     "purge-sign-ins": _every(86_400, "ami_headend.signin.tasks.purge_sign_ins"),
+    "verify-archive": _every(86_400, "meters.tasks.verify_archive"),
     "purge-accesses": _every(86_400, "meters.tasks.purge_accesses"),
 }

@@ -51,6 +51,17 @@ def archive_readings(self: Any) -> None:
         logger.info("archived months deleted, whose retention is over: %s", forgotten)
 
 
+@shared_task(**LONG)
+def verify_archive() -> None:
+    """Verify the files of the archived month that was verified longest ago; doctor says what is wrong."""
+    if not files.is_in_use():
+        return
+    try:
+        months.verify_next(timezone.now())
+    except files.ArchiveError:
+        logger.exception("an archived month could not be verified, or is damaged")
+
+
 @shared_task
 def purge_accesses() -> None:
     """Remove old rows of the record of access to household data."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ami_headend.core.sql import select
 from concentrators.totals import expected as expectations
 from concentrators.totals.expected import ExpectedSpan
-from meters.archive.files import is_in_use
+from meters.archive.reading import is_young
 from meters.readings.obis import LOAD_PROFILE
 from meters.readings.partitions import stored_from
 
@@ -108,7 +108,7 @@ def incomplete_meters(concentrator_id: int, start: datetime, end: datetime, limi
     Every expected interval is looked up by the readings' key: one day of a thousand meters costs some 50,000 look-ups.
     None for archived time, which would cost as many looks into files.
     """
-    if is_in_use() and start < (stored_from() or start):
+    if not is_young(start) and start < (stored_from() or start):
         return []
     rows = select(
         f"""{expectations.SPANS}, due AS (

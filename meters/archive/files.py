@@ -23,6 +23,10 @@ class ArchiveError(Exception):
     """The archive cannot be used, or does not hold what it should; the message says what to do."""
 
 
+class DamagedError(ArchiveError):
+    """A file is not there, or not as it was written."""
+
+
 def is_in_use() -> bool:
     """Whether there is an archive: ARCHIVE_URL is set."""
     return bool(settings.ARCHIVE_URL)

@@ -11,7 +11,7 @@ found again. One process takes a step at a time.
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import F
 
 from ami_headend.core import locks
 from ami_headend.core.sql import cursor, select
 from meters.archive import layout
-from meters.archive.files import ArchiveError, Store, store
+from meters.archive.files import ArchiveError, DamagedError, Store, store
 from meters.archive.layout import NOTHING, Part, Sums
 from meters.archive_models import ArchivedMonth, MonthState
 from meters.readings import partitions
@@ -46,20 +47,22 @@ _SUMS = """SELECT register_id, count(*), sum((extract(epoch FROM captured_at) * 
 class Planned(NamedTuple):
     """A month that is old enough to be archived, or is on its way; ``state`` is None if it is neither closed nor back.
 
-    ``octets`` of its partition, or of its files if it is archived.
+    ``octets`` of its partition, or of its files if it is archived. ``rows`` is None if nobody has counted them.
     """
 
     month: datetime
     state: MonthState | None
     octets: int
     rows: int | None
+    verified_at: datetime | None
 
 
 def plan(now: datetime) -> list[Planned]:
-    """Return the months that are archived, on their way, or old enough, the oldest first. Two queries."""
+    """Return the months that are archived, on their way, or old enough, the oldest first. Three queries."""
     rows = {row.month: row for row in ArchivedMonth.objects.all()}
     octets = dict(select(_PARTITION_OCTETS))
     old = {month for month in octets if partitions.month_after(month) <= _archived_before(now)}
+    empty = _empty(old - rows.keys())
     found = []
     for month in sorted(old | rows.keys()):
         row = rows.get(month)
@@ -70,16 +73,19 @@ def plan(now: datetime) -> list[Planned]:
                 month,
                 None if row is None else MonthState(row.state),
                 sum(part.octets for part in parts) if in_files else octets.get(month, 0),
-                sum(part.rows for part in parts) if parts else None,
+                sum(part.rows for part in parts) if parts else 0 if month in empty else None,
+                None if row is None else row.verified_at,
             )
         )
     return found
 
 
 def due(now: datetime) -> list[datetime]:
-    """Return the months that are to be archived, the oldest first; not those that somebody restored."""
+    """Return the months that are to be archived, the oldest first; not those that somebody restored, or that are
+    empty: what was not read yet may come.
+    """
     done = (MonthState.ARCHIVED, MonthState.FORGOTTEN, MonthState.RESTORED)
-    return [one.month for one in plan(now) if one.state not in done]
+    return [one.month for one in plan(now) if one.state not in done and one.rows != 0]
 
 
 def archive(month: datetime, now: datetime, until_s: float = math.inf) -> bool:
@@ -138,31 +144,57 @@ def forget_expired(now: datetime) -> list[str]:
     return forgotten
 
 
-def verify(month: datetime) -> int:
-    """Read the files of an archived month again and compare them with what was noted; return the rows. ArchiveError."""
+def verify(month: datetime, now: datetime) -> int:
+    """Read the files of an archived month again and compare them with what was noted; return the rows. ArchiveError.
+
+    The row says when, and what was wrong.
+    """
     row = ArchivedMonth.objects.filter(month=month, state__in=[MonthState.WRITTEN, MonthState.ARCHIVED]).first()
     if row is None:
         raise ArchiveError(f"{month:%Y-%m} has no files")
     place, found = store(), dict[int, Sums]()
-    for part in _parts(row):
-        _check_file(place, part)
-        found = _plus(found, _read_again(place, part))
-    if found != _sums(row):
-        raise ArchiveError(f"the files of {month:%Y-%m} do not hold what was noted of them: restore them from a backup")
+    with _noted(row, now):
+        for part in _parts(row):
+            _check_file(place, part)
+            found = _plus(found, _read_again(place, part))
+        if found != _sums(row):
+            raise DamagedError(f"the files of {month:%Y-%m} do not hold what was noted of them: restore them")
     return sum(part.rows for part in _parts(row))
+
+
+def verify_next(now: datetime) -> datetime | None:
+    """Compare size and SHA-256 of the files of the archived month that was verified longest ago; return the month.
+
+    None if no month is archived. DamagedError, which the row has too; ArchiveError.
+    """
+    archived = ArchivedMonth.objects.filter(state=MonthState.ARCHIVED)
+    row = archived.order_by(F("verified_at").asc(nulls_first=True), "month").first()
+    if row is None:
+        return None
+    place = store()
+    with _noted(row, now):
+        for part in _parts(row):
+            _check_file(place, part)
+    return row.month
 
 
 def fault() -> str | None:
     """Return what keeps readings of archived months from being read, as the last month shows; None if nothing does."""
-    last = ArchivedMonth.objects.filter(state=MonthState.ARCHIVED).order_by("-month").first()
+    archived = ArchivedMonth.objects.filter(state=MonthState.ARCHIVED).order_by("-month")
+    last = archived.first()
     if last is None:
         return None
     try:
         place = store()
         missing = [part.name for part in _parts(last) if place.octets(part.name) != part.octets]
     except ArchiveError as error:
-        return f"readings before {partitions.month_after(last.month):%Y-%m} are archived, and in no answer: {error}"
-    return f"{missing[0]} is not in the archive as it was written" if missing else None
+        return f"readings before {partitions.month_after(last.month):%Y-%m} are archived, and cannot be read: {error}"
+    if missing:
+        return f"{missing[0]} is not in the archive as it was written"
+    damaged = archived.exclude(fault="").first()
+    if damaged is None:
+        return None
+    return f"{damaged.fault} (once that is done, manage.py archive verify {damaged.month:%Y-%m})"
 
 
 def _close(month: datetime, now: datetime) -> None:
@@ -170,7 +202,7 @@ def _close(month: datetime, now: datetime) -> None:
         if row is None or row.state == MonthState.RESTORED:
             if partitions.month_after(month) > _archived_before(now):
                 raise ArchiveError(f"{month:%Y-%m} is not ARCHIVE_AFTER_MONTHS old yet")
-            if month not in dict(select(_PARTITION_OCTETS)):
+            if month not in dict(select(_PARTITION_OCTETS)) or (row is None and _empty({month})):
                 raise ArchiveError(f"there are no readings of {month:%Y-%m}")
             select("SELECT meters_close_month(%s)", [month])
             ArchivedMonth(month=month, state=MonthState.CLOSED, changed_at=now).save()
@@ -219,6 +251,18 @@ def _drop(month: datetime, now: datetime) -> None:
 
 
 @contextmanager
+def _noted(row: ArchivedMonth, now: datetime) -> Iterator[None]:
+    """Note when the files of a month were verified, and what was damaged; nothing if the archive does not answer."""
+    verified = ArchivedMonth.objects.filter(month=row.month, changed_at=row.changed_at)
+    try:
+        yield
+    except DamagedError as error:
+        verified.update(verified_at=now, fault=str(error))
+        raise
+    verified.update(verified_at=now, fault="")
+
+
+@contextmanager
 def _step(month: datetime) -> Iterator[ArchivedMonth | None]:
     """One transaction of one process, with the row of the month; no step waits for long behind readers."""
     with transaction.atomic():
@@ -259,7 +303,7 @@ def _read_again(place: Store, part: Part) -> dict[int, Sums]:
 
 def _check_file(place: Store, part: Part) -> None:
     if place.octets(part.name) != part.octets or place.sha256(part.name) != part.sha256:
-        raise ArchiveError(f"{part.name} is not there as it was written: restore it from a backup of the archive")
+        raise DamagedError(f"{part.name} is not there as it was written: restore it from a backup of the archive")
 
 
 def _copy_out(start: datetime, end: datetime) -> Iterator[pa.RecordBatch]:
@@ -304,6 +348,13 @@ def _stored(start: datetime, end: datetime) -> dict[int, Sums]:
     return {int(register): Sums(*map(int, sums)) for register, *sums in select(_SUMS, [start, end])}
 
 
+def _empty(months: Collection[datetime]) -> set[datetime]:
+    """Return those of the months of which the database has no reading; one query."""
+    starts = sorted(months)
+    rows = select(_EMPTY, [starts, [partitions.month_after(start) for start in starts]]) if starts else []
+    return {start for (start,) in rows}
+
+
 def _plus(one: dict[int, Sums], other: dict[int, Sums]) -> dict[int, Sums]:
     return {key: one.get(key, NOTHING).plus(other.get(key, NOTHING)) for key in one.keys() | other.keys()}
 
@@ -340,4 +391,6 @@ def month_of(text: str) -> datetime:
 
 
 _NAMES = layout.SCHEMA.names
+_EMPTY = """SELECT m.start FROM unnest(%s::timestamptz[], %s::timestamptz[]) AS m (start, following)
+            WHERE NOT EXISTS (SELECT FROM meters_reading WHERE captured_at >= m.start AND captured_at < m.following)"""
 _PARTITION_OCTETS = f"""SELECT p.start, pg_total_relation_size(p.oid) FROM ({partitions.PARTITIONS}) AS p"""

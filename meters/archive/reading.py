@@ -13,13 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from django.db import connection, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
 
 from meters.archive import layout
 from meters.archive.files import ArchiveError, Store, is_in_use, store
 from meters.archive.layout import Part
 from meters.archive_models import ArchivedMonth, MonthState
+from meters.readings.partitions import month_after, month_start
 
 _DAY = timedelta(days=1)
+_LEAST_AGE = 84 * _DAY  # of archived readings: three whole months stay at least (ARCHIVE_LEAST_MONTHS)
 KEY = ("captured_at", "meter_id", "register_id")
 _ORDER = [(name, "ascending") for name in KEY]
 _BLOCK = 131_072  # rows
@@ -95,15 +99,21 @@ class Month:
 def stretches(start: datetime, end: datetime) -> Iterator[list[Stretch]]:
     """Give the stretches of a period in order. Until the block ends no month goes into the archive or comes back.
 
-    Without an archive one stretch, and no query.
+    One stretch, and no query, where all readings are younger than the archive may be; without an archive one query.
+    ArchiveError if readings of the period are archived, and ARCHIVE_URL is gone.
     """
-    if not is_in_use():
+    if is_young(start) or not (is_in_use() or _archived(start, end).exists()):
         yield [Stretch(start, end, None)]
         return
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE meters_reading IN ACCESS SHARE MODE")  # against the drop of a partition
         yield list(_stretches(start, end))
+
+
+def is_young(start: datetime) -> bool:
+    """Whether no reading from ``start`` on may be archived yet."""
+    return start > timezone.now() - _LEAST_AGE
 
 
 def rows(
@@ -119,23 +129,23 @@ def rows(
 
 
 def _stretches(start: datetime, end: datetime) -> Iterator[Stretch]:
-    rows = ArchivedMonth.objects.filter(state=MonthState.ARCHIVED, month__lt=end).order_by("month")
+    rows = _archived(start, end).order_by("month").values_list("month", "parts")
     at = start
-    for row in rows:
-        month_end = _after(row.month)
-        first, last = max(row.month, start), min(month_end, end)
+    for month, parts in rows:
+        month_end = month_after(month)
+        first, last = max(month, start), min(month_end, end)
         if first >= last:
             continue
         if at < first:
             yield Stretch(at, first, None)
-        yield Stretch(first, last, Month(row.month, month_end, [Part(**part) for part in row.parts], store()))
+        yield Stretch(first, last, Month(month, month_end, [Part(**part) for part in parts], store()))
         at = last
     if at < end or at == start:
         yield Stretch(at, end, None)
 
 
-def _after(month: datetime) -> datetime:
-    return (month.astimezone(UTC) + 31 * _DAY).replace(day=1)
+def _archived(start: datetime, end: datetime) -> QuerySet[ArchivedMonth]:
+    return ArchivedMonth.objects.filter(state=MonthState.ARCHIVED, month__gte=month_start(start), month__lt=end)
 
 
 def _overlaps(part: Part, wanted: Wanted) -> bool:

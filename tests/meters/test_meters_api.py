@@ -88,7 +88,7 @@ def test_gaps_of_a_meter(reader: Client, store: Store, django_assert_num_queries
     meter = MeterFactory.create(commissioned_at=START)
     store(meter, [START])
     url = f"/api/v1/meters/{bytes(meter.system_title).hex()}/gaps?from=2026-03-01&to=2026-03-01T02:00:00Z"
-    with django_assert_num_queries(10):
+    with django_assert_num_queries(11):
         report = reader.get(url).json()
     assert report == {
         "interval_minutes": 30,

@@ -19,6 +19,7 @@ from concentrators.feed.subscriptions import SubscriptionError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
+from meters.archive.files import ArchiveError
 from meters.readings.event_queries import EventSelection
 from meters.readings.queries import ReadingSelection, SelectionError
 from meters.registry.lookup import RegistryError, look_up
@@ -40,6 +41,7 @@ Examples:
   manage.py messages profile billing year=2009 energy=kWh readings_per_message=500
 """
     refusals = (
+        ArchiveError,
         AuditError,
         CursorError,
         GoneError,

@@ -18,6 +18,7 @@ from concentrators.management import choosing
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
+from meters.archive.files import ArchiveError
 from meters.models import Register
 from meters.readings.gaps import GapsError
 from meters.readings.obis import LOAD_PROFILE
@@ -36,7 +37,7 @@ class Command(DomainCommand):
         "  manage.py resend_gaps --meter 0024befffe804ff1 --days 30 --register 1-0:2.29.0\n\n"
         "exit status: 0 done; 1 it could not be done, and nothing was."
     )
-    refusals = (DownlinkError, GapsError, RegistryError, AuditError, MasterKeyError)
+    refusals = (ArchiveError, DownlinkError, GapsError, RegistryError, AuditError, MasterKeyError)
 
     def add_arguments(self, parser: CommandParser) -> None:
         choosing.add_arguments(parser)

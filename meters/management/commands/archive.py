@@ -53,7 +53,9 @@ class Command(DomainCommand):
         if options["act"] == "verify":
             written = (MonthState.WRITTEN, MonthState.ARCHIVED)
             for month in chosen or [one.month for one in months.plan(timezone.now()) if one.state in written]:
-                self.stdout.write(f"{month:%Y-%m}: {months.verify(month):,} readings, as they were written")
+                self.stdout.write(
+                    f"{month:%Y-%m}: {months.verify(month, timezone.now()):,} readings, as they were written"
+                )
             return
         for month in chosen or months.due(timezone.now()):
             if options["dry_run"]:
@@ -65,9 +67,10 @@ class Command(DomainCommand):
 
     def _plan(self) -> None:
         for one in months.plan(timezone.now()):
-            state = "old enough" if one.state is None else one.state
+            state = one.state or ("empty" if one.rows == 0 else "old enough")
             rows = "" if one.rows is None else f"  {one.rows:,} readings"
-            self.stdout.write(f"{one.month:%Y-%m}  {state:10}  {one.octets / _MIB:,.1f} MiB{rows}")
+            verified = "" if one.verified_at is None else f"  verified {one.verified_at:%Y-%m-%d}"
+            self.stdout.write(f"{one.month:%Y-%m}  {state:10}  {one.octets / _MIB:,.1f} MiB{rows}{verified}")
 
     def _run(self, month: Any) -> None:
         try:

@@ -9,6 +9,7 @@ from django.core.management.base import CommandParser
 from ami_headend.core.commands import DomainCommand, time_of
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
+from meters.archive.files import ArchiveError
 from meters.readings import evidence
 from meters.readings.evidence import EvidenceError, Period
 from meters.readings.queries import SelectionError
@@ -28,7 +29,7 @@ class Command(DomainCommand):
         "--output january.evidence\n\n"
         "exit status: 0 done; 1 it could not be done, and no file was made."
     )
-    refusals = (EvidenceError, RegistryError, AuditError, SelectionError)
+    refusals = (ArchiveError, EvidenceError, RegistryError, AuditError, SelectionError)
     nothing_done = ". No file was made."
 
     def add_arguments(self, parser: CommandParser) -> None:

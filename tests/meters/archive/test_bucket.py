@@ -71,7 +71,7 @@ def test_a_bucket_gives_what_the_database_gave(bucket: str, settings: Settings) 
         months.archive(month, NOW)
     assert answers(meters) == before
     assert months.fault() is None
-    assert months.verify(MONTH) == months.restore(MONTH, NOW) > 0
+    assert months.verify(MONTH, NOW) == months.restore(MONTH, NOW) > 0
     assert answers(meters) == before
     names = Store(bucket).names(f"readings-{LATER:%Y-%m}")
     assert len([name for name in names if name.endswith(".parquet")]) > 1

@@ -16,8 +16,9 @@ from meters.archive import months
 from meters.archive import reading as archived
 from meters.archive.files import ArchiveError
 from meters.archive_models import ArchivedMonth, MonthState
-from meters.models import Meter, Reading
+from meters.models import Meter, Reading, Register
 from meters.readings import partitions, queries
+from meters.readings.obis import LOAD_PROFILE
 from meters.readings.queries import ReadingSelection
 from tests.builders import senml_payload
 from tests.concentrators import fleet
@@ -51,7 +52,7 @@ def test_every_query_gives_what_it_gave_before(meters: list[Meter], archive: Pat
     assert Reading.objects.count() < rows / 2
     assert answers(meters) == before
     assert not [one for one in partitions.maintain(NOW).created if one == partitions.name_of(MONTH)]
-    assert months.verify(MONTH) == months.restore(MONTH, NOW) > 0
+    assert months.verify(MONTH, NOW) == months.restore(MONTH, NOW) > 0
     assert answers(meters) == before, "one month is back, one in files"
     assert ArchivedMonth.objects.get(month=MONTH).state == MonthState.RESTORED
     assert MONTH not in months.due(NOW)
@@ -68,8 +69,10 @@ def test_without_an_archive_nothing_is_asked(
     meters: list[Meter], settings: Settings, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     settings.ARCHIVE_URL = ""
-    with django_assert_num_queries(0), archived.stretches(START, END) as found:
+    with django_assert_num_queries(1), archived.stretches(START, END) as found:
         assert found == [(START, END, None)]
+    with django_assert_num_queries(0), archived.stretches(NOW - 80 * 24 * HOUR, NOW) as found:
+        assert len(found) == 1
     assert tasks.archive_readings.run() is None
     with pytest.raises(ArchiveError, match="set ARCHIVE_URL"):
         months.archive(MONTH, NOW)
@@ -113,13 +116,45 @@ def test_a_file_that_was_changed_or_lost_is_noticed(meters: list[Meter], archive
     part = next(archive.glob("readings-*/*.parquet"))
     octets = part.read_bytes()
     part.write_bytes(octets[:-1] + bytes([octets[-1] ^ 1]))
-    for act in (months.verify, lambda month: months.restore(month, NOW)):
+    for act in (months.verify, months.restore):
         with pytest.raises(ArchiveError, match="not there as it was written"):
-            act(MONTH)
+            act(MONTH, NOW)
     part.unlink()
     with pytest.raises(ArchiveError, match="cannot be read"):
         queries.readings(ReadingSelection(MONTH, LATER), 1000)
     assert ArchivedMonth.objects.get().state == MonthState.ARCHIVED
+
+
+def test_the_month_that_was_verified_longest_ago_is_verified_next(meters: list[Meter], archive: Path) -> None:
+    assert months.verify_next(NOW) is None
+    archive_both()
+    assert [months.verify_next(NOW + n * HOUR) for n in (-9, -8, -7)] == [MONTH, LATER, MONTH]
+    verified = {one.month: one.verified_at for one in months.plan(NOW)}
+    assert (verified[MONTH], verified[LATER]) == (NOW - 7 * HOUR, NOW - 8 * HOUR)
+    part = next(archive.glob(f"readings-{MONTH:%Y-%m}/*.parquet"))
+    octets = part.read_bytes()
+    part.write_bytes(octets[:-1] + bytes([octets[-1] ^ 1]))
+    assert months.verify_next(NOW - 6 * HOUR) == LATER
+    assert months.fault() is None
+    tasks.verify_archive.run()
+    assert f"{part.name} is not there as it was written" in (months.fault() or "")
+    assert months.verify_next(NOW + 3 * HOUR) == LATER, "a damaged month does not keep the others waiting"
+    part.write_bytes(octets)
+    months.verify(MONTH, NOW + 4 * HOUR)
+    assert months.fault() is None
+
+
+def test_a_month_without_readings_stays_open_for_them(meters: list[Meter], capsys: pytest.CaptureFixture[str]) -> None:
+    earlier = partitions.month_start(MONTH - timedelta(days=20))
+    Reading.objects.filter(captured_at__lt=MONTH).delete()
+    assert partitions.create_months(NOW) == []
+    assert months.due(NOW) == [MONTH, LATER]
+    call_command("archive", "plan")
+    assert f"{earlier:%Y-%m}  empty" in capsys.readouterr().out
+    with pytest.raises(ArchiveError, match="no readings"):
+        months.archive(earlier, NOW)
+    Reading.objects.create(captured_at=earlier, meter=meters[0], register_id=1, value=1, uplink_id=1)
+    assert months.due(NOW) == [earlier, MONTH, LATER]
 
 
 def test_a_file_that_does_not_hold_the_month_leaves_it_in_the_database(
@@ -167,8 +202,32 @@ def test_the_command(meters: list[Meter], capsys: pytest.CaptureFixture[str]) ->
             call_command("archive", *words)
 
 
-def test_rest_says_that_the_archive_is_away(meters: list[Meter], archive: Path, reader: Client) -> None:
+@pytest.mark.parametrize("what", ["the files are away", "ARCHIVE_URL is gone"])
+def test_every_door_says_that_the_archive_cannot_be_read(
+    meters: list[Meter], archive: Path, reader: Client, settings: Settings, tmp_path: Path, what: str
+) -> None:
     months.archive(MONTH, NOW)
-    archive.rename(archive.parent / "elsewhere")
-    answer = reader.get("/api/v1/readings", {"from": MONTH.isoformat(), "to": LATER.isoformat()})
-    assert (answer.status_code, answer["Content-Type"]) == (503, "application/problem+json")
+    if what == "ARCHIVE_URL is gone":
+        settings.ARCHIVE_URL = ""
+    else:
+        archive.rename(archive.parent / "elsewhere")
+    title, period = meters[0].system_title.hex(), {"from": START.isoformat(), "to": LATER.isoformat()}
+    asked = {"meter": title, "register": LOAD_PROFILE}
+    for path, query in (
+        ("readings", {}),
+        ("readings", {"format": "csv"}),
+        ("readings", asked),
+        (f"meters/{title}/gaps", {"register": LOAD_PROFILE}),
+    ):
+        answer = reader.get(f"/api/v1/{path}", period | query)
+        said = (answer.status_code, answer.headers["Content-Type"])
+        assert said == (503, "application/problem+json"), (path, query, said)
+    with pytest.raises(ArchiveError):
+        queries.load_curve(meters[0].pk, Register.objects.get(obis_code=LOAD_PROFILE).pk, START, LATER)
+    words = ["evidence", "export", title, "--from", period["from"], "--to", period["to"], "--output"]
+    with pytest.raises(CommandError, match=r"no archive|cannot be read"):
+        call_command(*words, str(tmp_path / "evidence"))
+    assert not (tmp_path / "evidence").exists()
+    assert months.fault() is not None
+    recent = reader.get("/api/v1/readings", {"from": LATER.isoformat(), "to": END.isoformat()})
+    assert (recent.status_code, len(recent.json()["results"]) > 0) == (200, True)
