@@ -9,7 +9,8 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
+from django.db.backends.utils import CursorWrapper
 from django.db.models import Sum
 from psycopg import sql
 
@@ -29,6 +30,7 @@ from keyvault.schemes.table import USUAL
 TEMPLATE = "bench_template"
 _ASSIGNED_FOR = timedelta(days=90)
 _START_AGO = timedelta(days=30)  # small fleets use up many intervals
+_ATTEMPTS = 5
 _EMPTIED = (
     "meters_reading, concentrators_integrityfailure, concentrators_failuretally, concentrators_intervaltotal,"
     " concentrators_uplink"
@@ -69,8 +71,7 @@ class Site:
     def reset(self) -> None:
         """Empty readings, uplinks and totals; set counters to before ``next_interval``, in a table without bloat."""
         with connection.cursor() as cursor:
-            cursor.execute(f"TRUNCATE {_EMPTIED}")
-            cursor.execute("TRUNCATE keyvault_invocationcounter")
+            _truncate(cursor, f"{_EMPTIED}, keyvault_invocationcounter")
             cursor.execute(
                 "INSERT INTO keyvault_invocationcounter (key_id, key_version, highest, floor)"
                 " SELECT id, version, %s, 0 FROM keyvault_devicekey ORDER BY id",
@@ -143,6 +144,18 @@ def journal_of(name: str) -> Path:
 def _use_head_end(name: str) -> None:
     settings.KEY_JOURNAL_DIR = journal_of(name)
     use_database(name)
+
+
+def _truncate(cursor: CursorWrapper, tables: str) -> None:
+    """Empty tables beside running processes: tasks of the schedule may hold some of them, and wait for others."""
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            cursor.execute(f"TRUNCATE {tables}")
+        except OperationalError:  # a deadlock, which the other side has survived
+            if not left:
+                raise
+        else:
+            return
 
 
 def settle(*tables: str) -> None:

@@ -25,7 +25,7 @@ class ArchivedMonth(models.Model):
     parts = models.JSONField(default=list)
     registers = models.JSONField(default=dict)
     changed_at = models.DateTimeField()
-    verified_at = models.DateTimeField(null=True, help_text="when its files were last compared with what was noted")
+    checked_at = models.DateTimeField(null=True, help_text="when its files were last compared with what was noted")
     fault = models.TextField(default="", help_text="what was wrong then; empty: nothing")
 
     def __str__(self) -> str:

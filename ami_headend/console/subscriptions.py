@@ -10,6 +10,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, duration, label, thousands
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ListPage
+from ami_headend.core import clock
 from ami_headend.core.text import counted
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -130,7 +131,7 @@ def _delivery(one: Standing, now: datetime) -> str:
         return label("paused", "warning", what)
     if sent.attempts:
         return label("failing", "danger", f"{what}; {counted(sent.attempts, 'attempt')}: {sent.last_error}")
-    done = f"last batch {ago(sent.delivered_at, now)}" if sent.delivered_at else "nothing yet"
+    done = f"last batch {duration(clock.age_s(sent.delivered_at, now))} ago" if sent.delivered_at else "nothing yet"
     return label(sent.kind, "success", f"{what}; {done}")
 
 

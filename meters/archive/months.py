@@ -54,7 +54,7 @@ class Planned(NamedTuple):
     state: MonthState | None
     octets: int
     rows: int | None
-    verified_at: datetime | None
+    checked_at: datetime | None
 
 
 def plan(now: datetime) -> list[Planned]:
@@ -74,7 +74,7 @@ def plan(now: datetime) -> list[Planned]:
                 None if row is None else MonthState(row.state),
                 sum(part.octets for part in parts) if in_files else octets.get(month, 0),
                 sum(part.rows for part in parts) if parts else 0 if month in empty else None,
-                None if row is None else row.verified_at,
+                None if row is None else row.checked_at,
             )
         )
     return found
@@ -168,7 +168,7 @@ def verify_next(now: datetime) -> datetime | None:
     None if no month is archived. DamagedError, which the row has too; ArchiveError.
     """
     archived = ArchivedMonth.objects.filter(state=MonthState.ARCHIVED)
-    row = archived.order_by(F("verified_at").asc(nulls_first=True), "month").first()
+    row = archived.order_by(F("checked_at").asc(nulls_first=True), "month").first()
     if row is None:
         return None
     place = store()
@@ -257,9 +257,9 @@ def _noted(row: ArchivedMonth, now: datetime) -> Iterator[None]:
     try:
         yield
     except DamagedError as error:
-        verified.update(verified_at=now, fault=str(error))
+        verified.update(checked_at=now, fault=str(error))
         raise
-    verified.update(verified_at=now, fault="")
+    verified.update(checked_at=now, fault="")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddField(
             model_name="archivedmonth",
-            name="verified_at",
+            name="checked_at",
             field=models.DateTimeField(
                 help_text="when its files were last compared with what was noted", null=True
             ),

@@ -431,7 +431,7 @@ def test_a_mixed_uplink_takes_a_constant_number_of_queries(concentrator: Concent
         uplink = verified(concentrator, frames(size))
         counts.append(len(statements.take()))
         assert outcome(uplink) == {"accepted": 2 * size}
-    assert counts[4] == counts[3] + 2  # registers and profiles are read again
+    assert counts[4] == counts[3] + 3  # registers, months in the archive and profiles are read again
     assert counts[1] == counts[2] == counts[3] == counts[5]
 
 

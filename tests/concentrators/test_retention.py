@@ -39,6 +39,7 @@ def test_old_rows_go_and_young_ones_stay(concentrator: Concentrator) -> None:
         "sessions": 0,
         "positions of the feed": 0,
         "lots": 0,
+        "tallies of commands": 0,
     }
     assert Uplink.objects.get() == young
     assert set(IntegrityFailure.objects.values_list("uplink", flat=True)) == {young.pk}
@@ -76,6 +77,7 @@ def test_more_than_a_batch(concentrator: Concentrator, monkeypatch: pytest.Monke
         "sessions": 0,
         "positions of the feed": 0,
         "lots": 0,
+        "tallies of commands": 0,
     }
 
 

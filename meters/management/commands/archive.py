@@ -69,7 +69,7 @@ class Command(DomainCommand):
         for one in months.plan(timezone.now()):
             state = one.state or ("empty" if one.rows == 0 else "old enough")
             rows = "" if one.rows is None else f"  {one.rows:,} readings"
-            verified = "" if one.verified_at is None else f"  verified {one.verified_at:%Y-%m-%d}"
+            verified = "" if one.checked_at is None else f"  verified {one.checked_at:%Y-%m-%d}"
             self.stdout.write(f"{one.month:%Y-%m}  {state:10}  {one.octets / _MIB:,.1f} MiB{rows}{verified}")
 
     def _run(self, month: Any) -> None:

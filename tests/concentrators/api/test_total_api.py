@@ -57,7 +57,7 @@ def test_a_sum_past_int64_is_exported(admin_client: Client, sum_past_int64: int)
 
 
 def test_a_sum_past_int64_is_on_the_page_of_totals(admin_client: Client, sum_past_int64: int) -> None:
-    answer = admin_client.get("/admin/concentrators/concentrator/totals/", {"start": f"{START:%Y-%m-%d %H:%M}"})
+    answer = admin_client.get("/admin/concentrators/concentrator/totals/", {"from": f"{START:%Y-%m-%d %H:%M}"})
     assert answer.status_code == 200
     assert f"{sum_past_int64:,} Wh" in answer.content.decode()
 

@@ -129,7 +129,7 @@ def test_the_month_that_was_verified_longest_ago_is_verified_next(meters: list[M
     assert months.verify_next(NOW) is None
     archive_both()
     assert [months.verify_next(NOW + n * HOUR) for n in (-9, -8, -7)] == [MONTH, LATER, MONTH]
-    verified = {one.month: one.verified_at for one in months.plan(NOW)}
+    verified = {one.month: one.checked_at for one in months.plan(NOW)}
     assert (verified[MONTH], verified[LATER]) == (NOW - 7 * HOUR, NOW - 8 * HOUR)
     part = next(archive.glob(f"readings-{MONTH:%Y-%m}/*.parquet"))
     octets = part.read_bytes()
