@@ -46,8 +46,8 @@ def parse_dlms(octets: bytes) -> Frame:
     """
     if len(octets) >= _HEAD_OCTETS:
         start, title, form, length, control, counter = _read_head(octets)
-        is_usual = start == 0xDB08 and form == 0x82
-        if is_usual and length == len(octets) - _BEFORE_CONTROL and length >= _SHORTEST[control]:
+        is_whole = length == len(octets) - _BEFORE_CONTROL
+        if is_whole and start == 0xDB08 and form == 0x82 and length >= _SHORTEST[control]:
             return _new_frame(Frame, (title, _GLO[control], counter, _PROTECTED[control], octets[_HEAD_OCTETS:]))
     apdu = octets if octets[:1] == b"\xdb" else unwrap(octets)
     first = apdu[:1]

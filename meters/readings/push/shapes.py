@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from operator import mul
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from keyvault.schemes.dlms.axdr import Leaf, leaves_of
 from keyvault.schemes.dlms.notification import DATE_TIME_OCTETS
@@ -28,6 +28,7 @@ _KINDS = (Kind.OBIS, Kind.POSITIONAL, Kind.PUSHLIST)
 _CLOCKS_KEPT = 256
 _ENDS_CODE = 0xFF  # six octets that end so are an OBIS code, and the form another one
 _ZEROS, _FALSES = repeat(0), repeat(False)
+_LITTLE: Literal["little"] = "little"  # takes a sixth less time than big
 _from_bytes = int.from_bytes
 
 
@@ -64,14 +65,15 @@ class Shape:
     """
 
     __slots__ = (
-        "_are_events", "_are_intervals", "_bounds", "_interval_ends", "_is_checked", "_mask", "_near_codes", "_pattern",
-        "_register_ids", "_rules", "_seconds", "_steps", "_thinning", "_unpack",
+        "_are_events", "_are_intervals", "_bounds", "_clock", "_interval_ends", "_is_checked", "_mask", "_near_codes",
+        "_pattern", "_register_ids", "_rules", "_seconds", "_steps", "_thinning", "_unpack",
     )  # fmt: skip
 
     def __init__(
         self,
         mask: bytes,
         payload: bytes,
+        clock_at: int,
         form: str,
         columns: Sequence[_Column],
         definition: Definition,
@@ -79,8 +81,9 @@ class Shape:
     ) -> None:
         """``near_codes`` are where octets lie that, if they were ff, would make OBIS codes of texts."""
         self._near_codes = near_codes
-        self._mask = _from_bytes(mask)
-        self._pattern = _from_bytes(payload) & self._mask
+        self._mask = _from_bytes(mask, _LITTLE)
+        self._pattern = _from_bytes(payload, _LITTLE) & self._mask
+        self._clock = slice(clock_at, clock_at + DATE_TIME_OCTETS)
         self._unpack = struct.Struct(form).unpack
         self._register_ids = [one.register_id for one in columns]
         steps = [one.steps for one in columns]
@@ -103,14 +106,13 @@ class Shape:
 
         ``interval_minutes`` and ``lengths`` as for a Reader.
         """
-        if _from_bytes(payload) & self._mask != self._pattern:
+        if _from_bytes(payload, _LITTLE) & self._mask != self._pattern:
             return None
-        fields = self._unpack(payload)
-        clock, numbers = fields[0], fields[1:]
+        clock, numbers = payload[self._clock], self._unpack(payload)
         if self._is_checked and not self._is_right(payload, numbers):
             return None
-        found = self._seconds.get(clock) or self._second(clock)
-        if found is None:
+        found = self._seconds.get(clock)
+        if found is None and (found := self._second(clock)) is None:
             return None
         at_s, times = found
         if not period.earliest_s <= at_s <= period.latest_s:
@@ -182,13 +184,10 @@ def learn(
     for start, end in blank:
         mask[start:end] = bytes(end - start)
     order = sorted(range(len(said)), key=lambda number: places[number].start)
-    fields = [(clock_at, f"{DATE_TIME_OCTETS}s", DATE_TIME_OCTETS)]
-    fields += [(places[number].start, _NUMBERS[places[number].tag], places[number].octets) for number in order]
-    if fields != sorted(fields):
-        return None  # a clock after the numbers
+    fields = [(places[number].start, _NUMBERS[places[number].tag], places[number].octets) for number in order]
     in_order = [one for number in order if (one := found[number]) is not None]
     near_codes = [leaf.end - 1 for leaf in six]
-    return Shape(bytes(mask), payload, _form(fields, len(payload)), in_order, definition, near_codes)
+    return Shape(bytes(mask), payload, clock_at, _form(fields, len(payload)), in_order, definition, near_codes)
 
 
 def _form(fields: Sequence[tuple[int, str, int]], length: int) -> str:
