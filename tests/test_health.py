@@ -10,6 +10,7 @@ from pytest_django import Settings
 from keyvault import master_key
 from keyvault.device_keys import provisioning
 from keyvault.models import DeviceKey
+from tests.damage import damaged
 
 TITLES = [bytes.fromhex(f"0024befffe00000{number}") for number in range(3)]
 
@@ -57,7 +58,7 @@ def test_not_ready_with_a_master_key_that_opens_nothing(settings: Settings, tmp_
 def test_one_damaged_key_does_not_take_the_head_end_away(client: Client) -> None:
     provisioning.provision_devices(TITLES)
     newest = DeviceKey.objects.order_by("-pk")[0]
-    DeviceKey.objects.filter(pk=newest.pk).update(wrapped=bytes(newest.wrapped or b"")[:-1] + b"\x00")
+    DeviceKey.objects.filter(pk=newest.pk).update(wrapped=damaged(newest.wrapped))
     assert client.get("/health/ready").status_code == 200
 
 

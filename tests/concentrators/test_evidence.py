@@ -20,6 +20,7 @@ from keyvault.models import AuditRecord
 from tests.builders import pack
 from tests.concentrators.fleet import INTERVAL, NOW, START, START_S, judged, usual
 from tests.concentrators.scheme_devices import AUTHORITY_KEY, SignedDevice, announce, of_signed
+from tests.damage import damaged
 
 pytestmark = pytest.mark.django_db
 AUTHORITY = AUTHORITY_KEY.public_key().public_bytes_raw()
@@ -125,7 +126,7 @@ def test_what_was_tampered_with_is_found_out(concentrator: Concentrator, meter: 
         ({"second": [twice]}, "signs two things"),
         ({"lists": good["lists"][:1]}, "was not announced"),
         ({"lists": good["lists"] + good["lists"][:1]}, "is announced twice"),
-        ({"lists": [good["lists"][0][:-1] + b"?"]}, "signed by nobody"),
+        ({"lists": [damaged(good["lists"][0])]}, "signed by nobody"),
         ({"certificates": []}, "signed by nobody"),
         ({"title": bytes(8)}, "of something else"),
     ):

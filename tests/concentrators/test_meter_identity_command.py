@@ -17,6 +17,7 @@ from keyvault.coupons.forms import encode_reading
 from keyvault.journal import replay_enrolment
 from keyvault.models import AuditRecord, Authority, MeterIdentity
 from keyvault.replay_window_store import Care
+from tests.damage import damaged
 from tests.factories import MeterFactory
 
 pytestmark = pytest.mark.django_db
@@ -60,7 +61,7 @@ def test_an_identity_is_registered_once(certificate: Path) -> None:
 
 def test_what_is_refused_registers_nothing(certificate: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    other.write_bytes(certificate.read_bytes()[:-1] + b"?")
+    other.write_bytes(damaged(certificate.read_bytes()))
     for words, why in (
         ([certificate, other], "its signature does not fit.*Nothing was done"),
         ([tmp_path / "none"], "cannot read"),

@@ -160,7 +160,7 @@ class TestStatusCheck:
         assert tuple(again) == (1, 2, 1, 0, 0, None)
         assert Command.objects.filter(kind=CommandKind.READ_NOW).count() == 3
         assert not Command.objects.filter(meter=fine.meter).exists()
-        acts = list(AuditRecord.objects.filter(act="outage.check").values_list("result", flat=True))
+        acts = list(AuditRecord.objects.filter(act="outage.check").order_by("number").values_list("result", flat=True))
         assert acts == ["2 queued", "1 queued"]
         status_check.check(None, ACTOR, timezone.now())
         assert AuditRecord.objects.filter(act="outage.check").count() == 2  # nothing was ordered

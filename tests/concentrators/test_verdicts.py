@@ -33,6 +33,7 @@ from tests.concentrators.fleet import (
     usual,
     verified,
 )
+from tests.damage import damaged
 from tests.factories import MeterFactory
 
 pytestmark = pytest.mark.django_db
@@ -292,7 +293,7 @@ def test_a_refused_frame_sent_again_keeps_its_kind(
         "identity_mismatch": device.seal(senml_payload({"urn:dev:mac:00:1": 1}, START_S), counter=6),
         "clock_skew": skewed,
         "malformed": b"garbage",
-        "tag_invalid": device.frame(10, counter=8)[:-1] + b"?",
+        "tag_invalid": damaged(device.frame(10, counter=8)),
     }
     frames = list(refused.values())
     first = judged(concentrator, frames)

@@ -36,6 +36,7 @@ from keyvault.models import DeviceKey
 from meters.models import Place
 from tests.concentrators.fleet import NOW, Device
 from tests.concentrators.obedient import Receiver
+from tests.damage import damaged
 from tests.factories import MeterFactory
 from tests.flows import leaks
 from tests.flows import site as sites
@@ -243,7 +244,7 @@ def post_everything(client: httpx.Client, site: Site, devices: list[Device], wro
         b"garbage",
     ]
     tampered = devices[3].row()
-    DeviceKey.objects.filter(pk=tampered.pk).update(wrapped=bytes(tampered.wrapped or b"")[:-1] + b"!")
+    DeviceKey.objects.filter(pk=tampered.pk).update(wrapped=damaged(tampered.wrapped))
     ids = [site.posted(frames)]
     wait_verified(ids)  # the good ones first: what contradicts them is refused
     ids.append(site.posted(bad))

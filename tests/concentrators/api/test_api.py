@@ -24,6 +24,7 @@ from concentrators.ingest import uplink_state, verification
 from concentrators.models import Concentrator, ConcentratorToken, Uplink
 from keyvault.cose.structures import encode_sequence
 from tests.concentrators.fleet import NOW, commission
+from tests.damage import damaged
 
 pytestmark = pytest.mark.django_db
 
@@ -185,7 +186,7 @@ class TestStatus:
     ) -> None:
         device = commission(1, concentrator)[0]
         frame = device.frame(0)
-        bodies = [[frame, frame, b"garbage"], [frame, device.frame(1)[:-1] + b"?", device.seal(b"")]]
+        bodies = [[frame, frame, b"garbage"], [frame, damaged(device.frame(1)), device.seal(b"")]]
         for frames in bodies:
             receipt = post_body(token, encode_sequence(frames)).json()
             before = get_status(token, receipt["uplink"]).json()

@@ -182,7 +182,7 @@ class TestCounting:
         assert Approval.objects.get().subject["commands"] == 3
         released(held.commands[0].approval, ben)
         assert Command.objects.filter(state="queued").count() == 5
-        acts = AuditRecord.objects.filter(act="command.set_clock").values_list("result", flat=True)
+        acts = AuditRecord.objects.filter(act="command.set_clock").order_by("number").values_list("result", flat=True)
         assert [*acts] == ["2 queued", "3 held"]
 
     def test_tallies_go_after_two_days(self, devices: list[Device]) -> None:

@@ -29,6 +29,7 @@ from tests.concentrators.fleet import (
     tallies,
 )
 from tests.concentrators.statements import counting
+from tests.damage import damaged
 from tests.factories import ConcentratorFactory
 
 pytestmark = pytest.mark.django_db
@@ -224,7 +225,7 @@ class TestForesight:
         assert self.reads([post(concentrator, frames[1:2])]) == 0
         uplinks = [
             post(concentrator, [frames[2]]),
-            post(concentrator, [frames[3][:-1] + b"x"]),
+            post(concentrator, [damaged(frames[3])]),
             post(ConcentratorFactory.create(), [frames[2]]),
         ]
         assert self.reads(uplinks[:1]) == 0
@@ -238,6 +239,6 @@ class TestForesight:
     def test_a_key_is_cut_off_at_once(self, concentrator: Concentrator, device: Device, state: KeyState) -> None:
         together([post(concentrator, [device.frame(0)])])
         set_key_state([device.counter().key_id], state)
-        forged = device.frame(1)[:-1] + b"x"
+        forged = damaged(device.frame(1))
         assert together([post(concentrator, [forged])]) == [{"key_retired": 1}]
         assert together([post(concentrator, [device.frame(2)])]) == [{"key_retired": 1}]

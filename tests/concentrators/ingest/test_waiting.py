@@ -52,6 +52,7 @@ from tests.concentrators.fleet import (
     verified,
 )
 from tests.concentrators.ingest.test_reverification import again, consistent, give_keys, registered
+from tests.damage import damaged
 
 pytestmark = pytest.mark.django_db
 
@@ -579,7 +580,7 @@ def test_copies_of_a_refused_frame_are_no_new_failures(
     judged(concentrator, [device.frame(0, 250)])
     frames = [
         device.frame(0, 251),
-        device.frame(5)[:-1] + b"?",
+        damaged(device.frame(5)),
         b"garbage",
         device.seal(b"?"),
         with_new_register(device, 1),

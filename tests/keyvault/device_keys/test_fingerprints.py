@@ -11,6 +11,7 @@ from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS, fingerprint
 from keyvault.device_keys.key_rows import purpose_of
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import DeviceKey
+from tests.damage import damaged
 
 TITLE = bytes.fromhex("0024befffe804ff1")
 
@@ -46,7 +47,7 @@ def test_derived_keys_get_their_fingerprint() -> None:
 @pytest.mark.django_db
 def test_a_fleet_key_that_does_not_open_provisions_nothing() -> None:
     fleet_key = provisioning.create_fleet_key("north")
-    fleet_key.wrapped = bytes(fleet_key.wrapped)[:-1] + b"\0"
+    fleet_key.wrapped = damaged(fleet_key.wrapped)
     with pytest.raises(provisioning.ProvisioningError, match="fleet key north does not open"):
         provisioning.provision_devices([TITLE], fleet_key=fleet_key)
     assert not DeviceKey.objects.exists()
