@@ -20,6 +20,7 @@ from concentrators.models import ReadDeadline
 from concentrators.totals import mask_client
 from concentrators.totals.mask_client import NoAnswerError
 from keyvault.journal import mirrors, writing
+from keyvault.journal.mirrors import Standing
 from keyvault.masking import pinned
 from keyvault.masking.pinned import PinnedMaskAuthority
 from keyvault.models import MeterIdentity
@@ -140,10 +141,16 @@ def journal_mirrors() -> tuple[bool, str, str]:
     wrong = [one for one in standings if one.trouble or one.octets]
     if not wrong:
         return True, f"{len(standings)} hold all that this host wrote", ""
-    found = "; ".join(f"{one.folder}: {one.trouble or f'{one.octets:,} octets behind'}" for one in wrong)
+    found = "; ".join(f"{one.folder}: {one.trouble or _behind(one)}" for one in wrong)
     may_wait = settings.KEY_JOURNAL_MIRRORS_NEEDED != mirrors.Needed.NONE
     acts = " Acts on keys may be refused until then." if may_wait else ""
     return False, found, f"Mend the folder; then manage.py journal mirror.{acts}"
+
+
+def _behind(mirror: Standing) -> str:
+    names = [lack.segment.path.name for lack in mirror.lacks]
+    more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
+    return f"{mirror.octets:,} octets behind, of {names[0]}{more}"
 
 
 def mask_authorities() -> tuple[bool, str, str]:

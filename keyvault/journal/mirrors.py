@@ -1,8 +1,8 @@
 """Mirrors of the key journal: folders at other places that get a copy of this host's segments before an act commits.
 
 A mirror holds the segments octet for octet, so it is read as any folder of the journal is. Writing goes on at the end
-of what it has: a mirror that was away catches up first. Each mirror has a thread, because a folder of another host may
-hang; ``KEY_JOURNAL_MIRRORS_NEEDED`` says for how many an act waits: none, one, or all.
+of what it has (``copies``): a mirror that was away catches up first. Each mirror has a thread, because a folder of
+another host may hang; ``KEY_JOURNAL_MIRRORS_NEEDED`` says for how many an act waits: none, one, or all.
 """
 
 import logging
@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -18,11 +18,10 @@ from typing import NamedTuple
 
 from django.conf import settings
 
-from ami_headend.core.disk import sync_folder
+from keyvault.journal import copies
+from keyvault.journal.copies import Lack, Segment
 
 logger = logging.getLogger(__name__)
-
-_PIECE_OCTETS = 1 << 20
 
 
 class Needed(StrEnum):
@@ -31,56 +30,6 @@ class Needed(StrEnum):
     NONE = "none"
     ONE = "one"
     ALL = "all"
-
-
-class MirrorError(OSError):
-    """A mirror that cannot take what it lacks; the message says why."""
-
-
-class Segment(NamedTuple):
-    """A segment of this host, and how many of its octets are on the disk for good: what follows may be undone."""
-
-    path: Path
-    octets: int
-
-
-def copy(segment: Segment, mirror: Path) -> int:
-    """Bring a mirror's copy of a segment up to its octets, synced; return how many it lacked.
-
-    Safe beside other processes that do the same: all write the same octets to the same places. MirrorError if the
-    mirror has more than the segment, OSError if it cannot be written.
-    """
-    target = mirror / segment.path.name
-    is_new = not target.exists()
-    descriptor = os.open(target, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        has = at = os.fstat(descriptor).st_size
-        with segment.path.open("rb", buffering=0) as ours:
-            if has > os.fstat(ours.fileno()).st_size:
-                raise MirrorError(
-                    f"{target} is longer than {segment.path}: this host's disk was set back. Move the latter away, so "
-                    "that another segment is begun, and keep both"
-                )
-            while piece := os.pread(ours.fileno(), min(_PIECE_OCTETS, max(0, segment.octets - at)), at):
-                at += os.pwrite(descriptor, piece, at)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if is_new:
-        sync_folder(mirror)
-    return at - has
-
-
-def lacking(segments: Iterable[Segment], mirror: Path) -> list[Segment]:
-    """Return the segments that a mirror lacks, or a part of them. OSError if it cannot be looked at."""
-    if not mirror.is_dir():  # never made: an empty place under a mount point is no mirror
-        raise MirrorError(f"there is no folder {mirror}: it is not mounted, or was removed")
-    return [one for one in segments if _size(mirror / one.path.name) < one.octets]
-
-
-def catch_up(segments: Iterable[Segment], mirror: Path) -> int:
-    """Bring a mirror up to all of these segments; return how many octets it lacked. OSError as ``copy``."""
-    return sum(copy(one, mirror) for one in lacking(segments, mirror))
 
 
 class _Job(NamedTuple):
@@ -128,12 +77,12 @@ class _Mirror(threading.Thread):
         try:
             if self._is_behind:
                 paths = sorted(job.segment.path.parent.glob(job.pattern))
-                before = [Segment(path, _size(path)) for path in paths if path.name < job.segment.path.name]
-                catch_up(before, self.folder)
-            catch_up([job.segment], self.folder)
+                earlier = [path for path in paths if path.name < job.segment.path.name]
+                copies.catch_up([Segment(path, path.stat().st_size) for path in earlier], self.folder)
+            copies.catch_up([job.segment], self.folder)
         except OSError as error:
             self._is_behind = True
-            return self._told(_said(error))
+            return self._told(str(error))
         self._is_behind = False
         return self._told("")
 
@@ -156,32 +105,58 @@ def folders() -> list[Path]:
 
 
 class Standing(NamedTuple):
-    """How many octets of this host's segments a mirror lacks; ``trouble`` if it cannot be looked at."""
+    """How a mirror stands: which segments of this host it lacks, also in part; ``trouble`` if it cannot be looked at.
+
+    ``written_at`` is the Unix time when the newest of its copies was last written; 0 if it has none, or with trouble.
+    """
 
     folder: Path
-    octets: int
-    trouble: str
+    lacks: tuple[Lack, ...] = ()
+    written_at: float = 0.0
+    trouble: str = ""
+
+    @property
+    def octets(self) -> int:
+        return sum(lack.octets for lack in self.lacks)
 
 
 def standings(segments: Sequence[Segment]) -> list[Standing]:
-    """Return how each mirror stands; one that hangs is waited for as long as an act would."""
-    return [_standing(segments, folder) for folder in folders()]
+    """Return how each mirror stands; those that hang are waited for as long as an act would."""
+    looks = [_look(segments, folder) for folder in folders()]
+    deadline = time.monotonic() + settings.KEY_JOURNAL_MIRROR_S
+    for look in looks:
+        look.join(max(0.0, deadline - time.monotonic()))
+    return [look.found for look in looks]
 
 
-def _standing(segments: Sequence[Segment], folder: Path) -> Standing:
-    found = [Standing(folder, 0, f"no answer within {settings.KEY_JOURNAL_MIRROR_S:g} s")]
+class _Look(threading.Thread):
+    """Looks at one mirror; ``found`` says that it gave no answer, until it does."""
 
-    def look() -> None:
+    def __init__(self, segments: Sequence[Segment], folder: Path) -> None:
+        super().__init__(name=f"look at journal mirror {folder}", daemon=True)
+        self._segments, self._folder = segments, folder
+        self.found = Standing(folder, trouble=f"no answer within {settings.KEY_JOURNAL_MIRROR_S:g} s")
+
+    def run(self) -> None:
         try:
-            octets = sum(one.octets - _size(folder / one.path.name) for one in lacking(segments, folder))
-            found.append(Standing(folder, octets, ""))
+            seen = copies.looked_at(self._segments, self._folder)
+            last = max((one.written_at for one in seen), default=0.0)
+            self.found = Standing(self._folder, tuple(one for one in seen if one.octets), last)
         except OSError as error:
-            found.append(Standing(folder, 0, _said(error)))
+            self.found = Standing(self._folder, trouble=str(error))
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    looking.join(settings.KEY_JOURNAL_MIRROR_S)
-    return found[-1]
+
+_looks: dict[Path, _Look] = {}  # by folder; of this process
+
+
+def _look(segments: Sequence[Segment], folder: Path) -> _Look:
+    """Begin to look at a mirror; the last look, if that hangs still: one thread waits for a host that is gone."""
+    last = _looks.get(folder)
+    if last is not None and last.is_alive():
+        return last
+    look = _looks[folder] = _Look(segments, folder)
+    look.start()
+    return look
 
 
 def ship(segment: Segment, pattern: str) -> str:
@@ -234,14 +209,3 @@ def _mirror(folder: Path) -> _Mirror:
         found = _mirrors[folder] = _Mirror(folder)
         found.start()
     return found
-
-
-def _said(error: OSError) -> str:
-    return str(error) if isinstance(error, MirrorError) else error.strerror or str(error)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -2,11 +2,13 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from keyvault.journal.segments import (
+    MAC_OCTETS,
     NO_MAC,
     End,
     JournalRecord,
@@ -22,6 +24,7 @@ from keyvault.master_key import MasterKeys, UnwrapError
 
 logger = logging.getLogger(__name__)
 
+_PIECE_OCTETS = 1 << 16
 _HEAD_OCTETS = 64  # they contain number, time and kind of a record
 
 
@@ -35,7 +38,9 @@ class SegmentState(NamedTuple):
     last_at_us: int | None
     torn_octets: int
     fault: str | None
+    good_to: int = 0  # the offset of its last good record's end
     identity: bytes = b""  # the same for a segment and its copies in mirrors
+    beside: Path | None = None  # a copy that has other records from some place on; ``records`` are only of this one
 
 
 class _Entry(NamedTuple):
@@ -43,6 +48,10 @@ class _Entry(NamedTuple):
     segment: int
     start: int
     octets: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.octets + MAC_OCTETS
 
 
 def read_kinds(
@@ -88,11 +97,6 @@ class Journal:
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def numbers(self) -> set[int]:
-        """Return the numbers of the requested records."""
-        return {entry.number for entry in self._entries}
-
     def __iter__(self) -> Iterator[JournalRecord]:
         for entry in self._entries:
             with self.states[entry.segment].path.open("rb", buffering=0) as file:
@@ -135,30 +139,67 @@ def read(
         states.append(state)
         entries += found
         progress(path.stat().st_size)
-    return _without_copies(states, entries)
+    try:
+        return _without_copies(states, entries)
+    except OSError as error:
+        raise JournalError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _without_copies(states: list[SegmentState], entries: list[_Entry]) -> Journal:
-    """Leave the best of all copies of each segment: the one with most records, without a fault if there is one."""
-    best: dict[bytes, int] = {}
+    """Leave each record once: of copies of a segment the best, and of those that part from it what only they have.
+
+    The best has most records, without a fault if there is one. Copies part where a host went on after its disk was set
+    back; records of both count.
+    """
+    copies: dict[bytes, list[int]] = {}
     for index, state in enumerate(states):
-        key = state.identity or bytes(state.path)
-        other = best.get(key)
-        if other is None or _worth(state) > _worth(states[other]):
-            best[key] = index
-    for state in states:
-        kept = states[best[state.identity or bytes(state.path)]]
-        if state.fault is not None and kept.fault is None:
-            logger.warning("%s: %s; its copy %s is whole", state.path, state.fault, kept.path)
-    kept_as = {index: number for number, index in enumerate(sorted(best.values()))}
-    return Journal(
-        [states[index] for index in kept_as],
-        [entry._replace(segment=kept_as[entry.segment]) for entry in entries if entry.segment in kept_as],
-    )
+        copies.setdefault(state.identity or bytes(state.path), []).append(index)
+    shared = {index: octets for indices in copies.values() for index, octets in _kept(states, indices).items()}
+    kept_as = {index: number for number, index in enumerate(sorted(shared))}
+    own = [entry for entry in entries if entry.segment in kept_as and entry.end > shared[entry.segment][0]]
+    records = Counter(entry.segment for entry in own)
+    kept = []
+    for index in kept_as:
+        octets, beside = shared[index]
+        state = states[index]
+        if beside is not None:
+            logger.warning("%s and %s differ from octet %d on: records of both count", state.path, beside, octets)
+            state = state._replace(records=records[index], beside=beside)
+        kept.append(state)
+    return Journal(kept, [entry._replace(segment=kept_as[entry.segment]) for entry in own])
+
+
+def _kept(states: list[SegmentState], indices: list[int]) -> dict[int, tuple[int, Path | None]]:
+    """Of the copies of one segment, return those with records of their own: octets that another has, and which."""
+    best, *others = sorted(indices, key=lambda index: _worth(states[index]), reverse=True)
+    kept: dict[int, tuple[int, Path | None]] = {best: (0, None)}
+    for index in others:
+        state = states[index]
+        most, path = max((_in_common(state, states[other]), states[other].path) for other in kept)
+        if most < state.good_to:
+            kept[index] = most, path
+        elif state.fault is not None and states[best].fault is None:
+            logger.warning("%s: %s; its copy %s is whole", state.path, state.fault, path)
+    return kept
 
 
 def _worth(state: SegmentState) -> tuple[int, bool]:
     return state.records, state.fault is None
+
+
+def _in_common(one: SegmentState, other: SegmentState) -> int:
+    """Return how many octets of whole records two copies begin with alike."""
+    most = min(one.good_to, other.good_to)
+    with one.path.open("rb", buffering=0) as ours, other.path.open("rb", buffering=0) as theirs:
+        at = max(0, most - MAC_OCTETS)
+        if os.pread(ours.fileno(), most - at, at) == os.pread(theirs.fileno(), most - at, at):
+            return most  # its mac is over all before it
+        for at in range(0, most, _PIECE_OCTETS):
+            pieces = (os.pread(file.fileno(), min(_PIECE_OCTETS, most - at), at) for file in (ours, theirs))
+            differ = (x != y for x, y in zip(*pieces, strict=True))
+            if (octets := next((number for number, does in enumerate(differ) if does), None)) is not None:
+                return at + octets
+    return most
 
 
 def segments(folders: Sequence[Path]) -> list[Path]:
@@ -191,12 +232,16 @@ def _read_segment(path: Path, master: MasterKeys, after: int, index: int) -> tup
 
 def _locked(path: Path, file: IO[bytes], start: int, after: int, fault: str) -> SegmentState:
     """Describe a segment whose key does not open: no fault if all its records are older than the requested ones."""
+    numbers = []
+    good_to = start
     try:
-        numbers = [decode_record(payload).number for payload in unchecked(file, start)]
+        for payload in unchecked(file, start):
+            numbers.append(decode_record(payload).number)
+            good_to = file.tell()
     except SegmentError as error:
         return SegmentState(path, 0, None, None, None, 0, str(error))
-    last = max(numbers, default=0)
-    return SegmentState(path, len(numbers), min(numbers, default=None), last, None, 0, fault if last > after else None)
+    first, last = min(numbers, default=None), max(numbers, default=0)
+    return SegmentState(path, len(numbers), first, last, None, 0, fault if last > after else None, good_to)
 
 
 def _scan(path: Path, scan: Scan, after: int, index: int, size: int) -> tuple[SegmentState, list[_Entry]]:
@@ -221,6 +266,13 @@ def _scan(path: Path, scan: Scan, after: int, index: int, size: int) -> tuple[Se
         fault = f"damaged at octet {scan.good_to} of {size}"
     torn = size - scan.good_to if scan.end is End.TORN else 0
     state = SegmentState(
-        path, len(numbers), min(numbers, default=None), max(numbers, default=None), last_at_us, torn, fault
+        path,
+        len(numbers),
+        min(numbers, default=None),
+        max(numbers, default=None),
+        last_at_us,
+        torn,
+        fault,
+        scan.good_to,
     )
     return state, entries

@@ -7,6 +7,7 @@ the master key. All others are CBOR [number, Unix microseconds, kind, body].
 """
 
 import hmac
+import os
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import IO, Any, NamedTuple
@@ -152,6 +153,21 @@ class Scan:
             return End.TORN
         rest = prefix + self._file.read()
         return End.DAMAGED if any(rest) and len(rest) >= _LENGTH_OCTETS else End.TORN
+
+
+def record_ends(file: IO[bytes]) -> Iterator[int]:
+    """Yield the offset of each record's end, from lengths alone; of none after a record that is not whole."""
+    size = file.seek(0, os.SEEK_END)
+    at = file.seek(len(HEAD_LINE))
+    is_header = True
+    while len(prefix := file.read(_LENGTH_OCTETS)) == _LENGTH_OCTETS:
+        at += _LENGTH_OCTETS + int.from_bytes(prefix, "big") + MAC_OCTETS
+        if at > size:
+            return
+        if not is_header:
+            yield at
+        is_header = False
+        file.seek(at)
 
 
 def unchecked(file: IO[bytes], start: int) -> Iterator[bytes]:

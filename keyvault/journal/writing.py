@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -24,7 +25,7 @@ from django.conf import settings
 from ami_headend.core.disk import sync_folder
 from keyvault import master_key
 from keyvault.journal import mirrors
-from keyvault.journal.mirrors import Segment
+from keyvault.journal.copies import Segment
 from keyvault.journal.segments import (
     HEAD_LINE,
     ID_OCTETS,
@@ -110,6 +111,23 @@ def own_segments() -> list[Segment]:
             return [Segment(path, path.stat().st_size) for path in sorted(folder.glob(f"{_host()}-*{SUFFIX}"))]
     except OSError as error:
         raise _cannot_write(folder, error) from None
+
+
+def set_aside(segment: Segment) -> Path:
+    """Give a segment another name, under which mirrors get it whole beside a copy that parted from it; return its path.
+
+    Writing goes on at its end. JournalError as ``write``.
+    """
+    folder = _folder()
+    try:
+        with _alone(folder):
+            names = (f"{segment.path.stem}-{number}{SUFFIX}" for number in count(2))
+            free = (name for name in names if not any((one / name).exists() for one in folders()))
+            aside = segment.path.rename(folder / next(free))
+            sync_folder(folder)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+    return aside
 
 
 def _check_number(folder: Path, number: int, known: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from django.core.management.base import CommandError, CommandParser
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.text import counted
 from keyvault import master_key
-from keyvault.journal import mirrors, reading, writing
+from keyvault.journal import copies, mirrors, reading, writing
+from keyvault.journal.copies import MirrorError
 from keyvault.journal.reading import Journal
-from keyvault.journal.segments import JournalRecord
+from keyvault.journal.segments import JournalRecord, encode_record
 from keyvault.master_key import MasterKeyError
 
 
@@ -60,12 +62,15 @@ class Command(DomainCommand):
 
     def _mirror(self) -> None:
         """Bring every mirror up to date; the others go on if one cannot be written."""
-        own, faults = writing.own_segments(), []
+        faults = []
         for folder in _mirrors():
             try:
-                octets = mirrors.catch_up(own, folder)
-            except OSError as error:
-                faults.append(f"{folder}: {error.strerror or error}")
+                for segment in copies.parted(writing.own_segments(), folder):
+                    aside = writing.set_aside(segment)
+                    self.stdout.write(f"{segment.path} is {aside.name} now: {folder} has another copy, and keeps it.")
+                octets = copies.catch_up(writing.own_segments(), folder)
+            except MirrorError as error:
+                faults.append(f"{folder}: {error}")
             else:
                 self.stdout.write(f"{folder}: {octets:,} octets were missing, and are there now.")
         if faults:
@@ -74,16 +79,18 @@ class Command(DomainCommand):
     def _drill(self) -> None:
         """Read the mirrors alone, as after the loss of this host and its disk, and compare them with what is here."""
         folders, master = _mirrors(), master_key.current()
-        here = reading.read([Path(settings.KEY_JOURNAL_DIR)], master).numbers
+        here = _records(reading.read([Path(settings.KEY_JOURNAL_DIR)], master))
         faults = []
         for folder in folders:
             found = reading.read([folder], master)
             faults += found.faults
-            self.stdout.write(f"{folder}: {len(here & found.numbers):,} of this host's {len(here):,} records.")
-        lost = here - reading.read(folders, master).numbers
+            self.stdout.write(f"{folder}: {len(here & _records(found)):,} of this host's {len(here):,} records.")
+        lost = here - _records(reading.read(folders, master))
         if lost:
-            said = counted(len(lost), "record")
-            faults.append(f"{said} would be lost with this host (numbers {min(lost)} to {max(lost)}): journal mirror")
+            said, numbers = counted(len(lost), "record"), [number for number, _ in lost]
+            faults.append(
+                f"{said} would be lost with this host (numbers {min(numbers)} to {max(numbers)}): journal mirror"
+            )
         if faults:
             raise CommandError("\n  ".join(["The drill found:", *faults]))
         self.stdout.write("If this host were lost now, no record would be.")
@@ -92,7 +99,8 @@ class Command(DomainCommand):
         for state in found.states:
             torn = f", and {state.torn_octets} octets of a record that a crash cut short" if state.torn_octets else ""
             numbers = f" ({state.first} to {state.last})" if state.records else ""
-            self.stdout.write(f"{state.path}: {state.records} records{numbers}{torn}")
+            beside = "" if state.beside is None else f" that {state.beside} lacks"
+            self.stdout.write(f"{state.path}: {state.records} records{beside}{numbers}{torn}")
         records = sum(state.records for state in found.states)
         self.stdout.write(
             f"{records} records in {len(found.states)} segments; the last record is number {found.last_number}."
@@ -104,6 +112,11 @@ def _mirrors() -> list[Path]:
     if not found:
         raise CommandError("there is no mirror: name folders at other places in KEY_JOURNAL_MIRRORS")
     return found
+
+
+def _records(found: Journal) -> set[tuple[int, bytes]]:
+    """Return what tells records apart: a number comes again where the database was set back, too."""
+    return {(record.number, sha256(encode_record(record)).digest()) for record in found}
 
 
 def _shown(record: JournalRecord) -> dict[str, Any]:
