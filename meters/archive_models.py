@@ -26,6 +26,9 @@ class ArchivedMonth(models.Model):
     registers = models.JSONField(default=dict)
     changed_at = models.DateTimeField()
     checked_at = models.DateTimeField(null=True, help_text="when its files were last compared with what was noted")
+    under_way = models.JSONField(
+        default=dict, help_text="a round over its files: since when, how many were read, what was wrong; empty: none"
+    )
     fault = models.TextField(default="", help_text="what was wrong then; empty: nothing")
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from ami_headend.core.tasklimits import LONG
-from meters.archive import files, months
+from meters.archive import files, months, verification
 from meters.readings import partitions
 from meters.registry import access_record
 
@@ -57,7 +57,7 @@ def verify_archive() -> None:
     if not files.is_in_use():
         return
     try:
-        months.verify_next(timezone.now())
+        verification.verify_next(timezone.now(), time.monotonic() + _ARCHIVES_FOR_S)
     except files.ArchiveError:
         logger.exception("an archived month could not be verified, or is damaged")
 

@@ -26,7 +26,7 @@ from concentrators.ingest import activity, backlog
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.master_key import MasterKeyError, trial
-from meters.archive import months
+from meters.archive import verification
 from meters.readings import partitions
 from meters.registry import access_record
 
@@ -305,7 +305,7 @@ def _partitions() -> CheckResult:
     now = timezone.now()
     period = partitions.covered(now)
     to_do = "Run manage.py migrate, and check that celery beat runs, and that the archive can be reached."
-    if (fault := months.fault()) or period is None:
+    if (fault := verification.fault()) or period is None:
         return CheckResult("partitions", False, fault or "none for now: no reading can be stored", to_do)
     start, end = period
     if start > partitions.first_stored(now):

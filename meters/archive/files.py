@@ -73,16 +73,18 @@ class Store:
         except OSError as error:
             raise ArchiveError(f"{name} cannot be written: {_first_line(error)}") from None
 
-    def open(self, name: str) -> Any:
-        """Open a file for reading. ArchiveError if it is not there."""
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Any]:
+        """Give a file for reading. ArchiveError if it is not there, or cannot be read to its end."""
         try:
-            return self.filesystem.open_input_file(self.path(name))
-        except OSError as error:
+            with self.filesystem.open_input_file(self.path(name)) as source:
+                yield source
+        except (OSError, pa.ArrowException) as error:
             raise ArchiveError(f"{name} cannot be read: {_first_line(error)}") from None
 
     def sha256(self, name: str) -> str:
-        """Return the SHA-256 of a stored file, in hex; it is read whole."""
-        with self.open(name) as source:
+        """Return the SHA-256 of a stored file, in hex; it is read whole. ArchiveError."""
+        with self.reading(name) as source:
             return file_digest(source, "sha256").hexdigest()
 
     def octets(self, name: str) -> int | None:

@@ -10,7 +10,7 @@ from ami_headend.core.commands import DomainCommand
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError, command_actor
 from keyvault.master_key import MasterKeyError
-from meters.archive import months
+from meters.archive import months, restoring, verification
 from meters.archive.files import ArchiveError
 from meters.archive.layout import OrderError
 from meters.archive_models import MonthState
@@ -54,7 +54,7 @@ class Command(DomainCommand):
             written = (MonthState.WRITTEN, MonthState.ARCHIVED)
             for month in chosen or [one.month for one in months.plan(timezone.now()) if one.state in written]:
                 self.stdout.write(
-                    f"{month:%Y-%m}: {months.verify(month, timezone.now()):,} readings, as they were written"
+                    f"{month:%Y-%m}: {verification.verify(month, timezone.now()):,} readings, as they were written"
                 )
             return
         for month in chosen or months.due(timezone.now()):
@@ -74,7 +74,8 @@ class Command(DomainCommand):
 
     def _run(self, month: Any) -> None:
         try:
-            months.archive(month, timezone.now())
+            if not months.archive(month, timezone.now()):
+                raise CommandError(f"another process is at {month:%Y-%m}: call this again later")
         except OperationalError as error:
             said = str(error).splitlines()[0]
             raise CommandError(f"{month:%Y-%m} waits, since its table is busy ({said}): call this again") from None
@@ -85,4 +86,4 @@ class Command(DomainCommand):
             chain.record(command_actor(), "archive.restore", {"month": f"{month:%Y-%m}"})
         except (AuditError, MasterKeyError) as error:
             raise CommandError(f"nothing was restored: it cannot be audited ({error})") from None
-        self.stdout.write(f"{month:%Y-%m} is restored: {months.restore(month, timezone.now()):,} readings")
+        self.stdout.write(f"{month:%Y-%m} is restored: {restoring.restore(month, timezone.now()):,} readings")

@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 import pytest
 from pytest_django import Settings
 
-from meters.archive import months
+from meters.archive import months, restoring, verification
 from meters.archive.files import ArchiveError, Store
 from meters.archive_models import ArchivedMonth, MonthState
 from meters.readings import partitions
@@ -70,8 +70,8 @@ def test_a_bucket_gives_what_the_database_gave(bucket: str, settings: Settings) 
     for month in (MONTH, LATER):
         months.archive(month, NOW)
     assert answers(meters) == before
-    assert months.fault() is None
-    assert months.verify(MONTH, NOW) == months.restore(MONTH, NOW) > 0
+    assert verification.fault() is None
+    assert verification.verify(MONTH, NOW) == restoring.restore(MONTH, NOW) > 0
     assert answers(meters) == before
     names = Store(bucket).names(f"readings-{LATER:%Y-%m}")
     assert len([name for name in names if name.endswith(".parquet")]) > 1

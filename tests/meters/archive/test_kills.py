@@ -10,10 +10,12 @@ import pytest
 from django.db import connection
 from pytest_django import DjangoDbBlocker, Settings
 
-from meters.archive import files, layout, months
+from meters.archive import files, layout, months, restoring, steps, verification
 from meters.readings.queries import ReadingSelection
 from tests.flows import databases
 from tests.meters.archive.readings import END, MONTH, NOW, START, as_csv, stored
+
+OWNERS = (files.Store, layout, months, verification, restoring, steps)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def child(what: Callable[[], Any], point: str, *, before: bool) -> int:
     pid = os.fork()
     if pid:
         return os.waitpid(pid, 0)[1]
-    owner: Any = {"put": files.Store, "manifest": layout}.get(point, months)
+    owner: Any = next(one for one in OWNERS if hasattr(one, point))
     called = getattr(owner, point)
 
     def dying(*args: Any, **options: Any) -> Any:
@@ -49,16 +51,16 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path, settings: Settings) -> None:
     stored()
     whole = ReadingSelection(START, END)
     before = as_csv(whole)
-    for point in ("_close", "_write_day", "put", "_read_again", "manifest", "_drop"):
+    for point in ("_close", "_write_day", "put", "read_again", "manifest", "check_file", "may_be_dropped", "_drop"):
         for early in (True, False):
             status = child(lambda: months.archive(MONTH, NOW), point, before=early)
             assert os.WIFSIGNALED(status), (point, early, status)
             assert as_csv(whole) == before, (point, early)
     months.archive(MONTH, NOW)
     assert as_csv(whole) == before
-    for point, early in (("_check_file", True), ("_copy_in", False), ("_stored", False)):
-        status = child(lambda: months.restore(MONTH, NOW), point, before=early)
+    for point, early in (("check_file", True), ("_copy_in", False), ("stored", False)):
+        status = child(lambda: restoring.restore(MONTH, NOW), point, before=early)
         assert os.WIFSIGNALED(status), (point, status)
         assert as_csv(whole) == before, point
-    assert months.restore(MONTH, NOW) > 0
+    assert restoring.restore(MONTH, NOW) > 0
     assert as_csv(whole) == before

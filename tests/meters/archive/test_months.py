@@ -12,7 +12,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from concentrators.models import Concentrator
 from meters import tasks
-from meters.archive import months
+from meters.archive import months, restoring, verification
 from meters.archive import reading as archived
 from meters.archive.files import ArchiveError
 from meters.archive_models import ArchivedMonth, MonthState
@@ -52,7 +52,7 @@ def test_every_query_gives_what_it_gave_before(meters: list[Meter], archive: Pat
     assert Reading.objects.count() < rows / 2
     assert answers(meters) == before
     assert not [one for one in partitions.maintain(NOW).created if one == partitions.name_of(MONTH)]
-    assert months.verify(MONTH, NOW) == months.restore(MONTH, NOW) > 0
+    assert verification.verify(MONTH, NOW) == restoring.restore(MONTH, NOW) > 0
     assert answers(meters) == before, "one month is back, one in files"
     assert ArchivedMonth.objects.get(month=MONTH).state == MonthState.RESTORED
     assert MONTH not in months.due(NOW)
@@ -116,7 +116,7 @@ def test_a_file_that_was_changed_or_lost_is_noticed(meters: list[Meter], archive
     part = next(archive.glob("readings-*/*.parquet"))
     octets = part.read_bytes()
     part.write_bytes(octets[:-1] + bytes([octets[-1] ^ 1]))
-    for act in (months.verify, months.restore):
+    for act in (verification.verify, restoring.restore):
         with pytest.raises(ArchiveError, match="not there as it was written"):
             act(MONTH, NOW)
     part.unlink()
@@ -126,22 +126,23 @@ def test_a_file_that_was_changed_or_lost_is_noticed(meters: list[Meter], archive
 
 
 def test_the_month_that_was_verified_longest_ago_is_verified_next(meters: list[Meter], archive: Path) -> None:
-    assert months.verify_next(NOW) is None
+    assert verification.verify_next(NOW) is None
     archive_both()
-    assert [months.verify_next(NOW + n * HOUR) for n in (-9, -8, -7)] == [MONTH, LATER, MONTH]
+    ArchivedMonth.objects.update(checked_at=None)
+    assert [verification.verify_next(NOW + n * HOUR) for n in (-9, -8, -7)] == [MONTH, LATER, MONTH]
     verified = {one.month: one.checked_at for one in months.plan(NOW)}
     assert (verified[MONTH], verified[LATER]) == (NOW - 7 * HOUR, NOW - 8 * HOUR)
     part = next(archive.glob(f"readings-{MONTH:%Y-%m}/*.parquet"))
     octets = part.read_bytes()
     part.write_bytes(octets[:-1] + bytes([octets[-1] ^ 1]))
-    assert months.verify_next(NOW - 6 * HOUR) == LATER
-    assert months.fault() is None
+    assert verification.verify_next(NOW - 6 * HOUR) == LATER
+    assert verification.fault() is None
     tasks.verify_archive.run()
-    assert f"{part.name} is not there as it was written" in (months.fault() or "")
-    assert months.verify_next(NOW + 3 * HOUR) == LATER, "a damaged month does not keep the others waiting"
+    assert f"{part.name} is not there as it was written" in (verification.fault() or "")
+    assert verification.verify_next(NOW + 3 * HOUR) == LATER, "a damaged month does not keep the others waiting"
     part.write_bytes(octets)
-    months.verify(MONTH, NOW + 4 * HOUR)
-    assert months.fault() is None
+    verification.verify(MONTH, NOW + 4 * HOUR)
+    assert verification.fault() is None
 
 
 def test_a_month_without_readings_stays_open_for_them(meters: list[Meter], capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,6 +229,6 @@ def test_every_door_says_that_the_archive_cannot_be_read(
     with pytest.raises(CommandError, match=r"no archive|cannot be read"):
         call_command(*words, str(tmp_path / "evidence"))
     assert not (tmp_path / "evidence").exists()
-    assert months.fault() is not None
+    assert verification.fault() is not None
     recent = reader.get("/api/v1/readings", {"from": LATER.isoformat(), "to": END.isoformat()})
     assert (recent.status_code, len(recent.json()["results"]) > 0) == (200, True)
