@@ -14,6 +14,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 from limits import parse
 
+from ami_headend.core import bearer
 from ami_headend.core.client_ip import is_loopback
 from ami_headend.core.commands import SETTINGS
 from ami_headend.siem import formats, receiver
@@ -109,6 +110,7 @@ def check_laboratory(
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Return every finding about this project's own settings."""
     return [
+        *_cell(),
         *_limits(),
         *_contradictions(),
         *_sign_in(),
@@ -126,6 +128,12 @@ ARCHIVE_LEAST_MONTHS = 3
 
 def _error(number: int, message: str, hint: str) -> Error:
     return Error(message, hint=hint, id=f"ami_headend.E{number:03}")
+
+
+def _cell() -> Iterator[CheckMessage]:
+    if settings.CELL and not bearer.is_cell(settings.CELL):
+        hint = "Write 1 to 16 characters of a-z and 0-9: tokens and the entrance name the cell."
+        yield _error(76, f"CELL is {settings.CELL!r}.", hint)
 
 
 def _limits() -> Iterator[CheckMessage]:

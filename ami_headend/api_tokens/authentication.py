@@ -14,6 +14,7 @@ from ami_headend.api_tokens.models import ApiToken
 from ami_headend.core import bearer, rate_limits
 from ami_headend.core.client_ip import client_address
 from ami_headend.core.rate_limits import Counted
+from ami_headend.web import misdirected
 from ami_headend.web.scopes import REALM, Program, Scope
 
 _CHALLENGE = f'Bearer realm="{REALM}"'
@@ -39,7 +40,9 @@ class TokenAuthentication(authentication.BaseAuthentication):
             raise InvalidToken("This is the token of a concentrator, and this address takes those of programs.")
         found = tokens.find(secret)
         if found is None:
-            raise InvalidToken("The token is unknown. It begins with ami_ and has 55 characters: is it whole?")
+            if bearer.is_whole(secret):
+                misdirected.check(secret)
+            raise InvalidToken(f"The token is unknown. It has {_form()}: is it whole?")
         token, is_previous = found
         if why := _refusal(token, now, is_previous=is_previous):
             raise InvalidToken(why)
@@ -48,6 +51,12 @@ class TokenAuthentication(authentication.BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return _CHALLENGE
+
+
+def _form() -> str:
+    """Return what a token of this cell looks like."""
+    begin = f"{bearer.PROGRAM}{settings.CELL}{'_' if settings.CELL else ''}"
+    return f"{len(begin) + bearer.LENGTH} characters and begins with {begin}"
 
 
 def _refusal(token: ApiToken, now: datetime, *, is_previous: bool) -> str:

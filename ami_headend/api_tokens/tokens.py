@@ -152,7 +152,7 @@ def note_use(token: ApiToken, address: str, now: datetime, *, is_previous: bool)
 
 
 def _new_secret() -> str:
-    return bearer.with_checksum(bearer.new(bearer.PROGRAM))
+    return bearer.with_checksum(bearer.new(bearer.PROGRAM, settings.CELL))
 
 
 def _validity(days: int) -> timedelta:

@@ -2,6 +2,7 @@
 
 from ami_headend.settings.environment import env
 
+CELL = env.str("CELL", "")  # the name of this cell, which its tokens say; empty: there is but one head-end
 RETENTION_DAYS = env.int("RETENTION_DAYS", 1096)  # readings and events, dropped by the month
 RETRANSMISSION_WINDOW_S = env.int("RETRANSMISSION_WINDOW_S", 10 * 86_400)
 CLOCK_SKEW_S = 300

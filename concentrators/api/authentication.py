@@ -8,12 +8,13 @@ from rest_framework import authentication, exceptions, permissions
 from rest_framework.request import Request
 
 from ami_headend.core import bearer
+from ami_headend.web import misdirected
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken
 
 
 class BearerTokenAuthentication(authentication.BaseAuthentication):
-    """``Authorization: Bearer TOKEN`` (RFC 6750) of a concentrator; the same answer for every invalid token."""
+    """``Authorization: Bearer TOKEN`` (RFC 6750) of a concentrator; the same answer for every invalid one of a cell."""
 
     def authenticate(self, request: Request) -> tuple[Concentrator, ConcentratorToken] | None:
         token = bearer.given(request.headers)
@@ -23,6 +24,7 @@ class BearerTokenAuthentication(authentication.BaseAuthentication):
             raise exceptions.AuthenticationFailed("This address takes the token of a concentrator, not of a program.")
         row = tokens.find(token, timezone.now())
         if row is None:
+            misdirected.check(token)
             raise exceptions.AuthenticationFailed("The bearer token is unknown, expired or revoked.")
         return row.concentrator, row
 
@@ -37,7 +39,8 @@ class BearerTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-unty
     name = "concentratorToken"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
-        return {"type": "http", "scheme": "bearer"}
+        form = "dcu_, in a cell its name and _, and 43 characters; 421: the token is of another cell"
+        return {"type": "http", "scheme": "bearer", "description": f"Token of a concentrator: {form}"}
 
 
 class IsConcentrator(permissions.BasePermission):

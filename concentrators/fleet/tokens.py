@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -17,7 +18,7 @@ ROTATION_GRACE = timedelta(days=1)  # a replaced token stays valid this long, so
 
 def issue(concentrator: Concentrator, label: str = "", expires_at: datetime | None = None) -> str:
     """Make a token and return it in the clear, only once; only its digest is stored. Journaled."""
-    token = bearer.new(bearer.CONCENTRATOR)
+    token = bearer.new(bearer.CONCENTRATOR, settings.CELL)
     with transaction.atomic():
         row = ConcentratorToken.objects.create(
             concentrator=concentrator, digest=bearer.digest(token), label=label, expires_at=expires_at

@@ -72,6 +72,23 @@ def test_each_refusal_says_why(made: tokens.Made) -> None:
     assert "revoked" in refused(ask(second))
 
 
+def test_a_token_of_another_cell_is_sent_there(settings: Settings) -> None:
+    settings.CELL = "a"
+    token, secret = tokens.make(ANN, "billing", ["readings"], 30, timezone.now())
+    assert secret.startswith("ami_a_")
+    assert ask(secret).status_code == 200
+    settings.CELL = "bb"
+    assert ask(secret).status_code == 200  # as after a split
+    for other in (bearer.with_checksum(bearer.new(bearer.PROGRAM, "a")), secret.replace("ami_a_", "ami_c_")):
+        answer = ask(other)
+        is_whole = bearer.is_whole(other)
+        assert answer.status_code == (421 if is_whole else 401)
+        assert ("is of cell a, and this is cell bb" in answer.json()["detail"]) is is_whole
+    assert "58 characters and begins with ami_bb_" in refused(ask("ami_nonsense"))
+    tokens.revoke(ANN, token.pk, timezone.now())
+    assert "revoked" in refused(ask(secret))
+
+
 def test_neither_kind_stands_for_the_other(made: tokens.Made) -> None:
     of_concentrator = concentrator_tokens.issue(Concentrator.objects.create(name="DCU-1"))
     assert "concentrator" in refused(ask(of_concentrator))

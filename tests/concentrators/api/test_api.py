@@ -17,7 +17,7 @@ from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ami_headend.celery import app
-from ami_headend.core import rate_limits
+from ami_headend.core import bearer, rate_limits
 from concentrators import tasks
 from concentrators.fleet import tokens
 from concentrators.ingest import uplink_state, verification
@@ -174,6 +174,30 @@ class TestAuthentication:
         assert len({response.content for response in answers}) == 1
         Concentrator.objects.update(is_active=True)
         assert post_body(good).status_code == 202
+
+    def test_421_for_a_token_of_another_cell_whether_it_would_be_valid_or_not(
+        self, concentrator: Concentrator, settings: Settings
+    ) -> None:
+        settings.CELL = "a"
+        gone = tokens.issue(concentrator, "revoked")
+        tokens.revoke(ConcentratorToken.objects.get(digest=bearer.digest(gone)))
+        known = tokens.issue(concentrator)
+        settings.CELL = "b"
+        unknown = bearer.new(bearer.CONCENTRATOR, "a")
+        answers = [post_body(token) for token in (gone, unknown)]
+        for response in answers:
+            assert_problem(response, 421)
+            assert response.json()["title"] == "Misdirected Request"
+            assert response.json()["detail"].startswith("The token is of cell a, and this is cell b:")
+        assert answers[0].content == answers[1].content
+        assert_problem(post_body(bearer.new(bearer.CONCENTRATOR, "b")), 401)
+        settings.CELL = ""
+        response = post_body(unknown)
+        assert_problem(response, 421)
+        assert "CELL is not set" in response.json()["detail"]
+        assert unknown not in response.content.decode()
+        settings.CELL = "b"
+        assert post_body(known).status_code == 202  # as after a split
 
     def test_several_tokens_at_once(self, concentrator: Concentrator) -> None:
         receipts = [post_body(tokens.issue(concentrator, str(n))).json() for n in range(3)]

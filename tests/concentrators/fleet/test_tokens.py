@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.utils import timezone
+from pytest_django import Settings
 
 from concentrators.fleet import tokens
 from concentrators.models import Concentrator, ConcentratorToken
@@ -68,3 +69,18 @@ def test_last_use_is_noted_to_the_minute(concentrator: Concentrator) -> None:
     assert used(timedelta()) == now
     assert used(timedelta(seconds=59)) == now
     assert used(timedelta(seconds=61)) == now + timedelta(seconds=61)
+
+
+def test_a_token_of_a_cell_names_it_and_those_of_before_stay_valid(
+    concentrator: Concentrator, settings: Settings
+) -> None:
+    before = tokens.issue(concentrator)
+    settings.CELL = "north"
+    token = tokens.issue(concentrator, "of the cell")
+    assert token.startswith("dcu_north_")
+    new = tokens.rotate(ConcentratorToken.objects.get(label="of the cell"))
+    assert new.startswith("dcu_north_")
+    settings.CELL = "south"  # a split: what came along is valid under its old name
+    for one in (before, token, new):
+        assert tokens.find(one, timezone.now()) is not None
+    assert tokens.find(token.replace("north", "south"), timezone.now()) is None
