@@ -59,7 +59,8 @@ def encode_offers(offers: Sequence[Offer]) -> bytes:
 def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
     """Offer at most ``limit`` due commands, oldest first, to meters that the concentrator has, or heard last.
 
-    The concentrator that a meter is assigned to has priority, and a schedule of its own: that another one heard the
+    Only to meters in service: of others no answer would be taken, and a meter of another cell is commanded there. The
+    concentrator that a meter is assigned to has priority, and a schedule of its own: that another one heard the
     meter is only a hint, which whoever overhears a frame and posts it first can forge. A command is sealed when it is
     first offered, and committed before this returns. Later the same octets are offered, unless the meter would drop
     them (keyvault.device_keys.command_sealing.outdated), or they contain the time. Rows that another request has locked
@@ -180,7 +181,7 @@ _DUE = f"""
     SELECT c.id, m.system_title, c.kind, c.parameters, c.late_answers, mine.elsewhere,
            c.octets, c.kid, c.invocation_counter, c.key_version
     FROM asked, mine JOIN concentrators_command c ON c.id = mine.id JOIN meters_meter m ON m.id = c.meter_id
-    WHERE c.state IN ('queued', 'offered', 'delivered') AND c.expires_at > asked.now
+    WHERE c.state IN ('queued', 'offered', 'delivered') AND c.expires_at > asked.now AND m.status = 'commissioned'
       AND CASE WHEN mine.elsewhere THEN {_ELSEWHERE} ELSE {_HOME} END <= asked.now
       AND {journal.OPEN} AND NOT EXISTS (
         SELECT 1 FROM concentrators_command o

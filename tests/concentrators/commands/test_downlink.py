@@ -100,6 +100,20 @@ class TestOffer:
         assert offered(concentrator) == {}
         assert set(offered(other_concentrator)) == {command.pk}
 
+    def test_not_of_a_meter_that_was_suspended_after_it_was_given(
+        self, concentrator: Concentrator, other_concentrator: Concentrator, device: Device
+    ) -> None:
+        """Neither by its concentrator nor by one that heard it: what is sealed uses up a nonce."""
+        judged(other_concentrator, [device.frame(0)])
+        read_now(device)
+        new_key(device)
+        lifecycle.suspend(device.meter)
+        for one in (concentrator, other_concentrator):
+            assert offered(one) == {}
+        assert not Command.objects.exclude(octets=None).exists()
+        lifecycle.resume(device.meter)
+        assert len(offered(concentrator)) == 2
+
     def test_the_concentrator_that_heard_the_meter_last(
         self, concentrator: Concentrator, other_concentrator: Concentrator
     ) -> None:
