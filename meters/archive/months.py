@@ -116,6 +116,7 @@ def forget_expired(now: datetime) -> list[str]:
     for month in ArchivedMonth.objects.filter(month__lt=first).values_list("month", flat=True).order_by("month"):
         with steps.step(month) as row:
             if row is not None and row.state != MonthState.FORGOTTEN:
+                steps.hold_partitions()
                 select("SELECT meters_drop_month(%s)", [month])
                 row.state, row.changed_at = MonthState.FORGOTTEN, now
                 row.save()
@@ -134,6 +135,7 @@ def _close(month: datetime, now: datetime) -> None:
                 raise ArchiveError(f"{month:%Y-%m} is not ARCHIVE_AFTER_MONTHS old yet")
             if month not in dict(select(steps.PARTITION_OCTETS)) or (row is None and _empty({month})):
                 raise ArchiveError(f"there are no readings of {month:%Y-%m}")
+            steps.hold_partitions()
             select("SELECT meters_close_month(%s)", [month])
             ArchivedMonth(month=month, state=MonthState.CLOSED, changed_at=now).save()
 
@@ -195,6 +197,7 @@ def _drop(place: Store, month: datetime, now: datetime) -> bool:
                 row.under_way = {}
                 row.save(update_fields=["under_way"])
                 return False
+            steps.hold_partitions()
             select("SELECT meters_archive_month(%s)", [month])
             row.state, row.changed_at, row.under_way = MonthState.ARCHIVED, now, {}
             row.checked_at, row.fault = now, ""

@@ -66,14 +66,18 @@ class Month:
                 found += zip(*(table[name].to_pylist() for name in layout.SCHEMA.names), strict=True)
         return found
 
-    def count(self, wanted: Wanted) -> int:
-        """Count readings. ArchiveError."""
-        return sum(
-            batch.num_rows
-            for part in self._parts
-            if _overlaps(part, wanted)
-            for batch in self._batches(part, wanted, ["register_id"])
-        )
+    def count(self, wanted: Wanted, most: int) -> int:
+        """Count readings, up to ``most``: then nothing else is read. ArchiveError."""
+        found = 0
+        for part in self._parts:
+            if found >= most:
+                break
+            if _overlaps(part, wanted):
+                for batch in self._batches(part, wanted, ["register_id"]):
+                    found += batch.num_rows
+                    if found >= most:
+                        break
+        return min(found, most)
 
     def _first(self, part: Part, wanted: Wanted, limit: int | None) -> pa.Table:
         """Return the first readings of a day in order."""

@@ -26,6 +26,7 @@ def restore(month: datetime, now: datetime) -> int:
     with steps.step(month) as row:
         if row is None or row.state != MonthState.ARCHIVED:
             raise ArchiveError(f"{month:%Y-%m} is not archived")
+        steps.hold_partitions()
         select("SELECT meters_create_month(%s)", [month])
         rows = 0
         for part in steps.parts_of(row):

@@ -34,6 +34,11 @@ def step(month: datetime) -> Iterator[ArchivedMonth | None]:
         yield ArchivedMonth.objects.filter(month=month).first()
 
 
+def hold_partitions() -> None:
+    """Wait until no other process makes or drops partitions, and keep others from it until the step ends."""
+    locks.take(locks.PARTITIONS)
+
+
 def days(month: datetime) -> Iterator[datetime]:
     """Yield the days of a month, UTC."""
     start = month.astimezone(UTC)

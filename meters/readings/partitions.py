@@ -80,8 +80,12 @@ def create_months(now: datetime) -> list[str]:
     while start <= last:
         wanted.add(start)
         start = month_after(start)
-    archived = set(ArchivedMonth.objects.filter(state=MonthState.ARCHIVED).values_list("month", flat=True))
-    return _apply("meters_create_month", lambda there: wanted - there - archived)
+    return _apply("meters_create_month", lambda there: wanted - there - _moved())
+
+
+def _moved() -> set[datetime]:
+    """Return the months that are on their way into the archive, or there; ask under the lock PARTITIONS."""
+    return set(ArchivedMonth.objects.exclude(state=MonthState.RESTORED).values_list("month", flat=True))
 
 
 def first_stored(now: datetime) -> datetime:
@@ -120,7 +124,10 @@ def retention_set() -> int:
 
 
 def _apply(function: str, chosen: Callable[[set[datetime]], set[datetime]]) -> list[str]:
-    """Call a function of the table's owner for months; what is chosen depends on those that are there."""
+    """Call a function of the table's owner for months; what is chosen depends on those that are there.
+
+    ``chosen`` is asked under the lock, which whoever archives or restores a month holds, too.
+    """
     with transaction.atomic(), connection.cursor() as cursor:
         locks.take(locks.PARTITIONS)
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")

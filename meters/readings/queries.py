@@ -172,14 +172,16 @@ def count(selection: ReadingSelection, most: int) -> int:
     found = 0
     with archived.stretches(selection.start, selection.end) as stretches:
         for stretch in stretches:
-            part = replace(selection, start=stretch.start, end=stretch.end)
+            part, left = replace(selection, start=stretch.start, end=stretch.end), most - found
+            if left <= 0:
+                break
             if stretch.month is not None:
-                found += stretch.month.count(_wanted(part))
+                found += stretch.month.count(_wanted(part), left)
                 continue
             condition, params = _condition(part, ReadingKey._fields)
             statement = f"SELECT 1 FROM meters_reading WHERE {condition} LIMIT %s"
-            found += int(fetch(f"SELECT count(*) FROM ({statement}) AS found", [*params, most])[0][0])
-    return min(found, most)
+            found += int(fetch(f"SELECT count(*) FROM ({statement}) AS found", [*params, left])[0][0])
+    return found
 
 
 def _in_order(

@@ -1,5 +1,6 @@
 """manage.py archive: old months of readings as files."""
 
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -7,6 +8,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError, command_actor
 from keyvault.master_key import MasterKeyError
@@ -51,11 +53,7 @@ class Command(DomainCommand):
             return
         chosen = [months.month_of(text) for text in options["month"]]
         if options["act"] == "verify":
-            written = (MonthState.WRITTEN, MonthState.ARCHIVED)
-            for month in chosen or [one.month for one in months.plan(timezone.now()) if one.state in written]:
-                self.stdout.write(
-                    f"{month:%Y-%m}: {verification.verify(month, timezone.now()):,} readings, as they were written"
-                )
+            self._verify(chosen)
             return
         for month in chosen or months.due(timezone.now()):
             if options["dry_run"]:
@@ -71,6 +69,21 @@ class Command(DomainCommand):
             rows = "" if one.rows is None else f"  {one.rows:,} readings"
             verified = "" if one.checked_at is None else f"  verified {one.checked_at:%Y-%m-%d}"
             self.stdout.write(f"{one.month:%Y-%m}  {state:10}  {one.octets / _MIB:,.1f} MiB{rows}{verified}")
+
+    def _verify(self, chosen: list[datetime]) -> None:
+        """Verify months, the others too where one is damaged. CommandError if any is."""
+        written = (MonthState.WRITTEN, MonthState.ARCHIVED)
+        wanted = chosen or [one.month for one in months.plan(timezone.now()) if one.state in written]
+        bad = []
+        for month in wanted:
+            try:
+                rows = verification.verify(month, timezone.now())
+            except self.refusals as error:
+                bad.append(f"{month:%Y-%m}: {error}")
+            else:
+                self.stdout.write(f"{month:%Y-%m}: {rows:,} readings, as they were written")
+        if bad:
+            raise CommandError(f"{len(bad)} of {counted(len(wanted), 'month')} did not pass. {'; '.join(bad)}")
 
     def _run(self, month: Any) -> None:
         try:

@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -10,11 +11,13 @@ from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries, Settings
 
+from ami_headend.core import locks
 from concentrators.models import Concentrator
 from meters import tasks
 from meters.archive import months, restoring, verification
 from meters.archive import reading as archived
 from meters.archive.files import ArchiveError
+from meters.archive.layout import Part
 from meters.archive_models import ArchivedMonth, MonthState
 from meters.models import Meter, Reading, Register
 from meters.readings import partitions, queries
@@ -22,6 +25,7 @@ from meters.readings.obis import LOAD_PROFILE
 from meters.readings.queries import ReadingSelection
 from tests.builders import senml_payload
 from tests.concentrators import fleet
+from tests.damage import damaged
 from tests.factories import ConcentratorFactory
 from tests.meters.archive.readings import END, HOUR, LATER, MONTH, NOW, START, answers, stored
 
@@ -145,6 +149,25 @@ def test_the_month_that_was_verified_longest_ago_is_verified_next(meters: list[M
     assert verification.fault() is None
 
 
+def test_partitions_that_are_made_meanwhile_do_not_open_an_archived_month(
+    meters: list[Meter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    take = locks.take
+
+    def waits(lock: int) -> None:
+        """Take a lock; the month is archived while the first process that makes partitions waits for it."""
+        taken.append(lock)
+        if taken == [locks.PARTITIONS]:
+            months.archive(MONTH, NOW)
+        take(lock)
+
+    monkeypatch.setattr(locks, "take", waits)
+    assert partitions.create_months(NOW) == []
+    assert ArchivedMonth.objects.get().state == MonthState.ARCHIVED
+    assert taken[-2:] == [locks.ARCHIVE, locks.PARTITIONS], "who drops a partition keeps others from making one"
+
+
 def test_a_month_without_readings_stays_open_for_them(meters: list[Meter], capsys: pytest.CaptureFixture[str]) -> None:
     earlier = partitions.month_start(MONTH - timedelta(days=20))
     Reading.objects.filter(captured_at__lt=MONTH).delete()
@@ -156,6 +179,38 @@ def test_a_month_without_readings_stays_open_for_them(meters: list[Meter], capsy
         months.archive(earlier, NOW)
     Reading.objects.create(captured_at=earlier, meter=meters[0], register_id=1, value=1, uplink_id=1)
     assert months.due(NOW) == [earlier, MONTH, LATER]
+
+
+def test_verify_goes_on_after_a_damaged_month_and_ends_with_a_failure(
+    meters: list[Meter], archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive_both()
+    part = next(archive.glob(f"readings-{MONTH:%Y-%m}/*.parquet"))
+    part.write_bytes(damaged(part.read_bytes()))
+    with pytest.raises(CommandError, match=f"1 of 2 months did not pass. {MONTH:%Y-%m}: .*{part.name} is not there as"):
+        call_command("archive", "verify")
+    assert f"{LATER:%Y-%m}: " in capsys.readouterr().out
+
+
+def test_counting_reads_no_file_past_what_is_asked_for(meters: list[Meter], monkeypatch: pytest.MonkeyPatch) -> None:
+    archive_both()
+    whole = ReadingSelection(START, END)
+    number = queries.count(whole, 10**6)
+    read: list[str] = []
+    batches = archived.Month._batches
+
+    def counted(self: archived.Month, part: Part, *rest: Any) -> Any:
+        read.append(part.name)
+        return batches(self, part, *rest)
+
+    monkeypatch.setattr(archived.Month, "_batches", counted)
+    assert queries.count(whole, 10**6) == number
+    files = len(read)
+    read.clear()
+    before = Reading.objects.filter(captured_at__lt=MONTH).count()
+    assert (queries.count(whole, before), read) == (before, [])
+    assert (queries.count(whole, before + 1), len(read)) == (before + 1, 1)
+    assert files > 2
 
 
 def test_a_file_that_does_not_hold_the_month_leaves_it_in_the_database(
