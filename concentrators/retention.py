@@ -14,9 +14,16 @@ from django.db import connection, transaction
 from concentrators.failures.kinds import BEFORE_COUNTER
 from concentrators.failures.record import DIGEST_OCTETS
 from concentrators.feed import lots
-from concentrators.models import CommandTally, FailureTally, HopFailure, RefusedFrame, ReportedSum, Uplink
+from concentrators.models import (
+    CommandTally,
+    FailureTally,
+    HopFailure,
+    RefusedFrame,
+    RegisterDifference,
+    ReportedSum,
+    Uplink,
+)
 from concentrators.totals import masked_sets, read_success
-from concentrators.validation import differences
 from keyvault import sessions_store
 from meters.readings.partitions import retention_start
 
@@ -33,7 +40,7 @@ def delete_old(now: datetime) -> dict[str, int]:
         "reported sums": _rows(ReportedSum._meta.db_table, "interval_start", failures_before),
         "tallies of commands": _rows(CommandTally._meta.db_table, "minute", now - timedelta(days=2)),
         "days of deadlines": read_success.delete_old(retention_start(now)),
-        "register differences": differences.delete_old(retention_start(now)),
+        "register differences": _rows(RegisterDifference._meta.db_table, "span_start", retention_start(now)),
         "masked sets": masked_sets.delete_old(retention_start(now)),
         "digests": _rows(
             RefusedFrame._meta.db_table, "received_at", now - timedelta(days=settings.UPLINK_ROWS_KEEP_DAYS)

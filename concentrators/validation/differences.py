@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from ami_headend.core import keyset
 from ami_headend.core.sql import fetch_rows, int_array, select
-from concentrators.models import RegisterDifference
 from meters.readings.queries import exact_text
 from meters.registry import groups
 
@@ -112,12 +111,6 @@ def meters_that_differ(since: datetime, group_ids: Sequence[int] | None, named: 
         [*params, named],
     )
     return (rows[0][1] if rows else 0), [serial for serial, _ in rows]
-
-
-def delete_old(before: datetime) -> int:
-    """Delete differences whose readings are no longer kept; return how many."""
-    deleted, _ = RegisterDifference.objects.filter(span_start__lt=before).delete()
-    return deleted
 
 
 def _where(selection: DifferenceSelection) -> tuple[str, list[Any]]:

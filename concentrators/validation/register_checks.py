@@ -2,8 +2,8 @@
 
 What is to be compared is learnt from the feed: its lots say which transaction stored or corrected what, so that whoever
 stores readings does nothing for it. A register's reading marks the day that it ends, and whatever is stored or
-corrected later than that day marks it again. A marked day is compared once it is over, in one transaction with its
-results: safe to stop at any instruction.
+corrected later than that day, or about when it is compared, marks it again. A marked day is compared once it is over,
+in one transaction with its results: safe to stop at any instruction.
 """
 
 from collections import defaultdict
@@ -29,6 +29,9 @@ from meters.readings.register_check import Comparison, Pair
 _LOTS = 100  # that one transaction looks at
 _METERS = 1_000  # of one day that one transaction compares
 SETTLES = timedelta(hours=1)  # after a day's end, so that nearly everything is there when it is compared
+# A lot says when it was stored by the database's clock, and is committed later; a day is compared by a worker's clock.
+# So what was stored shortly before may come after the comparison.
+_COMMITS_WITHIN = timedelta(minutes=15)
 _DAY = timedelta(days=1)
 _DAY_S = 86_400
 _OURS = [Change.FLAGGED.value, Change.CLEARED.value]
@@ -165,7 +168,8 @@ def _marks(columns: Columns, stored_at: datetime, intervals: pa.Array, registers
     ends = pc.is_in(columns.register_id, value_set=registers)
     paired = pc.or_(ends, pc.is_in(columns.register_id, value_set=intervals))
     day = pc.divide(seconds, _DAY_S)
-    settled = int((stored_at - SETTLES).timestamp()) // _DAY_S  # days before this one may have been compared already
+    # Days before this one may have been compared before the lot was committed.
+    settled = int((stored_at + _COMMITS_WITHIN - SETTLES).timestamp()) // _DAY_S
     marks: set[tuple[int, int]] = set()
     for chosen, days in (
         (ends, pc.divide(pc.subtract(seconds, 1), _DAY_S)),

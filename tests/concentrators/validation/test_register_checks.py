@@ -27,7 +27,7 @@ from concentrators.feed.cursor import Place as At
 from concentrators.feed.formats.profile import Profile
 from concentrators.feed.place_series import series_of
 from concentrators.feed.rows import Change, Resource
-from concentrators.models import FeedHead, RegisterDifference, UncheckedDay
+from concentrators.models import FeedHead, FeedLot, RegisterDifference, UncheckedDay
 from concentrators.validation import register_checks
 from meters.codes.qualities import Fact
 from meters.group_models import FleetGroup, MeterInGroup, Via
@@ -167,6 +167,18 @@ def test_days_are_learnt_from_registers_and_from_what_is_late(meter: Meter) -> N
     assert [row.day for row in UncheckedDay.objects.order_by("day")] == [START.date(), today.date()]
 
 
+@pytest.mark.parametrize(
+    ("before", "marked"), [(timedelta(minutes=1), True), (timedelta(minutes=-1), True), (timedelta(minutes=40), False)]
+)
+def test_an_interval_stored_just_before_its_day_is_compared_marks_it_again(
+    meter: Meter, before: timedelta, marked: bool
+) -> None:
+    store(meter, LOAD_PROFILE, hourly([10]))
+    FeedLot.objects.update(stored_at=START + DAY + register_checks.SETTLES - before)
+    register_checks.follow()
+    assert UncheckedDay.objects.filter(day=START.date()).exists() == marked
+
+
 def test_the_number_of_queries_does_not_depend_on_the_number_of_meters(meter: Meter) -> None:
     def queries() -> int:
         with CaptureQueriesContext(connection) as captured:
@@ -247,11 +259,20 @@ def test_the_command_compares_again(wrong: Meter, capsys: pytest.CaptureFixture[
             call_command("check_registers", **wrongly)
 
 
-def test_differences_go_with_their_readings(wrong: Meter) -> None:
+def test_differences_go_with_their_readings(wrong: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 2)
+    found = RegisterDifference.objects.get()
+    for number in range(1, 5):
+        found.pk, found.span_end = None, START + number * HOUR
+        found.save(force_insert=True)
     retention.delete_old(START + 2 * DAY)
-    assert RegisterDifference.objects.exists()
-    retention.delete_old(START + 2 * DAY + (TODAY - retention_start(TODAY)))
+    assert RegisterDifference.objects.count() == 5
+    with CaptureQueriesContext(connection) as captured:
+        gone = retention.delete_old(START + 2 * DAY + (TODAY - retention_start(TODAY)))
+    assert gone["register differences"] == 5
     assert not RegisterDifference.objects.exists()
+    deletions = [one["sql"] for one in captured if "DELETE FROM concentrators_registerdifference" in one["sql"]]
+    assert len(deletions) == 3, "in batches"
 
 
 def body(answer: Any) -> str:
