@@ -67,8 +67,8 @@ class AgreementKeySerializer(serializers.Serializer[Any]):
     created_at = serializers.DateTimeField(source="key.created_at")
     replaced_at = serializers.DateTimeField(source="key.replaced_at", allow_null=True)
     cut_off_at = serializers.DateTimeField(source="key.cut_off_at", allow_null=True)
-    meters = serializers.IntegerField(help_text="meters that send under a key of it")
-    usable_keys = serializers.IntegerField(source="usable", help_text="keys of it that are still accepted")
+    meters = serializers.IntegerField(help_text="meters that send under keys agreed with it")
+    usable_keys = serializers.IntegerField(source="usable", help_text="keys agreed with it that are still accepted")
 
     def get_public_key(self, use: VersionUse) -> str:
         return bytes(use.key.public).hex()

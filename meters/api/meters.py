@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from django.db.models import Prefetch, QuerySet
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponseBase
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -216,12 +216,7 @@ class SelectionView(ParameterView):
             return Response({"next": following, "results": [row._asdict() for row in rows]})
         batches = queries.batches(query, selection, export.BATCH)
         first = narrow(lambda: list(itertools.islice(batches, 1)))  # an immediate error comes before status 200 is sent
-        stream = {"csv": export.stream_csv, "parquet": export.stream_parquet}[chosen.format]
-        return StreamingHttpResponse(
-            stream(self.schema_of_rows, itertools.chain(first, batches)),
-            content_type=chosen.media_type,
-            headers={"Content-Disposition": f'attachment; filename="{self.filename}.{chosen.format}"'},
-        )
+        return export.file_answer(chosen.format, self.filename, self.schema_of_rows, itertools.chain(first, batches))
 
 
 def page_responses(name: str, row: type[Any]) -> dict[Any, Any]:

@@ -36,7 +36,8 @@ def test_init_list_and_rotate() -> None:
     assert "rotate_device_keys begin --name NAME --agreed-with hes-1:1" in run("rotate", "hes-1")
     listed = run("list")
     assert "hes-1 version 1: replaced" in listed
-    assert f"public {public}; 5 meters send under a key of it, 10 keys of it are still accepted" in listed
+    assert f"public {public}; meters that send under keys agreed with it: 5;" in listed
+    assert "keys agreed with it that are still accepted: 10\n" in listed
     found = json.loads(run("list", "--json"))
     assert [(one["version"], one["state"], one["meters"]) for one in found] == [(2, "active", 0), (1, "replaced", 5)]
     assert "wrapped" not in found[0]

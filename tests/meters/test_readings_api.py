@@ -131,7 +131,7 @@ def test_csv_and_parquet_hold_what_json_shows(reader: Client, store: Store, monk
     assert len(rows) == 10
 
     as_csv = reader.get(f"/api/v1/readings?{PERIOD}&format=csv")
-    assert as_csv["Content-Type"] == "text/csv"
+    assert as_csv["Content-Type"] == "text/csv; charset=utf-8"
     read = list(csv.DictReader(io.StringIO(body(as_csv).decode())))
     assert [{**row, "captured_at": row["captured_at"].replace("Z", ".000000Z")} for row in rows] == [
         {name: type(wanted[name])(row[name]) for name in row} for row, wanted in zip(read, rows, strict=True)

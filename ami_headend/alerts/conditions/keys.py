@@ -83,7 +83,7 @@ def agreement_key_in_use(rule: Rule, open_ids: Sequence[int], now: datetime) -> 
                 SubjectKind.AGREEMENT_KEY,
                 use.key.pk,
                 str(use.key)[:120],
-                f"replaced since {use.key.replaced_at:%Y-%m-%d}, and {use.meters:,} meters still send under keys of it",
+                f"replaced since {use.key.replaced_at:%Y-%m-%d}, and {use.meters:,} meters still send under its keys",
                 subjects=use.meters,
             )
             for use in agreement_keys.standings()

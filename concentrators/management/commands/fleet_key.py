@@ -20,8 +20,8 @@ from keyvault.master_key import MasterKeyError
 
 class Command(DomainCommand):
     help = (
-        "Make a fleet key, list them, or replace one. Then a wave gives every meter whose key is derived from the old "
-        "one a key that is derived from the new one."
+        "Make, list or replace fleet keys. To replace one, a new one is made, and a wave gives each meter whose key is "
+        "derived from the old one a key that is derived from the new one."
     )
     examples = (
         "examples:\n"
@@ -58,8 +58,8 @@ class Command(DomainCommand):
         standings = fleet_keys.standings()
         for row in standings:
             self.stdout.write(
-                f"{row.fleet_key}: made {row.fleet_key.created_at:%Y-%m-%d}; {row.active} meters send under a key of"
-                f" it, {row.usable} keys of it are still accepted"
+                f"{row.fleet_key}: made {row.fleet_key.created_at:%Y-%m-%d}; meters that send under keys derived from"
+                f" it: {row.active:,}; keys derived from it that are still accepted: {row.usable:,}"
             )
         if not standings:
             self.stdout.write("There is no fleet key yet.")

@@ -70,8 +70,8 @@ class Command(DomainCommand):
             key = use.key
             self.stdout.write(
                 f"{key}: {key.get_state_display().lower()}, made {key.created_at:%Y-%m-%d}, public "
-                f"{bytes(key.public).hex()}; {use.meters} meters send under a key of it, {use.usable} keys of it are "
-                "still accepted"
+                f"{bytes(key.public).hex()}; meters that send under keys agreed with it: {use.meters:,}; "
+                f"keys agreed with it that are still accepted: {use.usable:,}"
             )
         if not found:
             self.stdout.write("There is no agreement key yet.")

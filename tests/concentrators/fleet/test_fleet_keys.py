@@ -51,7 +51,7 @@ def test_making_one_is_audited(db: None) -> None:
 
 
 def test_the_list_tells_what_hangs_on_each(derived: Device) -> None:
-    assert "1 meters send under a key of it, 1 keys of it are still accepted" in run("list")
+    assert "under keys derived from it: 1; keys derived from it that are still accepted: 1\n" in run("list")
 
 
 def test_a_new_one_goes_to_the_devices_of_the_old_one_in_a_wave(concentrator: Concentrator, derived: Device) -> None:
@@ -67,7 +67,7 @@ def test_a_new_one_goes_to_the_devices_of_the_old_one_in_a_wave(concentrator: Co
     assert (row.fleet_key, row.wrapped, open_keys([row.pk])[0].octets) == (new, None, renewed.key)
     assert renewed.key != derived_device_key(OLD, derived.title, 2)
     assert judged(concentrator, [renewed.frame(1), derived.frame(0)]) == {"accepted": 2}
-    assert "0 meters send under a key of it, 1 keys of it are still accepted" in run("list")
+    assert "under keys derived from it: 0; keys derived from it that are still accepted: 1\n" in run("list")
     assert rollouts.step(now) == 0
     assert RotationWave.objects.get().state == WaveState.FINISHED
     acts = list(AuditRecord.objects.order_by("number").values_list("act", flat=True))
