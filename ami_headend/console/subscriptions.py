@@ -19,6 +19,7 @@ from concentrators.feed.subscriptions import Delivering, Standing
 
 SEE_SUBSCRIPTIONS = "concentrators.view_feedsubscription"
 _LATE = timedelta(minutes=15)  # consumers ask in turns: a row that came just now makes nobody late
+_MANY_ROWS = 10_000  # a consumer that lacks more than these is not up to date, however young they are
 
 
 class SubscriptionRow(NamedTuple):
@@ -138,4 +139,8 @@ def _delivery(one: Standing, now: datetime) -> str:
 def _state(one: Standing) -> str:
     if one.is_gone:
         return label("cursor gone", "danger", "its consumer is told where to go on when it asks for rows")
-    return label("behind", "warning") if one.lag > _LATE else label("up to date", "success")
+    if one.lag > _LATE:
+        return label("behind", "warning")
+    if one.rows > _MANY_ROWS:
+        return label("catching up", "info", "it lacks many rows, none of them old")
+    return label("up to date", "success")

@@ -68,6 +68,22 @@ def test_the_page_says_who_is_behind(two_hours: datetime) -> None:
     ).content.decode()  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("minutes", "rows", "state", "figure"),
+    [(1, 10_000, "up to date", "0"), (1, 10_001, "catching up", "0"), (16, 10_001, "behind", "1")],
+)
+def test_many_young_rows_are_not_up_to_date(minutes: int, rows: int, state: str, figure: str) -> None:
+    at = timezone.now() - timedelta(minutes=minutes)
+    lots(at)
+    FeedLot.objects.update(readings=rows)
+    FeedHead.objects.update(readings=rows)
+    subscription("billing", 1)
+    answer = person(roles.AUDITOR).get(reverse("admin:subscriptions"))
+    (row,) = answer.context["content"].rows
+    assert f"\n{state}\n" in str(row[2].content)
+    assert str(answer.context["figures"][2].value) == figure
+
+
 def test_without_consumers_it_says_how_one_begins() -> None:
     page = person(roles.OPERATOR).get(reverse("admin:subscriptions")).content.decode()
     assert "PUT /api/v1/feed/subscriptions/NAME" in page
