@@ -17,6 +17,7 @@ from django.utils import timezone
 from ami_headend.core import clock
 from ami_headend.core.backoff import longest, pause
 from ami_headend.core.sql import fetch_rows
+from ami_headend.core.text import one_line
 from concentrators.feed import sequencer
 from concentrators.feed.cursor import CursorError
 from concentrators.feed.deliveries import folder, sftp, webhook
@@ -74,6 +75,13 @@ def deliver_next(delivery_id: int) -> bool:
     except (DeliveryError, CursorError, GoneError, MasterKeyError) as error:
         _note_failure(delivery, str(error), timezone.now())
         return False
+    except (OperationalError, InterfaceError):
+        raise  # of the database, which would not take a note either
+    except Exception as error:  # a fault of ours, or of a library: it, too, must not come again at every sweep
+        kind = type(error).__name__
+        logger.exception("%s could not be sent", delivery)
+        _note_failure(delivery, f"the head-end could not send it ({kind}): the worker's log says more", timezone.now())
+        return False
     _note_taken(delivery, parcel, timezone.now())
     return True
 
@@ -100,7 +108,7 @@ def _note_taken(delivery: FeedDelivery, parcel: Parcel, now: datetime) -> None:
 def _note_failure(delivery: FeedDelivery, why: str, now: datetime) -> None:
     attempts = delivery.attempts + 1
     FeedDelivery.objects.filter(pk=delivery.pk).update(
-        attempts=attempts, due_at=now + pause(attempts, _FIRST, _MOST), last_error=why[:250]
+        attempts=attempts, due_at=now + pause(attempts, _FIRST, _MOST), last_error=one_line(why)[:250]
     )
     logger.warning("%s was not taken, attempt %d: %s", delivery, attempts, why)
 

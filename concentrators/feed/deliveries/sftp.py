@@ -8,6 +8,7 @@ import binascii
 import hashlib
 import io
 import logging
+import struct
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from datetime import datetime
@@ -29,6 +30,9 @@ from keyvault.receiver_logins import LoginError, SshLogin
 logger = logging.getLogger(__name__)
 
 _PORT = 22
+# What paramiko raises of a server that speaks something else than SFTP, and of one that breaks off.
+_NO_SFTP = (paramiko.SFTPError, struct.error, UnicodeDecodeError)
+_BROKEN = (*_NO_SFTP, paramiko.SSHException, EOFError, OSError)
 _KEY_TYPES = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 
 
@@ -89,7 +93,7 @@ def put(delivery: FeedDelivery, parcel: Parcel, now: datetime) -> None:
             _upload(transport, server.folder, parcel)
         except RefusedAddressError as error:
             raise DeliveryError(str(error)) from None
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except _BROKEN as error:
             logger.warning("the SFTP server of %s: %s: %s", delivery, type(error).__name__, error)
             if this.is_over:
                 raise DeliveryError(f"the server took longer than {settings.FEED_EXCHANGE_S:g} seconds") from None
@@ -118,9 +122,9 @@ def _upload(transport: paramiko.Transport, folder: str, parcel: Parcel) -> None:
         _write(client, aside[beside], [checksum_line(digest, parcel.name)])
         for name, path in aside.items():
             _rename(client, path, f"{folder.rstrip('/')}/{name}")
-    except (OSError, paramiko.SSHException):
+    except _BROKEN:
         for path in aside.values():
-            with suppress(OSError, EOFError, paramiko.SSHException):  # it failed already; the next attempt writes over
+            with suppress(*_BROKEN):  # it failed already; the next attempt writes over
                 client.remove(path)
         raise
 
@@ -160,6 +164,8 @@ def _rename(client: paramiko.SFTPClient, path: str, name: str) -> None:
 def _in_words(error: Exception) -> str:
     if isinstance(error, paramiko.BadHostKeyException) or "host key" in str(error).lower():
         return "the server has another host key than the one that is entered: somebody may be in between"
+    if isinstance(error, _NO_SFTP):
+        return f"the server does not speak SFTP as it should: {error}"
     if isinstance(error, paramiko.AuthenticationException):
         return "the server does not let us in: is our public key entered there, or the password right?"
     if isinstance(error, FileNotFoundError):

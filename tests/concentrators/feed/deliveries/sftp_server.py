@@ -38,6 +38,7 @@ class Server:
     is_silent: bool = False
     stalls: bool = False
     disk_left: int = 2**60
+    greeting: bytes = b""  # what its shell prints where SFTP should begin, as that of a wrong set-up does
     knows_posix_rename: bool = True
     opened: list[str] = field(default_factory=list)
 
@@ -47,6 +48,13 @@ class Server:
 
     def files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
+
+
+class _Shell(paramiko.SubsystemHandler):  # type: ignore[misc]  # paramiko has no types
+    def start_subsystem(self, name: str, transport: Any, channel: Any) -> None:
+        channel.sendall(self.get_server().server.greeting)
+        while channel.recv(1_024):  # until the client hangs up
+            pass
 
 
 class _Login(paramiko.ServerInterface):  # type: ignore[misc]  # paramiko has no types
@@ -137,7 +145,8 @@ def serving(folder: Path) -> Iterator[Server]:
                     continue
                 transport = paramiko.Transport(connected)
                 transport.add_server_key(server.host_key)
-                transport.set_subsystem_handler("sftp", paramiko.SFTPServer, _Files)
+                handler = (_Shell,) if server.greeting else (paramiko.SFTPServer, _Files)
+                transport.set_subsystem_handler("sftp", *handler)
                 transports.append(transport)
                 try:
                     transport.start_server(server=_Login(server))

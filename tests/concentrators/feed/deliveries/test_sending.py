@@ -12,11 +12,12 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 from pytest_django import Settings
 from standardwebhooks import Webhook
@@ -26,6 +27,7 @@ from concentrators.feed import eras, subscriptions
 from concentrators.feed.cursor import Cursor, Place
 from concentrators.feed.deliveries import configuration, folder, sending
 from concentrators.feed.deliveries.configuration import DeliverySettingError, Wanted
+from concentrators.feed.deliveries.errors import DeliveryError
 from concentrators.feed.rows import Resource
 from concentrators.feed.subscriptions import SubscriptionError
 from concentrators.fleet import groups
@@ -214,6 +216,42 @@ class TestWebhooks:
         told(concentrator, 101)
         deliver(delivery)
         assert [len(values(body)) for body in receiver.bodies] == [4]
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        "error", [RuntimeError("a fault of ours"), KeyError("x"), ValueError("a\0b\n" + "x" * 300)]
+    )
+    def test_whatever_goes_wrong_is_noted_and_put_off(
+        self, error: Exception, out: Path, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        delivery = made(f"wrong-{type(error).__name__}", "folder", out)
+        told(concentrator, 100)
+        monkeypatch.setitem(sending._PUT, "folder", Mock(side_effect=error))
+        delivery = deliver(delivery)
+        assert (delivery.attempts, delivery.last_error) == (
+            1, f"the head-end could not send it ({type(error).__name__}): the worker's log says more"
+        )  # fmt: skip
+        assert (delivery.due_at or NOW) > timezone.now() + timedelta(seconds=10)
+
+    def test_what_a_receiver_says_is_stored_in_one_line(
+        self, out: Path, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        delivery = made("unprintable", "folder", out)
+        told(concentrator, 100)
+        monkeypatch.setitem(sending._PUT, "folder", Mock(side_effect=DeliveryError("no\0room\n" + "x" * 300)))
+        assert deliver(delivery).last_error.startswith(r"no\x00room\nxxx")
+
+    def test_a_database_that_is_away_is_no_failure_of_the_receiver(
+        self, out: Path, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        delivery = made("database", "folder", out)
+        told(concentrator, 100)
+        monkeypatch.setitem(sending._PUT, "folder", Mock(side_effect=OperationalError("terminating connection")))
+        with pytest.raises(OperationalError):
+            deliver(delivery)
+        delivery.refresh_from_db()
+        assert delivery.attempts == 0
 
 
 class TestFiles:

@@ -1,10 +1,13 @@
 """Files by SFTP, to a real server on loopback: whole or not there, from us alone, to that server alone, in time."""
 
 import hashlib
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
+import paramiko
 import pytest
 from pytest_django import Settings
 
@@ -130,6 +133,34 @@ def test_nobody_listens(server: Server) -> None:
     delivery.address = f"sftp://{USER}@127.0.0.1:1/in"
     with pytest.raises(DeliveryError, match="does not answer"):
         put(delivery)
+
+
+@pytest.mark.parametrize("greeting", [b"Welcome to mdm.example!\n", b"\0\0\0\1\x63", b"\0\0\0\2\2\0"])
+def test_a_server_that_speaks_something_else(greeting: bytes, server: Server) -> None:
+    """The greeting of a shell, another message than the version, and a version that is cut off."""
+    delivery = delivery_to(server)
+    server.greeting = greeting
+    with pytest.raises(DeliveryError, match="does not speak SFTP"):
+        put(delivery)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        paramiko.SFTPError("Expected status"), paramiko.SSHException("No existing session"), EOFError(),
+        OSError("Failure"), TimeoutError(), struct.error("unpack requires 4 bytes"),
+        UnicodeDecodeError("utf-8", b"Zugriff verweigert f\xfcr ami", 20, 21, "invalid start byte"),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_whatever_breaks_off_is_a_failure_and_what_was_begun_is_removed(
+    error: Exception, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = delivery_to(server)
+    monkeypatch.setattr(paramiko.SFTPClient, "stat", Mock(side_effect=error))
+    with pytest.raises(DeliveryError, match=r"^the server "):
+        put(delivery)
+    assert server.files() == {}
 
 
 def test_an_address_that_is_refused(server: Server, settings: Settings) -> None:
