@@ -10,6 +10,7 @@ from ami_headend.core import locks
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from tests.concentrators.statements import counting
+from tests.test_one_home import production
 
 _NUMBERS = {name: number for name, number in vars(locks).items() if name.isupper() and isinstance(number, int)}
 
@@ -26,6 +27,12 @@ def test_every_lock_is_taken_somewhere() -> None:
         for path in Path(settings.BASE_DIR, app).rglob("*.py"):
             elsewhere += path.read_text() if path != Path(locks.__file__) else ""
     assert not [name for name in _NUMBERS if not re.search(rf"\b{name}\b", elsewhere)]
+
+
+@pytest.mark.parametrize("module", [name for name, text in production().items() if "advisory_lock(" in text])
+def test_no_lock_has_a_number_of_its_own(module: str) -> None:
+    """The registry is the one place where a number is seen to be taken."""
+    assert not re.search(r"^_?\w*LOCK\w*\b[^=\n]*= *\(?(0x)?[0-9]", production()[module], re.MULTILINE)
 
 
 @pytest.mark.django_db

@@ -25,6 +25,7 @@ READ_DEADLINES: Final = 0x616D690E  # one process at a time counts what had arri
 REGISTER_CHECKS: Final = 0x616D690F  # one process at a time compares registers with intervals
 COMMAND_LIMITS: Final = 0x616D6910  # with the hash of an account's name: its acts are counted one after the other
 ARCHIVE: Final = 0x616D6911  # one process at a time takes a step of a month into the archive, or out of it
+FEED_DELIVERIES: Final = 0x616D6912  # of the session, with a delivery's id: one worker sends for it
 PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 

@@ -14,7 +14,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from ami_headend.core import clock
+from ami_headend.core import clock, locks
 from ami_headend.core.backoff import longest, pause
 from ami_headend.core.sql import fetch_rows
 from ami_headend.core.text import one_line
@@ -29,7 +29,7 @@ from keyvault.master_key import MasterKeyError
 
 logger = logging.getLogger(__name__)
 
-_LOCK = 0x46454544  # "FEED"; with the id of the delivery
+_LOCK = locks.FEED_DELIVERIES  # with the id of the delivery; held by the session, outside of transactions
 _FIRST, _MOST = timedelta(seconds=15), timedelta(minutes=15)
 _PUT: Mapping[str, Callable[[FeedDelivery, Parcel, datetime], None]] = {
     DeliveryKind.WEBHOOK: webhook.put,
