@@ -15,9 +15,9 @@ from django.db.models import Q
 from keyvault import master_key
 from keyvault.master_key import Purpose, UnwrapError
 from keyvault.master_key.rotation_lock import keys_for_wrapping
+from keyvault.master_key.secret_wrapping import SECRET_OCTETS
 from keyvault.models import SigningSecret
 
-SECRET_OCTETS = 32
 BOTH_SIGN_FOR = timedelta(hours=24)  # time to give the new secret to the receiver after a rotation
 _PREFIX = "whsec_"
 

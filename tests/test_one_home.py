@@ -10,6 +10,7 @@ from django.conf import settings
 _HOMES = {
     "the register of the load profile": (r'"1-0:1\.29\.0"', "meters/readings/obis.py"),
     "numbers of advisory locks": (r"0x616D69", "ami_headend/core/locks.py"),
+    "the length of a secret that is wrapped": (r"\bSECRET_OCTETS = 32", "keyvault/master_key/secret_wrapping.py"),
     "when one posted last": (r"received_at DESC LIMIT 1\)|\"-received_at\"\)\.values", "concentrators/fleet/health.py"),
     "when a concentrator is silent": (r"received_at, c\.created_at\) <", "concentrators/fleet/health.py"),
     "how long one may be silent": (r"condition=Condition\.SILENT_CONCENTRATOR", "ami_headend/alerts/silence.py"),
