@@ -1,6 +1,6 @@
 """REST: the terms of deadlines of readings, and their history (docs/operations/deadlines.md)."""
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -9,7 +9,7 @@ from rest_framework import generics, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from concentrators.api.read_success import STATUSES, ChosenQuery, chosen_ids
+from concentrators.api.read_success import STATUSES, ChosenQuery, check_day, chosen_ids
 from concentrators.models import IntervalTotal, ReadDeadline
 from concentrators.models.deadlines import check_zone
 from concentrators.totals import read_deadlines, read_success
@@ -38,13 +38,13 @@ class DeadlineSerializer(serializers.ModelSerializer[ReadDeadline]):
 class HistoryQuery(ChosenQuery):
     """Days, both included, and concentrators by name or by groups."""
 
-    first = serializers.DateField(required=False, help_text=f"default: {_DAYS} days up to the last one")
-    last = serializers.DateField(required=False, help_text="default: yesterday in the zone of the deadline")
-
-    def validate(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if "first" in asked and "last" in asked and not 0 <= (asked["last"] - asked["first"]).days < _DAYS_MAX:
-            raise serializers.ValidationError({"last": f"not before first, and at most {_DAYS_MAX} days from it"})
-        return asked
+    first = serializers.DateField(
+        required=False, validators=[check_day], help_text=f"default: {_DAYS} days up to the last one"
+    )
+    last = serializers.DateField(
+        required=False, validators=[check_day],
+        help_text=f"at most {_DAYS_MAX} days from the first one on; default: yesterday in the zone of the deadline",
+    )  # fmt: skip
 
 
 class HistoryDaySerializer(serializers.Serializer[Any]):
@@ -120,9 +120,8 @@ class DeadlineHistory(ParameterView):
     def get(self, request: Request, number: int) -> Response:
         asked = self.parameters(request)
         deadline = generics.get_object_or_404(ReadDeadline, pk=number)
-        last = asked.get("last") or timezone.now().astimezone(deadline.terms.zone).date() - timedelta(days=1)
-        first = asked.get("first") or last - timedelta(days=_DAYS - 1)
-        days = read_success.history(deadline, last, min(_DAYS_MAX, (last - first).days + 1))
+        last, number_of_days = _span(asked, timezone.now().astimezone(deadline.terms.zone).date())
+        days = read_success.history(deadline, last, number_of_days)
         chosen = chosen_ids(asked)
         counted = {day.pk: Success(day.expected, day.in_time, day.late) for day in days}
         if chosen is not None:
@@ -138,6 +137,18 @@ class DeadlineHistory(ParameterView):
             for day in days
         ]
         return Response(HistoryDaySerializer(rows, many=True).data)
+
+
+def _span(asked: dict[str, Any], today: date) -> tuple[date, int]:
+    """Return the last day that is asked for, and how many days up to it; ValidationError."""
+    last: date = asked.get("last", today - timedelta(days=1))
+    days = (last - asked["first"]).days + 1 if "first" in asked else _DAYS
+    if days < 1:
+        whose = "" if "last" in asked else ", which is yesterday unless it is given"
+        raise serializers.ValidationError({"first": [f"it is after the last day, {last}{whose}"]})
+    if days > _DAYS_MAX:
+        raise serializers.ValidationError({"last": [f"these are {days:,} days: ask for at most {_DAYS_MAX} at once"]})
+    return last, days
 
 
 def _saved(request: Request, deadline: ReadDeadline, code: int) -> Response:

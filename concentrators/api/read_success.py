@@ -22,6 +22,12 @@ from meters.api.serializers import SELECTION_MAX, GroupsField, QuerySerializer, 
 STATUSES = [status.value for status in DayStatus]
 
 
+def check_day(day: date) -> None:
+    """Raise ValidationError for a day that no reading can be of."""
+    if not EARLIEST.date() < day < LATEST.date():
+        raise serializers.ValidationError("there are no readings of such a day")
+
+
 class ChosenQuery(QuerySerializer):
     """Concentrators by name or by groups."""
 
@@ -38,16 +44,13 @@ class DeadlinesQuery(ChosenQuery):
     """A day; concentrators by name or by groups; and how many of them are listed."""
 
     day = serializers.DateField(
-        required=False, help_text="whose intervals are due, in the zone of each deadline; default: yesterday in UTC"
+        required=False,
+        validators=[check_day],
+        help_text="whose intervals are due, in the zone of each deadline; default: yesterday in UTC",
     )
     limit = serializers.IntegerField(
         default=100, min_value=0, max_value=10_000, help_text="concentrators listed at most, the worst first"
     )
-
-    def validate_day(self, day: date) -> date:
-        if not EARLIEST.date() < day < LATEST.date():
-            raise serializers.ValidationError("there are no readings of such a day")
-        return day
 
 
 class ShareSerializer(serializers.Serializer[Any]):

@@ -350,12 +350,21 @@ def test_the_history_by_rest(deadline: ReadDeadline, admin_user: User) -> None:
     asked = {"first": DAY.isoformat(), "last": DAY.isoformat(), "concentrator": "A"}
     (day,) = client.get(address, asked).json()
     assert (day["expected"], day["status"]) == (4, "met")
-    for bad in (
-        {"first": TODAY.isoformat(), "last": DAY.isoformat()},
-        {"last": "x"},
-        {"first": "2000-01-01", "last": "2026-01-01"},
+    for bad, why in (
+        ({"first": TODAY.isoformat(), "last": DAY.isoformat()}, f"first: it is after the last day, {DAY}"),
+        ({"first": "9990-01-01"}, "which is yesterday unless it is given"),
+        ({"last": "x"}, "last: "),
+        ({"first": "x"}, "first: "),
+        ({"first": "2000-01-01", "last": "2026-01-01"}, "last: these are 9,498 days: ask for at most 400 at once"),
+        ({"first": "2000-01-01"}, "ask for at most 400"),
+        ({"first": "0001-01-01"}, "first: there are no readings of such a day"),
+        ({"last": "0001-01-01"}, "last: there are no readings of such a day"),
+        ({"last": "9999-12-31"}, "last: there are no readings of such a day"),
+        ({"begin": DAY.isoformat()}, "begin"),
     ):
-        assert client.get(address, bad).status_code == 400
+        answer = client.get(address, bad)
+        assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
+        assert why in answer.json()["detail"]
 
 
 def test_a_change_is_audited_and_leaves_counted_days_alone(deadline: ReadDeadline) -> None:
