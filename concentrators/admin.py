@@ -16,7 +16,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, BooleanRadioF
 from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
-from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
+from ami_headend.web.admin import AuditedAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from concentrators import (  # noqa: F401 - they register their pages
     admin_commands,
     admin_deadlines,
@@ -51,7 +51,7 @@ from meters.registry.search import of_meters
 
 
 @admin.register(Concentrator)
-class ConcentratorAdmin(LargeTableAdmin):
+class ConcentratorAdmin(AuditedAdmin):
     """The names of concentrators, and whether they are let in; their tokens are on their pages of the console."""
 
     when_empty = "No concentrator is registered yet. Add one, and issue its token on its page of the console."
@@ -72,10 +72,7 @@ class ConcentratorAdmin(LargeTableAdmin):
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
-            return super().changeform_view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except (MasterKeyError, AuditError) as error:
-            self.message_user(request, f"Nothing was saved: {error}", messages.ERROR)
-            return HttpResponseRedirect(request.path)
+            return super().changeform_view(request, *args, **kwargs)
         except IntegrityError:
             self.message_user(request, "Nothing was saved: name or title were given meanwhile.", messages.ERROR)
             return HttpResponseRedirect(request.path)

@@ -2,21 +2,20 @@
 
 from typing import Any
 
-from django.contrib import admin, messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.contrib import admin
+from django.http import HttpRequest
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
-from ami_headend.web.admin import LargeTableAdmin
+from ami_headend.web.admin import AuditedAdmin
 from concentrators.models import ReadDay, ReadDeadline
 from concentrators.totals import read_success
 from concentrators.totals.read_success import DeadlineInUseError
-from keyvault.audit.chain import AuditError, web_actor
-from keyvault.master_key import MasterKeyError
+from keyvault.audit.chain import web_actor
 
 
 @admin.register(ReadDeadline)
-class ReadDeadlineAdmin(LargeTableAdmin):
+class ReadDeadlineAdmin(AuditedAdmin):
     """By when the readings of a day are due."""
 
     when_empty = "There is no deadline, so nothing says whether readings came in time. Add one."
@@ -24,6 +23,7 @@ class ReadDeadlineAdmin(LargeTableAdmin):
     list_display = ["name", "due", "zone", "target", "is_active"]
     search_fields = ["name__icontains"]
     ordering = ["name"]
+    refusals = (DeadlineInUseError,)
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **options: Any) -> Any:
         """Return the form field; of the time without Django's hint to the server's zone: the deadline has its own."""
@@ -44,23 +44,6 @@ class ReadDeadlineAdmin(LargeTableAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: ReadDeadline | None = None) -> bool:
         return (obj is None or not obj.is_active) and super().has_delete_permission(request, obj)
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        actions: dict[str, Any] = super().get_actions(request)
-        actions.pop("delete_selected", None)  # one at a time, so that each is recorded
-        return actions
-
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return super().changeform_view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except (MasterKeyError, AuditError) as error:
-            return self._refused(request, error)
-
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return super().delete_view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except (MasterKeyError, AuditError, DeadlineInUseError) as error:
-            return self._refused(request, error)
-
     def get_deleted_objects(
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
@@ -70,10 +53,6 @@ class ReadDeadlineAdmin(LargeTableAdmin):
 
     def delete_model(self, request: HttpRequest, obj: ReadDeadline) -> None:
         read_success.remove(web_actor(request), obj)
-
-    def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        self.message_user(request, f"Nothing was changed: {error}", messages.ERROR)
-        return HttpResponseRedirect(request.path)
 
     def save_model(self, request: HttpRequest, obj: ReadDeadline, form: Any, change: bool) -> None:
         read_success.save(web_actor(request), obj)

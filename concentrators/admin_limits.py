@@ -2,21 +2,19 @@
 
 from typing import Any
 
-from django.contrib import admin, messages
-from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.contrib import admin
+from django.http import HttpRequest
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from ami_headend.web.admin import LargeTableAdmin
+from ami_headend.web.admin import AuditedAdmin
 from concentrators.commands import guard
 from concentrators.models import CommandLimit
-from keyvault.audit.chain import AuditError, web_actor
-from keyvault.master_key import MasterKeyError
+from keyvault.audit.chain import web_actor
 
 
 @admin.register(CommandLimit)
-class CommandLimitAdmin(LargeTableAdmin):
+class CommandLimitAdmin(AuditedAdmin):
     """How many commands an account may give without a second person."""
 
     when_empty = "There is no limit, so one account can reach every meter. Add one."
@@ -38,25 +36,8 @@ class CommandLimitAdmin(LargeTableAdmin):
     def whose(self, limit: CommandLimit) -> str:
         return limit.account or "every account"
 
-    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        return self._refused(request, super().changeform_view, *args, **kwargs)
-
-    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        return self._refused(request, super().delete_view, *args, **kwargs)
-
     def save_model(self, request: HttpRequest, obj: CommandLimit, form: Any, change: bool) -> None:
         guard.save_limit(web_actor(request), obj)
 
     def delete_model(self, request: HttpRequest, obj: CommandLimit) -> None:
         guard.delete_limit(web_actor(request), obj)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[CommandLimit]) -> None:
-        for limit in queryset:
-            guard.delete_limit(web_actor(request), limit)
-
-    def _refused(self, request: HttpRequest, view: Any, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except (MasterKeyError, AuditError) as error:
-            self.message_user(request, f"Nothing was saved: {error}", messages.ERROR)
-            return HttpResponseRedirect(request.path)

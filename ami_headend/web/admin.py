@@ -251,29 +251,38 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
 
 
 class AuditedAdmin(LargeTableAdmin):
-    """Admin pages whose acts are audited; without a usable audit key they refuse to act and say why."""
+    """Admin pages whose acts are audited; without a usable audit key they refuse to act and say why.
+
+    ``refusals`` are the errors by which the domain refuses an act.
+    """
+
+    refusals: ClassVar[tuple[type[Exception], ...]] = ()
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             response: HttpResponse = super().changeform_view(request, *args, **kwargs)
             return response
         except (AuditError, MasterKeyError) as error:
-            return self._refused(request, error)
+            return self._refused(request, f", because it could not be recorded: {error}")
+        except self.refusals as error:
+            return self._refused(request, f": {error}")
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
             response: HttpResponse = super().delete_view(request, *args, **kwargs)
             return response
         except (AuditError, MasterKeyError) as error:
-            return self._refused(request, error)
+            return self._refused(request, f", because it could not be recorded: {error}")
+        except self.refusals as error:
+            return self._refused(request, f": {error}")
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         actions: dict[str, Any] = super().get_actions(request)
         actions.pop("delete_selected", None)  # one at a time, so that each deletion is recorded
         return actions
 
-    def _refused(self, request: HttpRequest, error: Exception) -> HttpResponse:
-        messages.error(request, f"Nothing was changed, because it could not be recorded: {error}")
+    def _refused(self, request: HttpRequest, why: str) -> HttpResponse:
+        messages.error(request, f"Nothing was changed{why}")
         return HttpResponseRedirect(request.get_full_path())
 
 

@@ -68,7 +68,7 @@ def test_doors_say_so_where_the_journal_cannot_be_written(
             call_command("concentrator", *words)
     page = reverse("admin:concentrators_concentrator_change", args=[concentrator.pk])
     form = {"name": concentrator.name, "tokens-TOTAL_FORMS": "0", "tokens-INITIAL_FORMS": "0"}
-    assert "Nothing was saved" in admin_client.post(page, form, follow=True).content.decode()
+    assert "Nothing was changed" in admin_client.post(page, form, follow=True).content.decode()
     page = reverse("admin:concentrator", args=[concentrator.pk])
     for given in (
         {"act": "make"},
