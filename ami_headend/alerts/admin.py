@@ -21,6 +21,7 @@ from ami_headend.alerts.models import Channel, ChannelKind, Condition, Delivery,
 from ami_headend.alerts.parameters import PARAMETERS
 from ami_headend.alerts.reminders import MessageType
 from ami_headend.alerts.reminders_store import REPLACED
+from ami_headend.core.text import counted
 from ami_headend.web.admin import AuditedAdmin, ReadOnlyAdmin, form_page, shown
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
@@ -189,7 +190,7 @@ class ChannelAdmin(AuditedAdmin):
     @display(description="last failure")
     def last_failure(self, channel: Channel) -> str:
         failed = channel.deliveries.exclude(last_error="").order_by("-pk").first()
-        return "none" if failed is None else f"{failed.last_error} ({failed.attempts} attempts)"
+        return "none" if failed is None else f"{failed.last_error} ({counted(failed.attempts, 'attempt')})"
 
     @action(description="Send a test", icon="send", permissions=["test"], variant=ActionVariant.PRIMARY)
     def send_test(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -22,6 +22,7 @@ from ami_headend.alerts.reminders import MessageType, taken
 from ami_headend.core import clock
 from ami_headend.core.backoff import longest, pause
 from ami_headend.core.refused_addresses import RefusedAddressError
+from ami_headend.core.text import one_line
 from ami_headend.core.webhook_exchange import WebhookError
 from keyvault.master_key import MasterKeyError
 from keyvault.webhook_signatures import SigningError
@@ -172,7 +173,7 @@ def _send(delivery: Delivery) -> Exception | None:
 
 def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
     """Put a message off, or give up a test or a daily mail; return whether it is put off."""
-    delivery.last_error = f"{error}"[:250]
+    delivery.last_error = one_line(str(error))[:250]
     give_up_after = _GIVE_UP_AFTER.get(MessageType(delivery.event))
     if give_up_after is not None and now - delivery.created_at >= give_up_after:
         delivery.given_up_at = now

@@ -104,8 +104,9 @@ class ChannelForm(forms.ModelForm[Channel]):
             self.add_error("deadline", "A daily mail is about a deadline: choose it.")
         elif kind != ChannelKind.DEADLINE:
             cleaned["deadline"] = cleaned["group"] = None
-        if not address:
-            return cleaned
+        is_switched_off = self.instance.pk is not None and not cleaned.get("is_enabled")
+        if not address or (is_switched_off and "address" not in self.changed_data):
+            return cleaned  # also where its address is refused by now
         try:
             if kind == ChannelKind.WEBHOOK:
                 check_url(address)

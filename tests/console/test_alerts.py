@@ -400,9 +400,22 @@ class TestChannels:
         assert enqueued == [channel.pk]
         Delivery.objects.update(attempts=1, last_error="ConnectError: no")
         page = client.get(reverse("admin:alerts_channel_change", args=[channel.pk])).content.decode()
-        assert "ConnectError: no (1 attempts)" in page
+        assert "ConnectError: no (1 attempt)" in page
         listed = client.get(act(channel, "show_deliveries"), follow=True).content.decode()
         assert "test" in listed
+
+    def test_one_is_switched_off_though_its_address_is_refused_by_now(self, settings: Settings) -> None:
+        client = person(roles.ADMINISTRATOR)
+        self.made(client)
+        channel = Channel.objects.get()
+        settings.WEBHOOK_ALLOW_HTTP = False
+        Channel.objects.update(address="http://hooks.example/")
+        page = reverse("admin:alerts_channel_change", args=[channel.pk])
+        body = {"name": channel.name, "address": "http://hooks.example/", "least_severity": channel.least_severity}
+        for refused in ({"is_enabled": "on"}, {"address": "http://other.example/"}):
+            assert "must begin with https" in client.post(page, {**body, **refused}).content.decode()
+        assert client.post(page, body).status_code == 302
+        assert Channel.objects.get().is_enabled is False
 
     @pytest.mark.parametrize(
         ("changes", "said"),
