@@ -12,6 +12,7 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from ami_headend.core.text import counted
 from ami_headend.web.admin import AuditedAdmin, form_page, shown
 from concentrators.feed.deliveries import configuration
 from concentrators.feed.deliveries.configuration import DeliverySettingError, Made, Wanted
@@ -19,7 +20,7 @@ from concentrators.feed.rows import Resource
 from concentrators.models import DeliveryKind, FeedDelivery
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError
-from keyvault.receiver_logins import LoginError
+from keyvault.receiver_logins import PASSWORD_OCTETS_MAX, LoginError
 from meters.admin_groups import OF_GROUPS
 from meters.group_forms import GroupField
 
@@ -33,12 +34,13 @@ class DeliveryForm(forms.ModelForm[FeedDelivery]):
         max_length=60, label="Subscription", widget=UnfoldAdminTextInputWidget, help_text="made if it is not there yet"
     )
     resource = forms.ChoiceField(
-        choices=[(one.value, one.value) for one in Resource], label="Of", widget=UnfoldAdminSelectWidget,
-        help_text="as the subscription, if it is there already",
+        choices=[(one.value, one.value) for one in Resource], label="What is sent", widget=UnfoldAdminSelectWidget,
+        help_text="what the subscription follows, if it is there already",
     )  # fmt: skip
     group = GroupField(help_text="only its meters, as of now; empty for all")
     password = forms.CharField(
-        max_length=256, required=False, strip=False, widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "off"}),
+        max_length=PASSWORD_OCTETS_MAX, required=False, strip=False,
+        widget=UnfoldAdminPasswordWidget(attrs={"autocomplete": "off"}),
         help_text="of the SFTP server, if it takes no key; empty: as before",
     )  # fmt: skip
 
@@ -67,6 +69,11 @@ class DeliveryForm(forms.ModelForm[FeedDelivery]):
         if kind in DeliveryKind.values:
             usual = dict(zip(("rows", "wait_minutes"), configuration.USUAL[DeliveryKind(kind)], strict=True))
             cleaned |= {name: value for name, value in usual.items() if cleaned.get(name) is None}
+        if cleaned.get("password"):
+            try:
+                configuration.check_password(kind, cleaned["password"])
+            except DeliverySettingError as error:
+                self.add_error("password", str(error))
         if "name" in cleaned and "resource" in cleaned:
             try:
                 configuration.check_new(cleaned["name"], Resource(cleaned["resource"]))
@@ -76,7 +83,7 @@ class DeliveryForm(forms.ModelForm[FeedDelivery]):
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
-        if not self.errors:
+        if not self.errors and configuration.is_to_check(self.instance, self.changed_data):
             try:
                 configuration.check(self.instance)
             except DeliverySettingError as error:
@@ -96,6 +103,7 @@ class FeedDeliveryAdmin(AuditedAdmin):
 
     when_empty = "Nothing is delivered: consumers ask for the rows of the feed themselves. Add a delivery to send them."
     form = DeliveryForm
+    refusals = (DeliverySettingError,)
     list_display = ["subscription", "kind", "format", "health", "last_delivered", "sent"]
     list_filter = [OF_GROUPS]
     list_select_related = ["subscription"]
@@ -161,11 +169,11 @@ class FeedDeliveryAdmin(AuditedAdmin):
 
     @display(description="sent")
     def sent(self, delivery: FeedDelivery) -> str:
-        return f"{delivery.rows_sent:,} rows in {delivery.batches:,} batches"
+        return f"{counted(delivery.rows_sent, 'row')} in {counted(delivery.batches, 'batch', 'batches')}"
 
     @display(description="last failure")
     def last_failure(self, delivery: FeedDelivery) -> str:
-        return f"{delivery.last_error} ({delivery.attempts} attempts)" if delivery.last_error else "none"
+        return f"{delivery.last_error} ({counted(delivery.attempts, 'attempt')})" if delivery.last_error else "none"
 
     @display(description="our public key")
     def our_key(self, delivery: FeedDelivery) -> str:

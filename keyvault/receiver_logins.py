@@ -43,11 +43,20 @@ def new_key(owner: str, now: datetime) -> str:
     return _public(seed)
 
 
+def check_password(password: str) -> None:
+    """Raise ValueError for a password that is empty, too long, or that no server is sent."""
+    try:
+        octets = len(password.encode())
+    except UnicodeEncodeError:
+        octets = 0
+    if not 0 < octets <= PASSWORD_OCTETS_MAX or "\0" in password:
+        raise ValueError(f"a password has 1 to {PASSWORD_OCTETS_MAX} octets of UTF-8, none of them zero")
+
+
 def keep_password(owner: str, password: str, now: datetime) -> None:
-    """Keep a password in place of what there was. ValueError if it is empty or too long."""
+    """Keep a password in place of what there was. ValueError if it cannot be one."""
+    check_password(password)
     octets = password.encode()
-    if not 0 < len(octets) <= PASSWORD_OCTETS_MAX or "\0" in password:
-        raise ValueError(f"a password has 1 to {PASSWORD_OCTETS_MAX} octets, none of them zero")
     parts = [octets[at : at + SECRET_OCTETS] for at in range(0, len(octets), SECRET_OCTETS)]
     _keep(owner, {part: one.ljust(SECRET_OCTETS, b"\0") for part, one in zip(_PASSWORD, parts, strict=False)}, now)
 

@@ -14,6 +14,7 @@ from concentrators.feed.deliveries import configuration
 from concentrators.feed.deliveries.configuration import DeliverySettingError, Made, Wanted
 from concentrators.feed.rows import Resource
 from concentrators.models import DeliveryKind, FeedDelivery
+from concentrators.models.feed import ADDRESS_LENGTH, HOST_KEY_LENGTH
 from keyvault.audit.chain import web_actor
 from keyvault.receiver_logins import PASSWORD_OCTETS_MAX
 from meters.api.serializers import GroupsField
@@ -47,7 +48,9 @@ class WantedSerializer(serializers.Serializer[Any]):
     """What is not given stays as it is, or has its usual value."""
 
     kind = serializers.ChoiceField(DeliveryKind.choices, required=False, help_text="of a new one; it never changes")
-    address = serializers.CharField(max_length=500, required=False, help_text="URL, sftp://user@host/, or folder")
+    address = serializers.CharField(
+        max_length=ADDRESS_LENGTH, required=False, help_text="URL, sftp://user@host/, or folder"
+    )
     format = serializers.ChoiceField(list(bodies.FORMS), required=False, help_text="default: ndjson")
     rows = serializers.IntegerField(required=False, min_value=1, max_value=1_000_000, help_text="the most of a batch")
     wait_minutes = serializers.IntegerField(
@@ -56,7 +59,7 @@ class WantedSerializer(serializers.Serializer[Any]):
     )  # fmt: skip
     group = GroupsField(required=False, help_text="only meters in this group (kind:name); [] for all")
     host_key = serializers.CharField(
-        max_length=1000, required=False, help_text="of the SFTP server: ssh-ed25519 AAAA..."
+        max_length=HOST_KEY_LENGTH, required=False, help_text="of the SFTP server: ssh-ed25519 AAAA..."
     )
     password = serializers.CharField(
         max_length=PASSWORD_OCTETS_MAX, required=False, write_only=True, trim_whitespace=False,

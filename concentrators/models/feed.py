@@ -10,6 +10,7 @@ from ami_headend.core.names import NameField
 from concentrators.feed.rows import Change, Resource
 from meters.group_models import FleetGroup
 
+ADDRESS_LENGTH, HOST_KEY_LENGTH = 500, 1_000  # characters
 DELIVERY_FORMATS = ("ndjson", "csv", "parquet", "cim")
 
 
@@ -131,7 +132,7 @@ class FeedDelivery(models.Model):
 
     subscription = models.OneToOneField(FeedSubscription, models.PROTECT, related_name="delivery")
     kind = models.CharField(max_length=7, choices=DeliveryKind)
-    address = models.CharField(max_length=500)
+    address = models.CharField(max_length=ADDRESS_LENGTH)
     format = models.CharField(max_length=8, choices=[(one, one) for one in DELIVERY_FORMATS])
     rows = models.PositiveIntegerField(help_text="the most of one batch")
     wait_minutes = models.PositiveSmallIntegerField(
@@ -140,7 +141,7 @@ class FeedDelivery(models.Model):
     group = models.ForeignKey(
         FleetGroup, models.PROTECT, null=True, blank=True, related_name="+", help_text="only meters in it, as of now"
     )
-    host_key = models.CharField(max_length=1000, blank=True, help_text="of an SFTP server: type and base64")
+    host_key = models.CharField(max_length=HOST_KEY_LENGTH, blank=True, help_text="of an SFTP server: type and base64")
     is_enabled = models.BooleanField("enabled", default=True)
     created_at = models.DateTimeField(db_default=Now())
     until_position = models.BigIntegerField(null=True, editable=False)

@@ -1,7 +1,7 @@
 """Deliveries: make, change, pause, remove, new secrets. Each act is audited; a secret is returned once, to be shown."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,7 @@ from concentrators.feed.deliveries.sftp import SftpAddressError
 from concentrators.feed.rows import Resource
 from concentrators.feed.subscriptions import MOST
 from concentrators.models import DeliveryKind, FeedDelivery, FeedSubscription
+from concentrators.models.feed import ADDRESS_LENGTH, HOST_KEY_LENGTH
 from keyvault import receiver_logins, webhook_signatures
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -28,6 +29,7 @@ ROWS_MAX = {DeliveryKind.WEBHOOK: 20_000, DeliveryKind.FOLDER: 1_000_000, Delive
 WAIT_MINUTES_MAX = 1_440
 # The most rows of a batch, and the minutes that one waits until it is full.
 USUAL = {DeliveryKind.WEBHOOK: (1_000, 0), DeliveryKind.FOLDER: (50_000, 15), DeliveryKind.SFTP: (50_000, 15)}
+_SETTINGS = ("kind", "address", "format", "rows", "wait_minutes", "group", "host_key", "is_enabled")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", re.ASCII)
 
 
@@ -81,8 +83,8 @@ def save(
         delivery.attempts, delivery.due_at, delivery.last_error = 0, None, ""
         delivery.save()
         chain.record(actor, f"feed_delivery.{act}", _subject(delivery))
-        if wanted.password is not None and delivery.kind == DeliveryKind.SFTP:
-            _keep_password(delivery, wanted.password, now)
+        if wanted.password is not None:
+            receiver_logins.keep_password(delivery.secret_owner, wanted.password, now)
         elif act == "create":
             return _new_secret(delivery, now)
     return Made(delivery)
@@ -119,6 +121,11 @@ def found(name: str) -> FeedDelivery:
 
 def check(delivery: FeedDelivery) -> None:
     """Raise DeliverySettingError if a delivery cannot be as it is."""
+    for name, longest in (("address", ADDRESS_LENGTH), ("host_key", HOST_KEY_LENGTH)):
+        if (length := len(getattr(delivery, name))) > longest:
+            raise DeliverySettingError(f"{name} has at most {longest:,} characters, not {length:,}")
+    if delivery.host_key and delivery.kind in (DeliveryKind.WEBHOOK, DeliveryKind.FOLDER):
+        raise DeliverySettingError("only an SFTP server has a host key")
     try:
         if delivery.kind == DeliveryKind.WEBHOOK:
             check_url(delivery.address)
@@ -140,6 +147,25 @@ def check(delivery: FeedDelivery) -> None:
         raise DeliverySettingError(f"wait_minutes is 0 to {WAIT_MINUTES_MAX:,}, not {delivery.wait_minutes:,}")
 
 
+def is_to_check(delivery: FeedDelivery, changed: Collection[str]) -> bool:
+    """Whether a delivery has to be ``check``ed after a change of the settings of these names.
+
+    One that is paused, and not changed otherwise, need not: whoever wants to stop something has to be able to, also
+    where its address is refused by now.
+    """
+    return delivery.pk is None or delivery.is_enabled or not set(changed) <= {"is_enabled"}
+
+
+def check_password(kind: str, password: str) -> None:
+    """Raise DeliverySettingError if a delivery of a kind cannot have this password."""
+    if kind != DeliveryKind.SFTP:
+        raise DeliverySettingError("only an SFTP server asks for a password")
+    try:
+        receiver_logins.check_password(password)
+    except ValueError as error:
+        raise DeliverySettingError(str(error)) from None
+
+
 def check_new(name: str, resource: Resource) -> None:
     """Raise DeliverySettingError if a subscription cannot get a delivery of a resource."""
     _check_name(name)
@@ -147,6 +173,8 @@ def check_new(name: str, resource: Resource) -> None:
     if known is not None and hasattr(known, "delivery"):
         raise DeliverySettingError(f"subscription {name} has a delivery: change that one")
     _check_resource(known, resource)
+    if known is None:
+        _check_room()
 
 
 def public_key(delivery: FeedDelivery) -> str:
@@ -167,14 +195,15 @@ def _as_wanted(delivery: FeedDelivery, wanted: Wanted) -> FeedDelivery:
     if is_new and given["kind"] in USUAL:
         rows, wait = USUAL[DeliveryKind(given["kind"])]
         given = {"rows": rows, "wait_minutes": wait, "format": "ndjson", **given}
-    for name in ("kind", "address", "format", "rows", "wait_minutes", "group", "host_key", "is_enabled"):
-        if name in given:
-            setattr(delivery, name, given[name])
     if wanted.for_all:
-        delivery.group = None
-    if wanted.password is not None and delivery.kind != DeliveryKind.SFTP:
-        raise DeliverySettingError("only an SFTP server asks for a password")
-    check(delivery)
+        given = {**given, "group": None}
+    changed = [name for name in _SETTINGS if name in given and getattr(delivery, name) != given[name]]
+    for name in changed:
+        setattr(delivery, name, given[name])
+    if is_to_check(delivery, changed):
+        check(delivery)
+    if wanted.password is not None:
+        check_password(delivery.kind, wanted.password)
     return delivery
 
 
@@ -183,6 +212,11 @@ def _check_name(name: str) -> None:
         raise DeliverySettingError(
             f"{name[:60]!r} cannot name files: a subscription that is delivered has letters, digits, and . _ - alone"
         )
+
+
+def _check_room() -> None:
+    if FeedSubscription.objects.count() >= MOST:
+        raise DeliverySettingError(f"there are {MOST:,} subscriptions already: delete those that nobody needs")
 
 
 def _check_resource(known: FeedSubscription | None, resource: Resource | None) -> None:
@@ -197,8 +231,7 @@ def _subscription(
     _check_resource(known, resource)
     if known is not None:
         return known
-    if FeedSubscription.objects.count() >= MOST:
-        raise DeliverySettingError(f"there are {MOST:,} subscriptions already: delete those that nobody needs")
+    _check_room()
     of, state = resource or Resource.READINGS, eras.state()
     cursor = Cursor(of, state.era, Place(state.last + 1 if at_end else state.first_kept, 0))
     chain.record(actor, "feed.subscribe", {"subscription": name, "resource": of.value})
@@ -215,13 +248,6 @@ def _new_secret(delivery: FeedDelivery, now: datetime) -> Made:
     if delivery.kind == DeliveryKind.SFTP:
         return replace(made, public_key=receiver_logins.new_key(delivery.secret_owner, now))
     return made
-
-
-def _keep_password(delivery: FeedDelivery, password: str, now: datetime) -> None:
-    try:
-        receiver_logins.keep_password(delivery.secret_owner, password, now)
-    except ValueError as error:
-        raise DeliverySettingError(str(error)) from None
 
 
 def _subject(delivery: FeedDelivery) -> dict[str, object]:

@@ -8,6 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from concentrators.feed import bodies, subscriptions
 from concentrators.feed.deliveries import configuration, sending
 from concentrators.feed.deliveries.configuration import DeliverySettingError, Made, Wanted
@@ -92,7 +93,10 @@ class Command(DomainCommand):
             state = (
                 "paused" if not sent.is_enabled else f"failing: {sent.last_error}" if sent.attempts else "delivering"
             )
-            told = f"{sent.rows_sent:,} rows in {sent.batches:,} batches sent, {one.rows:,} wait"
+            told = (
+                f"{counted(sent.rows_sent, 'row')} in {counted(sent.batches, 'batch', 'batches')} sent, "
+                f"{counted(one.rows, 'waits', 'wait')}"
+            )
             self.stdout.write(f"{one.name}  {sent.kind}, {sent.format}, {one.resource}: {told}; {state}")
         if not found:
             self.stdout.write("Nothing is delivered: manage.py feed_delivery set NAME --kind ... --address ...")
@@ -110,7 +114,7 @@ class Command(DomainCommand):
         after = configuration.found(name)
         if after.attempts:
             raise CommandError(f"a batch was not taken: {after.last_error}")
-        self.stdout.write(f"{name}: {after.rows_sent - delivery.rows_sent:,} rows were sent.")
+        self.stdout.write(f"{name}: {counted(after.rows_sent - delivery.rows_sent, 'row was', 'rows were')} sent.")
 
     def _show(self, made: Made) -> None:
         if made.secret:

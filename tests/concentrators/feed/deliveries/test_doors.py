@@ -9,6 +9,7 @@ from django.urls import reverse
 from pytest_django import Settings
 
 from ami_headend.signin import roles
+from concentrators.feed.deliveries import configuration
 from concentrators.fleet import groups
 from concentrators.models import FeedDelivery, FeedSubscription
 from keyvault.audit.chain import Actor
@@ -67,6 +68,8 @@ class TestRest:
             ({**HOOK, "group": ["district:Nowhere"]}, "no group district:Nowhere"),
             ({**HOOK, "address": "https://169.254.169.254/"}, "WEBHOOK_REFUSED_NETWORKS"),
             ({"kind": "folder", "address": "/etc"}, "FEED_FOLDERS"),
+            ({**HOOK, "password": "correct horse"}, "only an SFTP server asks for a password"),
+            ({**HOOK, "host_key": "ssh-ed25519 AAAA"}, "only an SFTP server has a host key"),
         ],
     )
     def test_what_cannot_be_is_told(self, body: Any, why: str, admin: Client) -> None:
@@ -74,6 +77,16 @@ class TestRest:
         assert answer.status_code == 400
         assert why in str(answer.json())
         assert not FeedSubscription.objects.exists()
+
+    def test_one_is_paused_though_its_folder_is_refused_by_now(
+        self, admin: Client, tmp_path: Path, settings: Settings
+    ) -> None:
+        settings.FEED_FOLDERS = [str(tmp_path)]
+        assert put(admin, kind="folder", address=str(tmp_path)).status_code == 200
+        settings.FEED_FOLDERS = []
+        assert "FEED_FOLDERS" in str(put(admin, is_enabled=False, rows=7).json())
+        assert put(admin, is_enabled=False).json()["is_enabled"] is False
+        assert "FEED_FOLDERS" in str(put(admin, is_enabled=True).json())
 
     def test_a_password_is_never_shown(self, admin: Client, host_key: str) -> None:
         body = {
@@ -143,6 +156,12 @@ class TestAdmin:
             ({**HOOK, "name": "../up"}, "cannot name files"),
             ({**HOOK, "rows": "0"}, "rows is 1 to"),
             ({"kind": "sftp", "address": "sftp://ami@mdm.example/in"}, "ssh-keyscan"),
+            ({"kind": "sftp", "address": "sftp://ami@mdm.example/in", "password": "ü" * 127}, "1 to 127 octets"),
+            *(
+                ({**address, given: "correct horse"}, f"only an SFTP server {why}")
+                for address in (HOOK, {"kind": "folder", "address": "/"})
+                for given, why in (("password", "asks for a password"), ("host_key", "has a host key"))
+            ),
         ],
     )
     def test_what_cannot_be_is_said_at_the_form(self, body: Any, why: str, admin: Client) -> None:
@@ -150,6 +169,38 @@ class TestAdmin:
         assert answer.status_code == 200
         assert why in answer.content.decode()
         assert not FeedSubscription.objects.exists()
+
+    @pytest.mark.parametrize("kind", ["webhook", "folder", "sftp"])
+    def test_every_field_too_long(self, kind: str, admin: Client, tmp_path: Path, host_key: str) -> None:
+        address = {"webhook": HOOK["address"], "folder": str(tmp_path), "sftp": "sftp://ami@mdm.example/in"}[kind]
+        right = {"kind": kind, "address": address, **({"host_key": host_key} if kind == "sftp" else {})}
+        for field in (
+            "name", "resource", "kind", "address", "format", "rows", "wait_minutes", "group", "host_key", "password"
+        ):  # fmt: skip
+            for value in (f"{right.get(field, '')}{'/x' * 600}", "9" * 5_000):
+                answer = self.posted(admin, **{**right, field: value})
+                assert answer.status_code == 200, (field, value[:20])
+                assert field in answer.context["adminform"].form.errors
+        assert not FeedSubscription.objects.exists()
+
+    def test_no_more_subscriptions_than_there_may_be(self, admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(configuration, "MOST", 0)
+        assert "there are 0 subscriptions already" in self.posted(admin, **HOOK).content.decode()
+        assert not FeedSubscription.objects.exists()
+
+    def test_one_is_paused_though_its_folder_is_refused_by_now(
+        self, admin: Client, tmp_path: Path, settings: Settings
+    ) -> None:
+        self.posted(admin, kind="folder", address=str(tmp_path))
+        settings.FEED_FOLDERS = []
+        delivery = FeedDelivery.objects.get()
+        address = reverse("admin:concentrators_feeddelivery_change", args=[delivery.pk])
+        body = {"address": str(tmp_path), "format": "csv", "rows": delivery.rows, "wait_minutes": delivery.wait_minutes}
+        for refused in ({**body, "rows": 7}, {**body, "is_enabled": "on"}):
+            assert "FEED_FOLDERS" in admin.post(address, refused).content.decode()
+        assert admin.post(address, body).status_code == 302
+        assert FeedDelivery.objects.get().is_enabled is False
+        assert admin.post(address, body).status_code == 302, "it stays so"
 
     def test_a_subscription_has_one(self, admin: Client) -> None:
         self.posted(admin, **HOOK)

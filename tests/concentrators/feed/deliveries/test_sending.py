@@ -462,6 +462,31 @@ class TestConfiguration:
         with pytest.raises(DeliverySettingError, match="remove it, and make another one"):
             configuration.save("kind", Wanted(kind="webhook"), ANN, NOW)
 
+    @pytest.mark.parametrize("kind", ["webhook", "folder", "sftp"])
+    @pytest.mark.parametrize("name", ["address", "host_key"])
+    def test_no_value_is_longer_than_its_column(self, kind: str, name: str, out: Path) -> None:
+        key = new_key()
+        address = {"webhook": "https://x.example/", "folder": str(out), "sftp": "sftp://ami@x.example/in"}[kind]
+        wanted = {"address": address, "host_key": f"{key.get_name()} {key.get_base64()}" if kind == "sftp" else ""}
+        wanted[name] += " " * 1_001 if name == "host_key" else "/x" * 250
+        with pytest.raises(DeliverySettingError, match=f"{name} has at most"):
+            configuration.save(f"long-{kind}", Wanted(kind=kind, **wanted), ANN, NOW)
+
+    @pytest.mark.parametrize("kind", ["webhook", "folder"])
+    def test_each_secret_is_of_its_kind_alone(self, kind: str, out: Path) -> None:
+        address = {"webhook": "https://x.example/", "folder": str(out)}[kind]
+        for given, why in (({"password": "x"}, "asks for a password"), ({"host_key": "x"}, "has a host key")):
+            with pytest.raises(DeliverySettingError, match=f"only an SFTP server {why}"):
+                configuration.save(f"secret-{kind}", Wanted(kind=kind, address=address, **given), ANN, NOW)
+
+    def test_one_is_paused_though_its_folder_is_refused_by_now(self, out: Path, settings: Settings) -> None:
+        made("refused", "folder", out)
+        settings.FEED_FOLDERS = []
+        call_command("feed_delivery", "pause", "refused")
+        assert not configuration.found("refused").is_enabled
+        with pytest.raises(CommandError, match="FEED_FOLDERS"):
+            call_command("feed_delivery", "resume", "refused")
+
 
 class TestTurns:
     def test_one_at_a_time(self, out: Path, concentrator: Concentrator) -> None:
@@ -531,7 +556,7 @@ class TestCommand:
             with pytest.raises(CommandError, match="a worker sends for by-hand at this moment"):
                 call_command("feed_delivery", "run", "by-hand")
         call_command("feed_delivery", "list")
-        assert "by-hand  folder, ndjson, readings: 2 rows in 1 batches sent, 2 wait; failing" in capsys.readouterr().out
+        assert "by-hand  folder, ndjson, readings: 2 rows in 1 batch sent, 2 wait; failing" in capsys.readouterr().out
         call_command("feed_delivery", "remove", "by-hand")
         with pytest.raises(CommandError, match=r"has no delivery\. Nothing was changed"):
             call_command("feed_delivery", "remove", "by-hand")
