@@ -43,8 +43,8 @@ def series_of(
     found: list[Series] = []
     for register in registers:
         curve = place_readings.load_curve(hung, register, start, end)
-        spans = [_here(hung, span) for span in flagged if span.register_id == register.pk]
-        points = _points(curve, periods if curve or register.obis_code == LOAD_PROFILE else (), spans)
+        failed = [part for span in flagged if span.register_id == register.pk for part in _here(hung, span)]
+        points = _points(curve, periods if curve or register.obis_code == LOAD_PROFILE else (), failed)
         found += (
             Series(register.obis_code, register.unit, register.scaler, minutes, run) for minutes, run in _runs(points)
         )
@@ -60,10 +60,9 @@ def _here(hung: Sequence[Installation], span: FlaggedSpan) -> list[tuple[datetim
 def _points(
     curve: Sequence[Interval],
     periods: Sequence[ExpectedPeriod],
-    flagged: Sequence[Sequence[tuple[datetime, datetime]]],
+    failed: Sequence[tuple[datetime, datetime]],
 ) -> dict[_Key, Point]:
-    """Return the intervals that are expected or there, by start and length. Those of ``flagged`` failed a check."""
-    failed = [part for parts in flagged for part in parts]
+    """Return the intervals that are expected or there, by start and length. Those of ``failed`` failed a check."""
     points: dict[_Key, Point] = {}
     for period in periods:
         for at in period.starts(period.start, period.end):
