@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
+from ami_headend.queues import ALERTS, BACKGROUND, DELIVERIES, QUEUES, UPLINKS
 
 
 def manage_command(name: str) -> list[str]:
@@ -33,6 +33,7 @@ def worker_commands(processes: int) -> dict[str, list[str]]:
     return {
         "worker": worker_command(processes, [UPLINKS]),
         "alerts": worker_command(2, [ALERTS]),
+        "deliveries": worker_command(2, [DELIVERIES]),
         "background": worker_command(2, [BACKGROUND]),
     }
 

@@ -18,7 +18,7 @@ from ami_headend.celery import app
 from ami_headend.core import tasklimits
 from ami_headend.core.broker_url import celery_broker_url
 from ami_headend.local import embedded
-from ami_headend.queues import ALERTS, BACKGROUND, QUEUES, UPLINKS
+from ami_headend.queues import ALERTS, BACKGROUND, DELIVERIES, QUEUES, UPLINKS
 from tests.flows.redis_faults import TROUBLES, mend, spoil
 
 
@@ -126,6 +126,7 @@ def test_every_task_is_known_takes_nothing_and_has_a_queue_and_limits() -> None:
         "concentrators.tasks.sweep_uplinks",
     }
     assert routes["ami_headend.alerts.tasks.deliver"] == routes["ami_headend.tasks.look_at_components"] == ALERTS
+    assert {name for name, queue in routes.items() if queue == DELIVERIES} == {"concentrators.tasks.deliver_feed"}
     assert routes["concentrators.tasks.resend_gaps"] == routes["keyvault.tasks.rewrap_master_key"] == BACKGROUND
 
 

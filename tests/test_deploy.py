@@ -28,6 +28,7 @@ def test_each_unit_is_hardened_and_ends_in_good_order() -> None:
         "background",
         "backup",
         "beat",
+        "deliveries",
         "dlms",
         "uplinks",
         "web",

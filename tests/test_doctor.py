@@ -87,7 +87,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
     )
     assert done.returncode == 0
     live_stack.stop("worker")
-    live_stack.start("alerts", worker_command(1, ["alerts", "background"]))
+    live_stack.start("alerts", worker_command(1, ["alerts", "deliveries", "background"]))
     done = live_stack.manage("doctor")
     assert "FAIL  workers: no worker serves the queue uplinks" in done.stdout
     live_stack.stop("alerts")

@@ -155,6 +155,7 @@ _ADVICE = {
         " nothing is lost, and it goes on from where it was.",
         (
             "The page of subscriptions says who is behind, and by how much. Look whether that program runs.",
+            "If the head-end delivers to it, that page says what it fails of; a worker for deliveries has to run.",
             "Where its cursor is gone, the feed tells it where to go on (docs/integration.md).",
             "Delete the subscription of a program that is no longer used.",
             "No positions: see that a worker for background runs, and end transactions that have run for hours.",

@@ -168,8 +168,8 @@ def test_they_are_told_from_the_database(site: Site) -> None:
     both = {heartbeats.WORKER, heartbeats.SCHEDULE}
     wait_for("worker and schedule tell", lambda: {one.kind for one in heartbeats.living()} == both)
     living = {one.name.partition("@")[0]: one for one in heartbeats.living()}
-    assert living["uplinks+alerts+background"].queues == ["alerts", "background", "uplinks"]
-    assert living["uplinks+alerts+background"].processes == 2
+    assert living["uplinks+alerts+deliveries+background"].queues == ["alerts", "background", "deliveries", "uplinks"]
+    assert living["uplinks+alerts+deliveries+background"].processes == 2
     assert abs(living["beat"].clock_off_s) < 2
     site.stack.kill("worker")
-    assert "uplinks+alerts+background" in {one.name.partition("@")[0] for one in heartbeats.living()}
+    assert "uplinks+alerts+deliveries+background" in {one.name.partition("@")[0] for one in heartbeats.living()}

@@ -7,7 +7,7 @@ lock of the database's session, which a connection that breaks releases, lets on
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 
 from django.db import InterfaceError, OperationalError, transaction
@@ -30,6 +30,7 @@ from keyvault.master_key import MasterKeyError
 logger = logging.getLogger(__name__)
 
 _LOCK = locks.FEED_DELIVERIES  # with the id of the delivery; held by the session, outside of transactions
+_FAILED = 0  # the turn of all that failed last; no delivery has this id
 _FIRST, _MOST = timedelta(seconds=15), timedelta(minutes=15)
 _PUT: Mapping[str, Callable[[FeedDelivery, Parcel, datetime], None]] = {
     DeliveryKind.WEBHOOK: webhook.put,
@@ -51,10 +52,15 @@ def make_due(delivery_id: int) -> None:
 
 
 def deliver_for(delivery_id: int, seconds: float) -> bool:
-    """Send what a delivery has to send, for some seconds. Return whether this caller has more to send."""
+    """Send what a delivery has to send, for some seconds. Return whether this caller has more to send.
+
+    Those that failed last are tried one at a time, since each may hold its worker for FEED_EXCHANGE_S: however many
+    receivers hang, the others get their turns.
+    """
     end = time.monotonic() + seconds
-    with alone(delivery_id) as ours:
-        while ours and deliver_next(delivery_id):
+    has_failed = FeedDelivery.objects.filter(pk=delivery_id, attempts__gt=0).exists()
+    with alone(delivery_id) as ours, alone(_FAILED) if ours and has_failed else nullcontext(ours) as may:
+        while may and deliver_next(delivery_id):
             if time.monotonic() > end:
                 return True
     return False

@@ -8,9 +8,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from unittest.mock import Mock
 
@@ -467,7 +469,8 @@ class TestConfiguration:
     def test_no_value_is_longer_than_its_column(self, kind: str, name: str, out: Path) -> None:
         key = new_key()
         address = {"webhook": "https://x.example/", "folder": str(out), "sftp": "sftp://ami@x.example/in"}[kind]
-        wanted = {"address": address, "host_key": f"{key.get_name()} {key.get_base64()}" if kind == "sftp" else ""}
+        line = f"{key.get_name()} {key.get_base64()}" if kind == "sftp" else ""
+        wanted: dict[str, Any] = {"address": address, "host_key": line}
         wanted[name] += " " * 1_001 if name == "host_key" else "/x" * 250
         with pytest.raises(DeliverySettingError, match=f"{name} has at most"):
             configuration.save(f"long-{kind}", Wanted(kind=kind, **wanted), ANN, NOW)
@@ -475,9 +478,11 @@ class TestConfiguration:
     @pytest.mark.parametrize("kind", ["webhook", "folder"])
     def test_each_secret_is_of_its_kind_alone(self, kind: str, out: Path) -> None:
         address = {"webhook": "https://x.example/", "folder": str(out)}[kind]
-        for given, why in (({"password": "x"}, "asks for a password"), ({"host_key": "x"}, "has a host key")):
+        right = Wanted(kind=kind, address=address)
+        wrong = {"asks for a password": replace(right, password="x"), "has a host key": replace(right, host_key="x")}
+        for why, wanted in wrong.items():
             with pytest.raises(DeliverySettingError, match=f"only an SFTP server {why}"):
-                configuration.save(f"secret-{kind}", Wanted(kind=kind, address=address, **given), ANN, NOW)
+                configuration.save(f"secret-{kind}", wanted, ANN, NOW)
 
     def test_one_is_paused_though_its_folder_is_refused_by_now(self, out: Path, settings: Settings) -> None:
         made("refused", "folder", out)
@@ -503,6 +508,34 @@ class TestTurns:
         wait_for("the lock is released", is_unlocked)
         deliver(delivery)
         assert len(list(out.iterdir())) == 2
+
+    def test_those_that_failed_are_tried_one_at_a_time(
+        self, out: Path, concentrator: Concentrator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While one of them holds its worker, another waits, and one that did not fail is sent."""
+        first, second, third = (made(name, "folder", out) for name in ("hangs", "hung", "healthy"))
+        FeedDelivery.objects.filter(pk__in=[first.pk, second.pk]).update(attempts=1)
+        told(concentrator, 100)
+        tried = []
+
+        def meanwhile() -> None:
+            with closing(connections["default"]):
+                deliver(second)
+                deliver(third)
+
+        def put(delivery: FeedDelivery, *rest: object) -> None:
+            tried.append(delivery.pk)
+            if delivery.pk == first.pk:
+                other = Thread(target=meanwhile)  # with a session of its own
+                other.start()
+                other.join()
+                raise DeliveryError("it took too long")
+
+        monkeypatch.setitem(sending._PUT, "folder", put)
+        deliver(first)
+        assert tried == [first.pk, third.pk]
+        deliver(second)
+        assert tried[2:] == [second.pk]
 
     def test_due_are_those_with_rows_and_not_put_off_nor_paused(self, out: Path, concentrator: Concentrator) -> None:
         delivery = made("due", "folder", out)
