@@ -22,7 +22,8 @@ class DestroyError(Exception):
 def make_first(actor: Actor) -> tuple[int, bool]:
     """Make version 1. Return it, and whether the audit chain has it: before the first migration there is no chain.
 
-    MasterKeyError if there is a version, or the database has secrets, which need another one.
+    MasterKeyError if there is a version, or the database has secrets, which need another one; or if the record of it
+    is refused, which needs the key itself: then the message says that the version was made.
     """
     try:
         with transaction.atomic():
@@ -34,8 +35,14 @@ def make_first(actor: Actor) -> tuple[int, bool]:
             f"the database holds {standing} secrets under a master key: put that one back at {master_key.provider()}"
         )
     version = master_key.provider().init()
-    with transaction.atomic():
-        chain.record(actor, "master_key.init", {"version": version, "place": str(master_key.provider())})
+    try:
+        with transaction.atomic():
+            chain.record(actor, "master_key.init", {"version": version, "place": str(master_key.provider())})
+    except (MasterKeyError, chain.AuditError) as error:
+        raise MasterKeyError(
+            f"version {version} was made in {master_key.provider()}, and is the one to keep; only its record is "
+            f"missing in the audit chain: {error}"
+        ) from None
     return version, True
 
 

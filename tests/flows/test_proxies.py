@@ -1,5 +1,6 @@
 """The proxies' samples in docs/deploy, each before a live head-end: TLS, addresses, bodies, and what stays inside."""
 
+import os
 import shutil
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ from keyvault.cose.structures import encode_sequence
 from tests.flows import site as sites
 from tests.flows.site import frames_of
 from tests.flows.stack import Stack, free_port, stack_of, wait_for
+from tests.rack.services import haproxy_program
 
 SAMPLES = Path(settings.BASE_DIR) / "docs/deploy"
 LIMITS = {"TLS": "1", "PROXY_COUNT": "1", "URL_PREFIX": ""}
@@ -66,6 +68,26 @@ def caddy(folder: Path, stack: Stack, port: int) -> Iterator[None]:
 
 
 @contextmanager
+def haproxy(folder: Path, stack: Stack, port: int) -> Iterator[None]:
+    """Before web hosts of which one is ready, and the other refuses every connection."""
+    text = sample("hosts/haproxy-entrance.cfg", folder, stack, port)
+    (folder / "both.pem").write_text((folder / "headend.pem").read_text() + (folder / "headend.key").read_text())
+    for of_sample, here in {
+        "10.0.0.21:8000": f"127.0.0.1:{free_port()}",
+        "10.0.0.22:8000": f"127.0.0.1:{stack.port}",
+        "/etc/haproxy/headend.pem": str(folder / "both.pem"),
+        "bind :443": f"bind 127.0.0.1:{port}",
+        "    user haproxy\n    group haproxy\n": "",
+    }.items():
+        assert of_sample in text
+        text = text.replace(of_sample, here)
+    config = folder / "haproxy.cfg"
+    config.write_text(text)
+    with process(folder, [haproxy_program() or "haproxy", "-db", "-f", str(config)], port):
+        yield
+
+
+@contextmanager
 def process(folder: Path, command: list[str], port: int) -> Iterator[None]:
     trusted = trust(folder)
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -88,11 +110,11 @@ def answers(port: int, trusted: ssl.SSLContext) -> bool:
         return False
 
 
-@pytest.mark.parametrize("name", ["nginx", "caddy"])
+@pytest.mark.parametrize("name", ["nginx", "caddy", "haproxy"])
 def test_a_sample_does_what_it_says(stack: Stack, tmp_path: Path, name: str) -> None:
-    if shutil.which(name) is None:
+    if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip(f"{name} is not installed")
-    proxy = {"nginx": nginx, "caddy": caddy}[name]
+    proxy = {"nginx": nginx, "caddy": caddy, "haproxy": haproxy}[name]
     site, port = sites.found(stack, 1), free_port()
     tmp_path.chmod(0o755)
     spoofed = {"X_Forwarded_For": "198.51.100.1", "X-Forwarded-For": "198.51.100.2", "X_Forwarded_Proto": "http"}
@@ -116,7 +138,7 @@ def test_a_sample_does_what_it_says(stack: Stack, tmp_path: Path, name: str) -> 
         assert "server" not in page.headers or "waitress" not in page.headers["server"]
         User.objects.create_user(name)
         form = {"username": name, "password": "a guess", "csrfmiddlewaretoken": client.cookies["__Host-csrftoken"]}
-        # Of the usual port, as the sample for nginx passes the name on; Caddy passes on what the client said.
+        # Of the usual port, as the sample for nginx passes the name on; the others pass on what the client said.
         came_from = "https://localhost" if name == "nginx" else f"https://localhost:{port}"
         refused = client.post("/admin/login/", data=form, headers={"Referer": f"{came_from}/admin/login/"})
         assert refused.status_code == 200

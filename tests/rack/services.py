@@ -133,11 +133,13 @@ def haproxy(host: Host, databases: Sequence[Host], webs: Sequence[Host]) -> Serv
             *(f"    server {one.name} {one.address}:{WEB_PORT} check" for one in webs),
         ]
     path.write_text("\n".join(lines) + "\n")
-    return Service("haproxy", [_haproxy(), "-W", "-db", "-f", str(path)], {"PATH": os.environ["PATH"]})
+    return Service(
+        "haproxy", [haproxy_program() or "haproxy", "-W", "-db", "-f", str(path)], {"PATH": os.environ["PATH"]}
+    )
 
 
-def _haproxy() -> str:
-    return shutil.which("haproxy") or "/usr/sbin/haproxy"
+def haproxy_program() -> str | None:
+    return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 
 
 def redis(host: Host, password: str) -> Service:

@@ -7,6 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from ami_headend.core.commands import DomainCommand
 from keyvault.audit import chain, witness
+from keyvault.journal import writing
 from keyvault.master_key import MasterKeyError
 
 
@@ -28,7 +29,11 @@ class Command(DomainCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--journal", action="append", type=Path, metavar="FOLDER", help="repeatable (default: KEY_JOURNAL_DIR)"
+            "--journal",
+            action="append",
+            type=Path,
+            metavar="FOLDER",
+            help="repeatable (default: KEY_JOURNAL_DIR and its mirrors)",
         )
         parser.add_argument("action", choices=["verify", "export", "head"])
         parser.add_argument("--head", help="a head that was exported before, as number:mac")
@@ -40,7 +45,8 @@ class Command(DomainCommand):
         elif action == "head":
             self.stdout.write(str(chain.head()))
         else:
-            verified = witness.verify(_head(options["head"]), options["journal"])
+            folders = options["journal"] or [folder for folder in writing.folders() if folder.is_dir()]
+            verified = witness.verify(_head(options["head"]), folders)
             self.stdout.write(f"{verified} Head {verified.head}")
 
 

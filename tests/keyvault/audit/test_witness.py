@@ -57,6 +57,18 @@ def test_a_chain_is_borne_out_by_the_journal(folder: Path, capsys: pytest.Captur
     assert "knows the last one, and none after it: its end was not cut off" in capsys.readouterr().out
 
 
+def test_after_the_loss_of_a_host_its_mirror_bears_the_chain_out(
+    folder: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On another host, whose own journal is empty; a mirror that is away keeps nobody from reading the others."""
+    mirror, own = tmp_path / "mirror", tmp_path / "other"
+    folder.rename(mirror)
+    own.mkdir()
+    settings.KEY_JOURNAL_DIR, settings.KEY_JOURNAL_MIRRORS = own, [tmp_path / "away", mirror]
+    call_command("audit", "verify")
+    assert f"in {own}, {mirror} knows the last one, and none after it" in capsys.readouterr().out
+
+
 def test_a_cut_at_the_end_is_found(folder: Path) -> None:
     as_owner("DELETE FROM keyvault_auditrecord WHERE number > 3")
     with pytest.raises(CommandError, match="knows that it went on to 5: it was cut off"):

@@ -244,6 +244,18 @@ def test_no_act_is_done_that_is_not_mirrored(places: list[Path]) -> None:
     assert not DeviceKey.objects.exists()
 
 
+@pytest.mark.django_db
+def test_a_first_master_key_whose_record_is_refused_is_told_of(
+    places: list[Path], settings: Settings, tmp_path: Path
+) -> None:
+    """The record needs the key: it cannot come first, and the key stays."""
+    settings.MASTER_KEY_FILE = tmp_path / "first.keys"
+    shutil.rmtree(places[1])
+    with pytest.raises(CommandError, match=r"version 1 was made in .*first\.keys, and is the one to keep; .*no folder"):
+        call_command("master_key", "init")
+    assert settings.MASTER_KEY_FILE.exists()
+
+
 def test_processes_beside_each_other_leave_the_same_everywhere(places: list[Path]) -> None:
     own, *others = places
     code = (
