@@ -9,8 +9,13 @@ class MonthState(models.TextChoices):
     CLOSED = "closed"  # nothing is stored or corrected in it any more; its readings are in the database
     WRITTEN = "written"  # and its files are written, and were read again
     ARCHIVED = "archived"  # its readings are in the files alone
+    RESTORING = "restoring"  # its readings are on their way back; the files have all of them
     RESTORED = "restored"  # its readings are in the database again, and the files are of no account
     FORGOTTEN = "forgotten"  # past retention: its files are being deleted
+
+
+IN_FILES = (MonthState.ARCHIVED, MonthState.RESTORING)  # whose readings are read from files
+CLOSED = (MonthState.CLOSED, MonthState.WRITTEN, *IN_FILES)  # in which nothing is stored or corrected
 
 
 class ArchivedMonth(models.Model):
@@ -27,7 +32,7 @@ class ArchivedMonth(models.Model):
     changed_at = models.DateTimeField()
     checked_at = models.DateTimeField(null=True, help_text="when its files were last compared with what was noted")
     under_way = models.JSONField(
-        default=dict, help_text="a round over its files: since when, how many were read, what was wrong; empty: none"
+        default=dict, help_text="a round over its files: since when, how many are done, what was wrong; empty: none"
     )
     fault = models.TextField(default="", help_text="what was wrong then; empty: nothing")
 

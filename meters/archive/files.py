@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 from django.conf import settings
 
 _BLOCK = 8 * 2**20
+_BEING_MADE = ".being-made-"
 
 
 class ArchiveError(Exception):
@@ -50,14 +51,28 @@ class Store:
 
     @contextmanager
     def spool(self) -> Iterator[Path]:
-        """Give a folder for a file that is being made; in the archive's folder, so that it only has to be renamed."""
-        if self.is_folder:
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".being-made-", dir=self.root if self.is_folder else None) as folder:
-            yield Path(folder)
+        """Give a folder for a file that is being made; in the archive's folder, so that it only has to be renamed.
+
+        One process at a time makes files: what another left behind is deleted. ArchiveError if there is no room.
+        """
+        try:
+            if self.is_folder:
+                root = Path(self.root)
+                if not root.exists():
+                    root.mkdir(parents=True)
+                    _sync(root.parent)
+                for left in root.glob(f"{_BEING_MADE}*"):
+                    shutil.rmtree(left)
+            with TemporaryDirectory(prefix=_BEING_MADE, dir=self.root if self.is_folder else None) as folder:
+                yield Path(folder)
+        except (OSError, pa.ArrowException) as error:
+            raise ArchiveError(f"nothing can be written to the archive: {_first_line(error)}") from None
 
     def put(self, made: Path, name: str) -> None:
-        """Store a file under a name: whole, and on the disk, or not at all."""
+        """Store a file under a name: in a folder whole, and on the disk, or not at all. ArchiveError.
+
+        A bucket whose connection breaks may keep a part of it under that name: read it again.
+        """
         try:
             if not self.is_folder:
                 with made.open("rb") as source, self.filesystem.open_output_stream(self.path(name)) as target:

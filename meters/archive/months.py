@@ -1,6 +1,6 @@
-"""A month of readings on its way into the archive, and out of it: one step after the other, each whole or not at all.
+"""A month of readings on its way into the archive: one step after the other, each whole or not at all.
 
-    open -> closed -> written -> archived -> forgotten      (restored: back in the database, to be closed again)
+    open -> closed -> written -> archived -> forgotten      (``restoring`` says how a month comes back)
 
 closed: the partition takes no row and no change any more. written: its files were made, and read again, and hold what
 the partition holds. archived: the files were read once more, and the partition is gone. Whoever is killed between two
@@ -24,10 +24,10 @@ from django.conf import settings
 from django.db import connection
 
 from ami_headend.core.sql import cursor, select
-from meters.archive import layout, steps, verification
+from meters.archive import layout, restoring, steps, verification
 from meters.archive.files import ArchiveError, Store, store
 from meters.archive.layout import Part, Sums
-from meters.archive_models import ArchivedMonth, MonthState
+from meters.archive_models import IN_FILES, ArchivedMonth, MonthState
 from meters.readings import partitions
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def plan(now: datetime) -> list[Planned]:
     for month in sorted(old | rows.keys()):
         row = rows.get(month)
         parts = [] if row is None else [Part(**part) for part in row.parts]
-        in_files = row is not None and row.state in (MonthState.ARCHIVED, MonthState.FORGOTTEN)
+        in_files = row is not None and row.state in (*IN_FILES, MonthState.FORGOTTEN)
         found.append(
             Planned(
                 month,
@@ -78,20 +78,24 @@ def plan(now: datetime) -> list[Planned]:
 
 def due(now: datetime) -> list[datetime]:
     """Return the months that are to be archived, the oldest first; not those that somebody restored, or that are
-    empty: what was not read yet may come.
+    empty: what was not read yet may come. Nor those whose retention is over.
     """
-    done = (MonthState.ARCHIVED, MonthState.FORGOTTEN, MonthState.RESTORED)
-    return [one.month for one in plan(now) if one.state not in done and one.rows != 0]
+    steps_left = (None, MonthState.CLOSED, MonthState.WRITTEN)
+    first = partitions.first_kept(now)
+    return [one.month for one in plan(now) if one.state in steps_left and one.rows != 0 and one.month >= first]
 
 
 def archive(month: datetime, now: datetime, until_s: float = math.inf) -> bool:
     """Take the steps of a month, from where it stands; return whether it is archived.
 
     After ``until_s`` (monotonic) no other file is begun: the next call goes on. A file that was damaged since it was
-    written is made again from the partition, which is dropped only after each file was read. ArchiveError;
-    OperationalError if the table is busy for longer than some seconds.
+    written is made again from the partition, which is dropped only after each file was read. A month that is being
+    restored becomes archived again. ArchiveError; OperationalError if the table is busy for longer than some seconds.
     """
     place = store()
+    if restoring.give_up(month, now):
+        return True
+    verification.require_files(place, month)
     _close(month, now)
     for _ in range(_TRIES):
         if not _write(place, month, now, until_s):
@@ -130,6 +134,8 @@ def forget_expired(now: datetime) -> list[str]:
 
 def _close(month: datetime, now: datetime) -> None:
     with steps.step(month) as row:
+        if row is not None and row.state == MonthState.FORGOTTEN:
+            raise ArchiveError(f"the files of {month:%Y-%m} are being deleted: its retention is over")
         if row is None or row.state == MonthState.RESTORED:
             if partitions.month_after(month) > _archived_before(now):
                 raise ArchiveError(f"{month:%Y-%m} is not ARCHIVE_AFTER_MONTHS old yet")
@@ -163,6 +169,7 @@ def _write(place: Store, month: datetime, now: datetime, until_s: float) -> bool
 
 def _add_day(place: Store, row: ArchivedMonth, start: datetime) -> None:
     """Write the file of a day, read it again, and compare it with the partition."""
+    steps.require_partition(row.month)
     sums = steps.stored(start, start + steps.DAY)
     if not sums:
         return
@@ -198,6 +205,7 @@ def _drop(place: Store, month: datetime, now: datetime) -> bool:
                 row.save(update_fields=["under_way"])
                 return False
             steps.hold_partitions()
+            steps.require_partition(month)
             select("SELECT meters_archive_month(%s)", [month])
             row.state, row.changed_at, row.under_way = MonthState.ARCHIVED, now, {}
             row.checked_at, row.fault = now, ""
@@ -239,7 +247,8 @@ def _write_day(place: Store, month: datetime, start: datetime) -> Part:
         octets = made.stat().st_size
         digest = _digest(made)
         name = layout.part_name(month, start.date(), digest)
-        place.put(made, name)
+        if place.octets(name) != octets or place.sha256(name) != digest:  # an equal one is not touched
+            place.put(made, name)
     return Part(name, start.date().isoformat(), sum(one.rows for one in sums.values()), octets, digest)
 
 

@@ -19,7 +19,7 @@ from django.utils import timezone
 from meters.archive import layout
 from meters.archive.files import ArchiveError, Store, is_in_use, store
 from meters.archive.layout import Part
-from meters.archive_models import ArchivedMonth, MonthState
+from meters.archive_models import IN_FILES, ArchivedMonth
 from meters.readings.partitions import month_after, month_start
 
 _DAY = timedelta(days=1)
@@ -149,7 +149,7 @@ def _stretches(start: datetime, end: datetime) -> Iterator[Stretch]:
 
 
 def _archived(start: datetime, end: datetime) -> QuerySet[ArchivedMonth]:
-    return ArchivedMonth.objects.filter(state=MonthState.ARCHIVED, month__gte=month_start(start), month__lt=end)
+    return ArchivedMonth.objects.filter(state__in=IN_FILES, month__gte=month_start(start), month__lt=end)
 
 
 def _overlaps(part: Part, wanted: Wanted) -> bool:

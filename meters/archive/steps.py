@@ -39,6 +39,13 @@ def hold_partitions() -> None:
     locks.take(locks.PARTITIONS)
 
 
+def require_partition(month: datetime) -> None:
+    """ArchiveError if a month on its way into the archive has no partition any more."""
+    name = f"meters_reading_{partitions.name_of(month)}"
+    if select("SELECT to_regclass(%s) IS NULL", [name])[0][0]:
+        raise ArchiveError(f"readings of {month:%Y-%m} are not in the database any more: their retention is over")
+
+
 def days(month: datetime) -> Iterator[datetime]:
     """Yield the days of a month, UTC."""
     start = month.astimezone(UTC)

@@ -15,7 +15,7 @@ from django.db.models import Case, F, QuerySet, Value, When
 from meters.archive import steps
 from meters.archive.files import ArchiveError, DamagedError, Store, store
 from meters.archive.layout import Part, Sums
-from meters.archive_models import ArchivedMonth, MonthState
+from meters.archive_models import IN_FILES, ArchivedMonth, MonthState
 from meters.readings import partitions
 
 _FRESH = timedelta(days=1)  # for so long a file that was read before the drop counts as read
@@ -77,9 +77,22 @@ def may_be_dropped(place: Store, row: ArchivedMonth, now: datetime) -> bool:
     return all(place.octets(part.name) == part.octets for part in steps.parts_of(row))
 
 
+def require_files(place: Store, month: datetime) -> None:
+    """ArchiveError if the archive has no file of the last other month that is archived: it is not the one that had it.
+
+    So nothing is written below a mount point that nothing is mounted at, or into another bucket.
+    """
+    last = ArchivedMonth.objects.filter(state__in=IN_FILES).exclude(month=month).order_by("-month").first()
+    if last is not None and not place.names(f"readings-{last.month:%Y-%m}"):
+        raise ArchiveError(
+            f"no file of {last.month:%Y-%m} is in the archive: nothing else is archived there."
+            " See that its folder is mounted, and that ARCHIVE_URL is right"
+        )
+
+
 def fault() -> str | None:
     """Return what keeps readings of archived months from being read, as the last month shows; None if nothing does."""
-    archived = ArchivedMonth.objects.filter(state=MonthState.ARCHIVED).order_by("-month")
+    archived = ArchivedMonth.objects.filter(state__in=IN_FILES).order_by("-month")
     last = archived.first()
     if last is None:
         return None

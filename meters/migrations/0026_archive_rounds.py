@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
             name="under_way",
             field=models.JSONField(
                 default=dict,
-                help_text="a round over its files: since when, how many were read, what was wrong; empty: none",
+                help_text="a round over its files: since when, how many are done, what was wrong; empty: none",
             ),
         ),
     ]

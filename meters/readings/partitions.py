@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from ami_headend.core import locks
 from ami_headend.core.sql import select
-from meters.archive_models import ArchivedMonth, MonthState
+from meters.archive_models import CLOSED, ArchivedMonth, MonthState
 
 MONTHS_AHEAD = 4
 # A month is dropped this long after it expired completely, so that a worker that just judged a reading to be within the
@@ -93,12 +93,29 @@ def first_stored(now: datetime) -> datetime:
     return max(retention_start(now), stored_from() or retention_start(now))
 
 
+class NotStoredError(ValueError):
+    """Readings of the period are not in the database; the message says which are, and what to do."""
+
+
+def require_stored(start: datetime, end: datetime) -> None:
+    """NotStoredError if readings of [start, end) are archived, or about to be; none is until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE meters_reading IN ACCESS SHARE MODE")  # against the drop of a partition
+    archived = ArchivedMonth.objects.filter(state__in=CLOSED, month__gte=month_start(start), month__lt=end)
+    months = list(archived.order_by("month").values_list("month", flat=True))
+    if months:
+        span = f"{months[0]:%Y-%m}" + (f" to {months[-1]:%Y-%m}" if months[1:] else "")
+        raise NotStoredError(
+            f"readings of {span} are archived, and not in the database: begin at"
+            f" {month_after(months[-1]):%Y-%m-%dT%H:%MZ}, or restore them (manage.py archive restore)"
+        )
+
+
 def stored_from() -> datetime | None:
     """Return the end of the last month that takes no readings any more, since it is archived or on its way; None if
     there is none.
     """
-    closed = (MonthState.CLOSED, MonthState.WRITTEN, MonthState.ARCHIVED)
-    last = ArchivedMonth.objects.filter(state__in=closed).order_by("-month").values_list("month", flat=True).first()
+    last = ArchivedMonth.objects.filter(state__in=CLOSED).order_by("-month").values_list("month", flat=True).first()
     return None if last is None else month_after(last)
 
 

@@ -27,7 +27,7 @@ class Command(DomainCommand):
         "  manage.py archive plan                  which months are archived, on their way, or old enough\n"
         "  manage.py archive run --dry-run         what would be archived\n"
         "  manage.py archive run                   archive every month that is old enough\n"
-        "  manage.py archive run 2025-03           this month, also one that was restored\n"
+        "  manage.py archive run 2025-03           this month, also one that was restored, or half of it\n"
         "  manage.py archive verify 2025-03        read its files again, and compare them with what was noted\n"
         "  manage.py archive restore 2025-03       bring it back into the database; its files stay\n\n"
         "Each may be interrupted at any time, and goes on with the next step when it is called again."
@@ -99,4 +99,9 @@ class Command(DomainCommand):
             chain.record(command_actor(), "archive.restore", {"month": f"{month:%Y-%m}"})
         except (AuditError, MasterKeyError) as error:
             raise CommandError(f"nothing was restored: it cannot be audited ({error})") from None
-        self.stdout.write(f"{month:%Y-%m} is restored: {restoring.restore(month, timezone.now()):,} readings")
+        try:
+            rows = restoring.restore(month, timezone.now())
+        except OperationalError as error:
+            said = str(error).splitlines()[0]
+            raise CommandError(f"{month:%Y-%m} waits, since its table is busy ({said}): call this again") from None
+        self.stdout.write(f"{month:%Y-%m} is restored: {rows:,} readings")

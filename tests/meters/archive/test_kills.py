@@ -11,6 +11,7 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker, Settings
 
 from meters.archive import files, layout, months, restoring, steps, verification
+from meters.archive_models import ArchivedMonth
 from meters.readings.queries import ReadingSelection
 from tests.flows import databases
 from tests.meters.archive.readings import END, MONTH, NOW, START, as_csv, stored
@@ -58,9 +59,18 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path, settings: Settings) -> None:
             assert as_csv(whole) == before, (point, early)
     months.archive(MONTH, NOW)
     assert as_csv(whole) == before
-    for point, early in (("check_file", True), ("_copy_in", False), ("stored", False)):
+    for point, early in (
+        ("_begin", False),
+        ("check_file", True),
+        ("_copy_in", False),
+        ("_restore_file", False),
+        ("_end", True),
+        ("stored", False),
+    ):
         status = child(lambda: restoring.restore(MONTH, NOW), point, before=early)
         assert os.WIFSIGNALED(status), (point, status)
         assert as_csv(whole) == before, point
+        if point == "_restore_file":
+            assert ArchivedMonth.objects.get().under_way == {"files": 1}, "each file is in a transaction of its own"
     assert restoring.restore(MONTH, NOW) > 0
     assert as_csv(whole) == before

@@ -1,5 +1,6 @@
 """Months of readings as files: queries give what they gave before, and whoever is killed on the way loses nothing."""
 
+import errno
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +15,9 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from ami_headend.core import locks
 from concentrators.models import Concentrator
 from meters import tasks
-from meters.archive import months, restoring, verification
+from meters.archive import layout, months, restoring, verification
 from meters.archive import reading as archived
-from meters.archive.files import ArchiveError
+from meters.archive.files import ArchiveError, Store
 from meters.archive.layout import Part
 from meters.archive_models import ArchivedMonth, MonthState
 from meters.models import Meter, Reading, Register
@@ -126,6 +127,7 @@ def test_a_file_that_was_changed_or_lost_is_noticed(meters: list[Meter], archive
     part.unlink()
     with pytest.raises(ArchiveError, match="cannot be read"):
         queries.readings(ReadingSelection(MONTH, LATER), 1000)
+    assert months.archive(MONTH, NOW), "what was to be restored is given up"
     assert ArchivedMonth.objects.get().state == MonthState.ARCHIVED
 
 
@@ -223,6 +225,53 @@ def test_a_file_that_does_not_hold_the_month_leaves_it_in_the_database(
         months.archive(MONTH, NOW)
     assert ArchivedMonth.objects.get().state == MonthState.CLOSED
     assert answers(meters) == before
+
+
+def test_nothing_is_archived_where_the_months_before_are_not(meters: list[Meter], archive: Path) -> None:
+    months.archive(MONTH, NOW)
+    archive.rename(archive.parent / "mounted elsewhere")
+    with pytest.raises(ArchiveError, match=f"no file of {MONTH:%Y-%m} is in the archive"):
+        months.archive(LATER, NOW)
+    assert not ArchivedMonth.objects.filter(month=LATER).exists()
+    assert not archive.exists()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(
+    meters: list[Meter], archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = answers(meters)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (archive / ".being-made-by-one-that-was-killed").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(layout, "write", full)
+        with pytest.raises(CommandError, match=r"nothing can be written to the archive: .*No space left"):
+            call_command("archive", "run", f"{MONTH:%Y-%m}")
+    assert list(archive.iterdir()) == []
+    assert ArchivedMonth.objects.get().state == MonthState.CLOSED
+    assert answers(meters) == before
+    months.archive(MONTH, NOW)
+    assert answers(meters) == before
+
+
+def test_a_file_that_is_there_as_it_should_be_is_not_written_again(
+    meters: list[Meter], archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bucket could keep a part of what is written: a backup of the database may need the whole."""
+    months.archive(MONTH, NOW)
+    restoring.restore(MONTH, NOW)
+    puts: list[str] = []
+    put = Store.put
+
+    def counted(self: Store, made: Path, name: str) -> None:
+        puts.append(name)
+        put(self, made, name)
+
+    monkeypatch.setattr(Store, "put", counted)
+    months.archive(MONTH, NOW)
+    assert [name for name in puts if name.endswith(".parquet")] == []
 
 
 def test_files_go_with_retention(meters: list[Meter], archive: Path, settings: Settings) -> None:
