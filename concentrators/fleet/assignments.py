@@ -1,6 +1,6 @@
 """Assignments of meters to concentrators over time, with totals moved along when they change."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from concentrators.commands import concentrator_titles
 from concentrators.models import Assignment
 from concentrators.totals import totals
 from meters.models import Installation, Meter, Place
+from meters.readings.partitions import stored_from
 from meters.registry import lifecycle
 from meters.registry.interval_lengths import LONGEST_MINUTES
 
@@ -60,6 +61,7 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
             or standing[meter_id].concentrator_id != concentrator_id
             or standing[meter_id].valid_to is not None
         }
+        _require_totals(standing.keys() & changed.keys(), valid_from)
         # An interval that began earlier may count for the concentrator at its end.
         start = valid_from - timedelta(minutes=LONGEST_MINUTES)
         totals.shift(list(changed), start, -1)
@@ -86,9 +88,20 @@ def end(meter_ids: Sequence[int], at: datetime) -> None:
         later = standing.filter(valid_from__gte=at).first()
         if later is not None:
             raise AssignmentError(f"{later}: the meter has an assignment that begins after {at}")
+        _require_totals([row.meter_id for row in standing], at)
         totals.shift(meter_ids, at, -1)
         standing.update(valid_to=at)
         totals.shift(meter_ids, at, +1)
+
+
+def _require_totals(meter_ids: Collection[int], at: datetime) -> None:
+    """AssignmentError if meters that had a concentrator would change it in a time whose readings are archived."""
+    first = stored_from()
+    if meter_ids and first is not None and at < first:
+        raise AssignmentError(
+            f"readings before {first:%Y-%m} are archived, and their totals stay with the concentrator of then:"
+            f" choose {first:%Y-%m-%dT%H:%MZ} or later"
+        )
 
 
 def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation:

@@ -13,6 +13,7 @@ from ami_headend.core.sql import execute, int_array, select
 from concentrators.models import IntervalTotal
 from concentrators.totals.expected import COUNTS_TO
 from keyvault.schemes.table import UNAUTHENTICATED
+from meters.readings import partitions
 
 LOCK = locks.TOTALS  # so that nothing is added under outdated assignments
 
@@ -131,7 +132,16 @@ def shift(meter_ids: Collection[int], start: datetime, sign: int, end: datetime 
 
 
 def compare(start: datetime, end: datetime) -> list[Difference]:
-    """Return totals in [start, end) that differ from the sums of readings. One statement, so one snapshot."""
+    """Return totals in [start, end) that differ from the sums of readings. One statement, so one snapshot.
+
+    NotStoredError if readings of that time are archived: totals stay in the database.
+    """
+    with transaction.atomic():
+        partitions.require_stored(start, end)
+        return _compare(start, end)
+
+
+def _compare(start: datetime, end: datetime) -> list[Difference]:
     rows = select(
         f"""SELECT concentrator_id, register_id, interval_minutes, captured_at,
                    t.value_sum, t.meters_counted, t.meters_masked, n.value_sum, n.meters, n.masked
@@ -148,7 +158,10 @@ def compare(start: datetime, end: datetime) -> list[Difference]:
 
 
 def recompute(start: datetime, end: datetime) -> list[Difference]:
-    """Set totals in [start, end) to the sums of readings; return the differences. Blocks verification."""
+    """Set totals in [start, end) to the sums of readings; return the differences. Blocks verification.
+
+    NotStoredError, as ``compare``.
+    """
     with transaction.atomic():
         lock()
         differences = compare(start, end)

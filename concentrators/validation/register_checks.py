@@ -6,6 +6,7 @@ corrected later than that day, or about when it is compared, marks it again. A m
 in one transaction with its results: safe to stop at any instruction.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -18,13 +19,17 @@ from django.db import transaction
 
 from ami_headend.core import locks
 from ami_headend.core.sql import execute, fetch_rows, int_array
+from ami_headend.core.text import counted
 from concentrators.feed import lots
 from concentrators.feed.packed import Columns, unpack
 from concentrators.feed.rows import Change
 from concentrators.models import FeedHead, RegisterDifference
 from meters.readings import register_check
 from meters.readings import register_check_facts as facts
+from meters.readings.partitions import NotStoredError, require_stored
 from meters.readings.register_check import Comparison, Pair
+
+logger = logging.getLogger(__name__)
 
 _LOTS = 100  # that one transaction looks at
 _METERS = 1_000  # of one day that one transaction compares
@@ -97,7 +102,10 @@ def follow() -> int:
 
 
 def check(now: datetime) -> int:
-    """Compare marked days that are over, the oldest first; return how many days of meters."""
+    """Compare marked days that are over, the oldest first; return how many days of meters.
+
+    Days whose readings are not in the database are not compared: their marks go, and a warning says so.
+    """
     last = (now - SETTLES).astimezone(UTC).date() - _DAY
     pairs = facts.pairs()
     checked = 0
@@ -115,7 +123,13 @@ def check(now: datetime) -> int:
             )
             if not marked:
                 return checked
-            _check_day(pairs, marked[0][0], [meter_id for _, meter_id in marked], now)
+            day = marked[0][0]
+            try:
+                require_stored(_midnight(day), _midnight(day + _DAY))
+            except NotStoredError as error:
+                logger.warning("marks of %s for %s are dropped: %s", counted(len(marked), "meter"), day, error)
+                continue
+            _check_day(pairs, day, [meter_id for _, meter_id in marked], now)
         checked += len(marked)
 
 

@@ -4,18 +4,20 @@ from datetime import UTC, timedelta
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.db import transaction
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
 from concentrators.validation import differences, register_checks
 from concentrators.validation.differences import DifferenceSelection
-from meters.readings.partitions import first_stored
+from meters.readings.partitions import NotStoredError, require_stored, retention_start
 from meters.registry.lookup import RegistryError, look_up
 
 _SHOWN = 20
 
 
 class Command(DomainCommand):
+    refusals = (NotStoredError,)
     help = "Compare cumulative registers with the intervals of the same time, and show where they differ."
     examples = (
         "examples:\n"
@@ -37,9 +39,11 @@ class Command(DomainCommand):
         start = time_of(options["start"]) if options["start"] else end - timedelta(days=1)
         if start >= end:
             raise CommandError("--from must lie before --to")
-        kept_from = first_stored(now)
+        kept_from = retention_start(now)
         if start < kept_from:
-            raise CommandError(f"readings are in the database from {kept_from:%Y-%m-%dT%H:%MZ} on, not earlier")
+            raise CommandError(f"readings are kept from {kept_from:%Y-%m-%dT%H:%MZ} on, not earlier")
+        with transaction.atomic():
+            require_stored(start, end)
         try:
             meters = [look_up(options["meter"]).pk] if options["meter"] else None
         except RegistryError as error:

@@ -6,16 +6,18 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
+from django.db import transaction
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, bars, time_of
 from concentrators.totals import totals
-from meters.readings.partitions import first_stored
+from meters.readings.partitions import NotStoredError, first_stored, require_stored, retention_start
 
 _SHOWN = 20
 
 
 class Command(DomainCommand):
+    refusals = (NotStoredError,)
     help = "Recompute interval totals from the readings and compare. Exits 1 if they differ and --fix is not given."
     examples = (
         "examples:\n"
@@ -34,19 +36,19 @@ class Command(DomainCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         now = timezone.now()
-        kept_from = first_stored(now)
-        start = time_of(options["start"]) if options["start"] else kept_from
+        kept_from = retention_start(now)
+        start = time_of(options["start"]) if options["start"] else first_stored(now)
         latest = now + timedelta(seconds=settings.CLOCK_SKEW_S)
         end = min(time_of(options["end"]), latest) if options["end"] else latest
         if start >= end:
             raise CommandError("--from must lie before --to")
         if start < kept_from:
             # Totals outlive the readings: there they would all be called wrong, and deleted.
-            raise CommandError(
-                f"readings are in the database from {kept_from:%Y-%m-%dT%H:%MZ} on: --from must not be earlier"
-            )
+            raise CommandError(f"readings are kept from {kept_from:%Y-%m-%dT%H:%MZ} on: --from must not be earlier")
         compare = totals.recompute if options["fix"] else totals.compare
         days = list(_days(start, end))
+        with transaction.atomic():
+            require_stored(start, end)  # before days are set
         differences: list[totals.Difference] = []
         with bars() as progress:
             for day in days:

@@ -111,7 +111,7 @@ def test_totals_that_outlive_their_readings_are_left_alone(totals_of_a_day: Conc
     row.interval_start -= timedelta(days=settings.RETENTION_DAYS + 40)
     row.save(force_insert=True)
     for words in (("--fix",), ()):
-        with pytest.raises(CommandError, match="readings are in the database from"):
+        with pytest.raises(CommandError, match="readings are kept from"):
             call_command("recompute_totals", "--from", row.interval_start.isoformat(), *words)
     assert IntervalTotal.objects.filter(interval_start=row.interval_start).exists()
 

@@ -253,7 +253,7 @@ def test_the_command_compares_again(wrong: Meter, capsys: pytest.CaptureFixture[
     for wrongly, reason in (
         ({"meter": "nobody"}, "--meter: "),
         ({"start": TODAY.isoformat(), "end": START.isoformat()}, "--from must lie before"),
-        ({"start": "2001-01-01T00:00Z"}, "readings are in the database from"),
+        ({"start": "2001-01-01T00:00Z"}, "readings are kept from"),
     ):
         with pytest.raises(CommandError, match=reason):
             call_command("check_registers", **wrongly)
