@@ -77,14 +77,19 @@ def note_sent(rows: Sequence[Pending], claimed_at: datetime, now: datetime) -> N
     )
 
 
-def note_failure(why: str, now: datetime) -> None:
-    """Put the next attempt off, longer each time, up to a minute; everything stays."""
-    with transaction.atomic():
-        shipping = Shipping.objects.select_for_update().get()
-        wait = min(_MOST, _FIRST * 2 ** min(shipping.attempts, 8))
-        shipping.attempts, shipping.due_at, shipping.leased_until = shipping.attempts + 1, now + wait, None
-        shipping.last_error = why[:250]
-        shipping.save(update_fields=["attempts", "due_at", "leased_until", "last_error"])
+@transaction.atomic
+def note_failure(why: str, claimed_at: datetime, now: datetime) -> None:
+    """Put the next attempt off, longer each time, up to a minute; everything stays.
+
+    Nothing is noted once the lease is another worker's: that one sends, or says itself why it cannot.
+    """
+    shipping = Shipping.objects.select_for_update().filter(leased_until=claimed_at + LEASE).first()
+    if shipping is None:
+        return
+    wait = min(_MOST, _FIRST * 2 ** min(shipping.attempts, 8))
+    shipping.attempts, shipping.due_at, shipping.leased_until = shipping.attempts + 1, now + wait, None
+    shipping.last_error = why[:250]
+    shipping.save(update_fields=["attempts", "due_at", "leased_until", "last_error"])
 
 
 def events_of(rows: Iterable[Pending]) -> list[Event]:

@@ -31,7 +31,7 @@ def ship_for(seconds: float) -> int:
                 receiver.send(messages)
         except NotReadError as error:
             logger.warning("%d security events were not sent: %s", len(messages), error)
-            pending.note_failure(str(error), timezone.now())
+            pending.note_failure(str(error), claimed_at, timezone.now())
             break
         pending.note_sent(rows, claimed_at, timezone.now())
         sent += len(messages)

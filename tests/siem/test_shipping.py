@@ -196,7 +196,8 @@ def test_a_receiver_that_is_down_for_long_gets_all_in_order(folder: Path, settin
 def test_pauses_grow_to_a_minute(receiver: Receiver) -> None:
     now, waits = timezone.now(), []
     for _ in range(6):
-        pending.note_failure("no", now)
+        Shipping.objects.update(leased_until=now + pending.LEASE)
+        pending.note_failure("no", now, now)
         state = Shipping.objects.get()
         assert state.due_at is not None
         waits.append((state.due_at - now).total_seconds())
@@ -211,6 +212,19 @@ def test_a_worker_that_died_with_a_batch_leaves_it_to_the_next(receiver: Receive
     assert pending.claim(now + timedelta(seconds=1)) == []
     again = pending.claim(now + pending.LEASE)
     assert {row.key for row in claimed} < {row.key for row in again}  # and the tally, which is due by then
+
+
+def test_a_worker_that_lost_its_lease_notes_no_failure(receiver: Receiver) -> None:
+    everything()
+    then = timezone.now()
+    now = then + pending.LEASE
+    assert pending.claim(then)
+    assert pending.claim(now)  # another worker's
+    pending.note_failure("too late", then, now)
+    state = Shipping.objects.get()
+    assert (state.attempts, state.last_error, state.due_at) == (0, "", None)
+    assert state.leased_until == now + pending.LEASE
+    assert pending.claim(now + timedelta(seconds=1)) == []  # so no third one sends beside it
 
 
 @pytest.mark.parametrize("wrong", ["authority", "name"])
