@@ -63,7 +63,7 @@ class Person(NamedTuple):
 
     @property
     def actor(self) -> Actor:
-        return Actor(self.account.get_username(), self.source)
+        return Actor(self.account.get_username(), self.source, self.account.pk)
 
 
 class Settling(NamedTuple):
@@ -83,7 +83,7 @@ def hold(act: str, subject: Mapping[str, Any], why: str, actor: Actor, now: date
 
     The requester is the account of the actor, or the one behind a program; the second person must be another.
     """
-    known = User.objects.filter(username__in=[actor.name, actor.behind or actor.name]).first()
+    known = account_of(actor)
     with transaction.atomic():
         approval = Approval.objects.create(
             act=act,
@@ -95,6 +95,12 @@ def hold(act: str, subject: Mapping[str, Any], why: str, actor: Actor, now: date
         )
         chain.record(actor, "approval.request", {**_told(approval), "reason": approval.reason})
     return approval
+
+
+def account_of(actor: Actor) -> User | None:
+    """Return the account of an actor, or the one behind a program; of a command the one with the system user's name."""
+    mine = {"username": actor.name} if actor.account_id is None else {"pk": actor.account_id}
+    return User.objects.filter(**mine).first()
 
 
 def request(act: str, subject: Mapping[str, Any], reason: str, person: Person, now: datetime) -> Approval:

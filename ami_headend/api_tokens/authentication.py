@@ -47,7 +47,7 @@ class TokenAuthentication(authentication.BaseAuthentication):
         if why := _refusal(token, now, is_previous=is_previous):
             raise InvalidToken(why)
         tokens.note_use(token, client_address(request._request) or "", now, is_previous=is_previous)  # noqa: SLF001
-        return Program(token.pk, token.name, token.scopes, token.group_ids, token.created_by), token
+        return Program(token.pk, token.name, token.scopes, token.group_ids, token.maker_id), token
 
     def authenticate_header(self, request: Request) -> str:
         return _CHALLENGE

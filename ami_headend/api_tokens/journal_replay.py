@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from django.contrib.auth.models import User
+
 from ami_headend.api_tokens.models import ApiToken
 from keyvault.journal.replay import Apply
 from keyvault.journal.replay_keys import move_past
@@ -33,8 +35,13 @@ def _token(
     previous_until_s: float | None,
     revoked_s: float | None,
     group_ids: Sequence[int] | None = None,
+    maker_id: int | None = None,
 ) -> None:
-    """Store a token as it was saved; one of its name under another id was never committed."""
+    """Store a token as it was saved; one of its name under another id was never committed.
+
+    An account that the older dump does not have is gone. Older journals name the maker alone.
+    """
+    mine = {"username": created_by} if maker_id is None else {"pk": maker_id}
     created_at, issued_at, expires_at, previous_until, revoked_at = (
         None if at is None else datetime.fromtimestamp(at, UTC)
         for at in (created_s, issued_s, expires_s, previous_until_s, revoked_s)
@@ -45,6 +52,7 @@ def _token(
     row: dict[str, Any] = {
         "name": name,
         "created_by": created_by,
+        "maker": User.objects.filter(**mine).first(),
         "scopes": list(scopes),
         "group_ids": None if group_ids is None else list(group_ids),
         "digest": digest,

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
@@ -28,6 +29,14 @@ class ApiToken(models.Model):
     digest = models.BinaryField(max_length=32, unique=True)
     created_at = models.DateTimeField()
     created_by = models.CharField(max_length=150)
+    maker = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="the account of that name then",
+    )
     issued_at = models.DateTimeField(help_text="of the present secret")
     expires_at = models.DateTimeField()
     previous_digest = models.BinaryField(max_length=32, null=True, blank=True, unique=True)

@@ -16,7 +16,7 @@ from ami_headend.api_tokens.models import ApiToken
 from ami_headend.core import bearer, clock
 from ami_headend.core.names import tidy
 from ami_headend.web.scopes import Scope
-from keyvault import journal
+from keyvault import approvals, journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from meters.group_models import FleetGroup
@@ -79,6 +79,7 @@ def make(
         digest=bearer.digest(secret),
         created_at=now,
         created_by=actor.name[:150],
+        maker=approvals.account_of(actor),
         issued_at=now,
         expires_at=now + _validity(days),
     )
@@ -174,4 +175,4 @@ def _write(token: ApiToken) -> None:
     previous = None if token.previous_digest is None else bytes(token.previous_digest)
     said = [token.pk, token.name, token.created_by, token.scopes, bytes(token.digest), previous]
     seconds = [None if at is None else at.timestamp() for at in times]
-    journal.append("api_token", [*said, *seconds, token.group_ids])
+    journal.append("api_token", [*said, *seconds, token.group_ids, token.maker_id])

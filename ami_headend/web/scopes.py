@@ -179,9 +179,10 @@ class Program:
         name: str,
         scopes: Iterable[str],
         group_ids: Iterable[int] | None = None,
-        made_by: str = "",
+        maker_id: int | None = None,
     ) -> None:
-        self.pk, self.name, self.made_by = pk, name, made_by
+        self.pk, self.name = pk, name
+        self.maker_id = maker_id  # the account behind it, for which it cannot be a second person
         self.group_ids = None if group_ids is None else tuple(group_ids)  # of the meters that it is limited to
         self.scopes = tuple(scopes)
         self._rights = frozenset().union(*(_RIGHTS[Scope(scope)] for scope in self.scopes))

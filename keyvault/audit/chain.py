@@ -43,12 +43,12 @@ class AuditError(Exception):
 class Actor(NamedTuple):
     """Who acts, and from where: an account and its address, or a system user and a command.
 
-    ``behind`` is the account that made the token of a program, if it was one.
+    ``account_id`` is the account, or the one that made the token of a program: names change. None for commands.
     """
 
     name: str
     source: str
-    behind: str = ""
+    account_id: int | None = None
 
 
 class Head(NamedTuple):
@@ -80,8 +80,8 @@ class Requested(Protocol):
 
 def web_actor(request: Requested) -> Actor:
     """Return the actor of a request: the account or program, and its address."""
-    behind = getattr(request.user, "made_by", "")
-    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""), behind)
+    account_id: int | None = getattr(request.user, "maker_id", request.user.pk)
+    return Actor(request.user.get_username(), request.META.get("REMOTE_ADDR", ""), account_id)
 
 
 def record(actor: Actor, act: str, subject: Mapping[str, Any], result: str = "done") -> Head:

@@ -1,12 +1,14 @@
 """Commands beyond the limits of an account are held until a second person decides."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.utils import timezone
+from pytest_django import Settings
 
 from ami_headend.alerts.conditions import SEARCHES
 from ami_headend.alerts.models import Rule
@@ -237,7 +239,7 @@ class TestDoors:
         self, devices: list[Device], ben: Person
     ) -> None:
         limit(CommandKind.READ_NOW, "hour", 1)
-        made = api_tokens.make(Actor("ben", ""), "erp", ["commands"], 30, timezone.now())
+        made = api_tokens.make(ben.actor, "erp", ["commands"], 30, timezone.now())
         url = f"/api/v1/meters/{devices[0].title.hex()}/commands"
         header = {"Authorization": f"Bearer {made.secret}"}
         answers = [
@@ -252,6 +254,25 @@ class TestDoors:
         with pytest.raises(ApprovalError, match="another person"):
             released(held, ben)
         released(held, person("kim", "key officer"))
+
+    @pytest.mark.parametrize("is_renamed_before", [False, True])
+    def test_who_is_renamed_is_no_second_person_for_their_program(
+        self, devices: list[Device], ben: Person, is_renamed_before: bool
+    ) -> None:
+        limit(CommandKind.READ_NOW, "hour", 0)
+        made = api_tokens.make(ben.actor, "erp", ["commands"], 30, timezone.now())
+        if is_renamed_before:
+            User.objects.filter(username="ben").update(username="benjamin")
+            person("ben", "administrator")  # somebody else
+        url = f"/api/v1/meters/{devices[0].title.hex()}/commands"
+        header = {"Authorization": f"Bearer {made.secret}"}
+        Client().post(url, {"kind": "read_now"}, content_type="application/json", headers=header)
+        held = Approval.objects.get()
+        User.objects.filter(pk=ben.account.pk).update(username="benny")
+        renamed = Person(User.objects.get(pk=ben.account.pk), "test")
+        with pytest.raises(ApprovalError, match="another person"):
+            released(held, renamed)
+        assert held.requester_id == ben.account.pk
 
     def test_rest_for_the_second_person(self, devices: list[Device], ben: Person, client: Client) -> None:
         limit(CommandKind.SET_CLOCK, "act", 0)
@@ -316,6 +337,20 @@ class TestDoors:
         assert not CommandLimit.objects.filter(pk=row.pk).exists()
         acts = AuditRecord.objects.order_by("number").values_list("actor", "act")
         assert [*acts] == [("ben", "command_limit.save"), ("ben", "command_limit.delete")]
+
+    def test_where_it_cannot_be_recorded_no_limit_is_changed(
+        self, ben: Person, client: Client, settings: Settings, tmp_path: Path
+    ) -> None:
+        client.force_login(ben.account)
+        row = CommandLimit.objects.get(kind=CommandKind.SET_CLOCK, span="hour")
+        url = f"/admin/concentrators/commandlimit/{row.pk}/change/"
+        settings.MASTER_KEY_FILE = tmp_path / "gone"
+        values = {"kind": 4, "span": "hour", "most": 7}
+        for page, posted in ((url, values), (url.replace("change", "delete"), {"post": "yes"})):
+            text = client.post(page, posted, follow=True).content.decode()
+            assert "Nothing was changed, because it could not be recorded" in text
+        assert CommandLimit.objects.get(pk=row.pk).most == row.most
+        assert "delete_selected" not in client.get("/admin/concentrators/commandlimit/").content.decode()
 
 
 def test_what_it_costs_does_not_depend_on_the_number(devices: list[Device]) -> None:
