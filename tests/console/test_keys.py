@@ -17,9 +17,9 @@ from pytest_django import Settings
 from ami_headend.alerts.models import Condition, Rule
 from ami_headend.models import KeptAnswer
 from ami_headend.signin import roles
-from concentrators.commands import rollouts
+from concentrators.commands import guard, rollouts
 from concentrators.fleet.selection import Selection
-from concentrators.models import Command, CommandState, RotationWave, WaveState
+from concentrators.models import Command, CommandKind, CommandLimit, CommandState, RotationWave, WaveState
 from keyvault import approvals, master_key, rights
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -486,6 +486,23 @@ def test_rights_are_asked_for_on_every_act(officer: Client) -> None:
     assert officer.post(wave_url(wave), {"act": "pause"}).status_code == 403
 
 
+def test_compromised_keys_are_cut_off_where_their_wave_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (device,) = commission(1, ConcentratorFactory.create())
+    provisioning.provision_stored([NewKey(device.title, 0)])
+    CommandLimit.objects.update_or_create(kind=CommandKind.SET_KEY, span="act", defaults={"most": 0})
+    monkeypatch.setattr(guard, "HELD_ACTS_MAX", 0)
+    given = {"titles": device.title.hex(), "replace": "on", "act": "compromise"}
+    answer = signed_in(roles.KEY_OFFICER).post(reverse("admin:compromise"), given, follow=True)
+    said = [str(one) for one in answer.context["messages"]]
+    assert said[0] == "1 key cut off in every worker, for good."
+    assert "Still to do: the meters need new keys." in said[1]
+    assert "wait for a second person already" in said[1]
+    assert DeviceKey.objects.get(state="compromised").system_title == device.title
+    assert not RotationWave.objects.exists()
+
+
 def test_compromised_keys_are_shown_then_cut_off_and_replaced() -> None:
     one, other = commission(2, ConcentratorFactory.create())
     provisioning.provision_stored([NewKey(one.title, 0)])
@@ -519,7 +536,7 @@ def test_without_a_transfer_key_the_key_is_cut_off_and_what_is_left_to_do_is_sai
     device = commission(1, ConcentratorFactory.create())[0]
     given = {"titles": device.title.hex(), "replace": "on", "act": "compromise"}
     text = signed_in(roles.KEY_OFFICER).post(reverse("admin:compromise"), given, follow=True).content.decode()
-    assert "it needs a shipment or a visit" in text
+    assert "that takes a shipment or a visit" in text
     assert DeviceKey.objects.get().state == "compromised"
 
 

@@ -15,10 +15,10 @@ from unfold.widgets import UnfoldBooleanSwitchWidget
 from ami_headend.console.acts import REFUSALS
 from ami_headend.console.lists import TitlesField
 from ami_headend.console.page import ConsolePage
-from concentrators.commands import compromises, rollouts
+from concentrators.commands import compromises, guard, rollouts
 from concentrators.commands.rollouts import WaveError
 from concentrators.fleet.selection import Selection
-from concentrators.models import RotationWave
+from concentrators.models import RotationWave, WaveState
 from keyvault import rights
 from keyvault.audit.chain import web_actor
 from keyvault.models import DeviceKey, KeyState
@@ -89,22 +89,24 @@ class CompromisePage(ConsolePage):
             return self.render_to_response(self.get_context_data(form=form, meant=meant))
 
     def _compromise(self, request: HttpRequest, form: CompromiseForm, meant: _Meant) -> HttpResponse:
-        """Do both in one transaction, so that a refused wave leaves no meter without a key."""
+        """Cut the keys off; a wave that is refused is reported, and leaves them so."""
         replaces = form.cleaned_data["replace"]
         if replaces and not request.user.has_perm(rights.ROTATE_DEVICE_KEYS):
             raise PermissionDenied
         with transaction.atomic():
-            moved, waves = compromises.cut_off(meant.key_ids, web_actor(request), timezone.now())
-            wave = _replace(request, form.cleaned_data["titles"]) if replaces else None
-        messages.success(request, f"{moved:,} key{'s' * (moved != 1)} cut off in every worker, for good.")
-        for begun in waves:
-            messages.warning(request, f"All meters of a concentrator among them get new keys: {begun} began.")
+            done = compromises.cut_off(meant.key_ids, web_actor(request), timezone.now())
+            wave, why_not = _replace(request, form.cleaned_data["titles"]) if replaces else (None, "")
+        messages.success(request, f"{done.keys:,} key{'s' * (done.keys != 1)} cut off in every worker, for good.")
+        for begun in done.waves:
+            held = begun.state == WaveState.HELD
+            said = f"{begun} waits. {guard.told(begun.approval)}." if held else f"{begun} began."
+            messages.warning(request, f"All meters of a concentrator among them get new keys: {said}")
+        for undone in done.undone:
+            messages.error(request, f"Still to do: {undone}.")
         if wave is not None:
             return HttpResponseRedirect(reverse("admin:wave", args=[wave.pk]))
-        if replaces and not waves:
-            messages.warning(
-                request, "No meter among them can get a new key by command: it needs a shipment or a visit."
-            )
+        if why_not and not done.waves:
+            messages.warning(request, f"Still to do: the meters need new keys. {why_not[:1].upper()}{why_not[1:]}.")
         return HttpResponseRedirect(reverse("admin:keys"))
 
 
@@ -127,13 +129,14 @@ def _meant(titles: list[bytes]) -> _Meant:
     return _Meant([pk for pk, _ in rows], len(devices), [str(meter) for meter in named], unknown)
 
 
-def _replace(request: HttpRequest, titles: list[bytes]) -> RotationWave | None:
-    """Begin a wave that gives the devices new keys; None if none of them can get one by command."""
+def _replace(request: HttpRequest, titles: list[bytes]) -> tuple[RotationWave | None, str]:
+    """Begin a wave that gives the devices new keys; None, and why, if it cannot begin."""
     now = timezone.now()
     name = f"compromised {now:%Y-%m-%d %H:%M:%S}"
+    selection = Selection(system_titles=titles)
+    if not rollouts.selected(selection, now).exists():
+        return None, "none of them can get one by command: that takes a shipment or a visit"
     try:
-        return rollouts.begin(
-            name, Selection(system_titles=titles), web_actor(request), now, _RATE_PER_HOUR, len(titles)
-        )
-    except WaveError:
-        return None
+        return rollouts.begin(name, selection, web_actor(request), now, _RATE_PER_HOUR, len(titles)), ""
+    except WaveError as error:
+        return None, str(error)

@@ -9,10 +9,10 @@ from django.utils import timezone
 from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.eui64 import Eui64Error
-from concentrators.commands import compromises
-from concentrators.commands.rollouts import WaveError
+from concentrators.commands import compromises, guard
 from concentrators.fleet import concentrator_keys
 from concentrators.fleet.selection import find_concentrator
+from concentrators.models import WaveState
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.device_keys import fleet_keys
@@ -38,9 +38,9 @@ class Command(DomainCommand):
         "  manage.py compromise_keys --concentrator DCU-17\n"
         "      every epoch of the concentrator from 1 on; a wave gives all its meters new keys\n\n"
         "then: manage.py rotate_device_keys begin --name leak --compromised\n"
-        "exit status: 0 done, and audited; 1 nothing was done."
+        "exit status: 0 done, and audited; 1 nothing was done; 2 cut off, and a wave is still to begin."
     )
-    refusals = (AuditError, MasterKeyError, ProvisioningError, Eui64Error, RegistryError, WaveError)
+    refusals = (AuditError, MasterKeyError, ProvisioningError, Eui64Error, RegistryError)
     nothing_done = ". Nothing was done."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -65,10 +65,15 @@ class Command(DomainCommand):
                 answer = ""
             if answer.strip() != "yes":
                 raise CommandError("not confirmed: nothing was done")
-        moved, waves = compromises.cut_off(ids, chain.command_actor(), timezone.now())
+        moved, waves, undone = compromises.cut_off(ids, chain.command_actor(), timezone.now())
         self.stdout.write(f"{_counted(moved, 'key')} marked as compromised.")
         for wave in waves:
-            self.stdout.write(f"Wave {wave.pk} began, {wave}: all meters of that concentrator get new keys.")
+            held = f" {guard.told(wave.approval)}." if wave.state == WaveState.HELD else ""
+            began = "waits" if held else "began"
+            self.stdout.write(f"Wave {wave.pk} {began}, {wave}: all meters of that concentrator get new keys.{held}")
+        if undone:
+            to_do = "Then: manage.py rotate_device_keys begin --name NAME --concentrator CONCENTRATOR"
+            raise CommandError("\n  ".join(["Still to do:", *undone, to_do]), returncode=2)
 
 
 def _counted(number: int, noun: str) -> str:

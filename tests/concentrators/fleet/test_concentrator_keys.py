@@ -9,10 +9,10 @@ from django.db import IntegrityError
 from django.utils import timezone
 from pytest_django import Settings
 
-from concentrators.commands import compromises, queue
+from concentrators.commands import compromises, guard, queue
 from concentrators.fleet import concentrator_keys, registry
 from concentrators.journal_replay import AccessReplayer
-from concentrators.models import Concentrator, RotationWave
+from concentrators.models import CommandKind, CommandLimit, Concentrator, RotationWave
 from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
@@ -130,11 +130,37 @@ class TestKeys:
         assert cut_off.keys == 1
         (wave,) = cut_off.waves
         assert set(wave.meters.values_list("meter", flat=True)) == {device.meter.pk for device in devices[:2]}
-        assert compromises.cut_off([key.pk], ACTOR, timezone.now()) == (0, [])
+        assert compromises.cut_off([key.pk], ACTOR, timezone.now()) == (0, [], [])
+
+    def test_they_are_cut_off_where_their_wave_cannot_begin(
+        self, holder: Concentrator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The account has as many held acts as one may have: its wave is refused, the cut is not."""
+        devices = commission(2, holder)
+        provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
+        CommandLimit.objects.update_or_create(kind=CommandKind.SET_KEY, span="act", defaults={"most": 1})
+        monkeypatch.setattr(guard, "HELD_ACTS_MAX", 0)
+        key = DeviceKey.objects.get(system_title=TITLE, epoch=1)
+        with pytest.raises(CommandError, match=r"still need new keys.*wait for a second person already") as refused:
+            call_command("compromise_keys", concentrator=str(holder), yes=True)
+        assert refused.value.returncode == 2
+        key.refresh_from_db()
+        assert key.state == "compromised"
+        assert "1 key marked as compromised." in capsys.readouterr().out
+        assert not RotationWave.objects.exists()
+
+    def test_a_wave_beyond_the_limits_is_said_to_wait(
+        self, holder: Concentrator, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        devices = commission(2, holder)
+        provisioning.provision_stored([NewKey(device.title, 0) for device in devices])
+        CommandLimit.objects.update_or_create(kind=CommandKind.SET_KEY, span="act", defaults={"most": 1})
+        call_command("compromise_keys", concentrator=str(holder), yes=True)
+        assert "must release it on the page Approvals" in capsys.readouterr().out
 
     def test_of_one_without_meters_no_wave_begins(self, holder: Concentrator) -> None:
         keys = DeviceKey.objects.filter(system_title=TITLE)
-        assert compromises.cut_off([key.pk for key in keys], ACTOR, timezone.now()) == (2, [])
+        assert compromises.cut_off([key.pk for key in keys], ACTOR, timezone.now()) == (2, [], [])
         assert not RotationWave.objects.exists()
 
 
