@@ -2,7 +2,9 @@
 
 The lease is a row with an end that the holder moves ahead, all by the database's clock. A row rather than an advisory
 lock: it is the same behind PgBouncer, and after a host that lost power or its network the server would keep that lock
-for minutes. Who cannot renew stops by its own monotonic clock before the lease can end, so no two are at work.
+for minutes. Who cannot renew stops by its own monotonic clock before the lease can end, so no two are at work. Who
+waits takes the lease over, too, if it has not moved for as long by the monotonic clock of the one who waits: the
+database's clock may have been set back meanwhile.
 """
 
 import logging
@@ -28,7 +30,9 @@ _BOUNDS = "-c statement_timeout=2s -c lock_timeout=2s"
 _TAKE = """UPDATE ami_headend_schedulelease
            SET taken_at = CASE WHEN holder = %(holder)s THEN taken_at ELSE clock_timestamp() END,
                holder = %(holder)s, host = %(host)s, until = clock_timestamp() + make_interval(secs => %(lease_s)s)
-           WHERE id = 1 AND (holder = %(holder)s OR until < clock_timestamp()) RETURNING id"""
+           WHERE id = 1 AND (holder = %(holder)s OR until < clock_timestamp()
+                             OR (holder = %(still)s AND until = %(still_until)s)) RETURNING id"""
+_LOOK = "SELECT holder, until FROM ami_headend_schedulelease WHERE id = 1"
 _GIVE_UP = "UPDATE ami_headend_schedulelease SET until = clock_timestamp() WHERE id = 1 AND holder = %(holder)s"
 
 
@@ -59,6 +63,8 @@ class Lease(threading.Thread):
         self._good_until = float("-inf")
         self._ended = threading.Event()
         self._trouble = ""
+        self._others: tuple[Any, ...] | None = None  # lease, as it was first seen at ``_others_since``
+        self._others_since = 0.0
 
     def is_held(self) -> bool:
         """Return whether this process is the one at work."""
@@ -86,9 +92,21 @@ class Lease(threading.Thread):
             while not self._ended.is_set():
                 # The lease begins after ``asked``: by this process's clock it ends sooner than by the database's.
                 asked = time.monotonic()
-                is_taken = session.execute(_TAKE, self._row).rowcount == 1
+                is_taken = session.execute(_TAKE, self._row | self._still(asked)).rowcount == 1
                 self._trouble = ""
-                if is_taken:
-                    self._good_until = asked + LEASE_S - _MARGIN_S
+                self._good_until = asked + LEASE_S - _MARGIN_S if is_taken else float("-inf")
+                if not is_taken:
+                    self._watch(session)
                 self._ended.wait(RENEW_S if is_taken else ASK_S)
             session.execute(_GIVE_UP, self._row)
+
+    def _watch(self, session: psycopg.Connection[Any]) -> None:
+        found = session.execute(_LOOK).fetchone()
+        if found != self._others:
+            self._others, self._others_since = found, time.monotonic()
+
+    def _still(self, now: float) -> dict[str, Any]:
+        """Return another's lease if it has not moved for LEASE_S by this process's clock: its holder does nothing."""
+        if self._others is None or now - self._others_since <= LEASE_S:
+            return {"still": None, "still_until": None}
+        return dict(zip(("still", "still_until"), self._others, strict=True))

@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import psycopg
 import pytest
+from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from ami_headend import schedule_lease
@@ -69,3 +71,33 @@ def test_who_cannot_renew_stops_before_another_can_begin() -> None:
     for lease in leases:
         lease.give_up()
     assert not [thread for thread in threading.enumerate() if isinstance(thread, Lease)]
+
+
+def test_who_is_refused_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own clock would let it go on for ten minutes, but another has the lease, as after a restore."""
+    monkeypatch.setattr(schedule_lease, "LEASE_S", 600.0)
+    (lease,) = started(1)
+    wait_for("it holds it", lease.is_held)
+    ScheduleLease.objects.update(holder="another", until=timezone.now() + timedelta(minutes=10))
+    wait_for("it stops", lambda: not lease.is_held())
+    assert ScheduleLease.objects.get().holder == "another"
+    lease.give_up()
+
+
+def test_a_clock_that_is_set_back_does_not_stretch_a_lease_that_nobody_renews() -> None:
+    ScheduleLease.objects.update(holder="dead", host="lost", until=timezone.now() + timedelta(hours=1))
+    (lease,) = started(1)
+    wait_for("it holds it", lease.is_held)
+    assert lease._others is not None
+    assert time.monotonic() - lease._others_since > schedule_lease.LEASE_S  # not before the holder had stopped
+    lease.give_up()
+
+
+def test_a_lease_far_ahead_that_is_renewed_is_left_to_its_holder() -> None:
+    """The clock was set back by an hour: the holder's next renewal writes the new time."""
+    (first,) = started(1)
+    wait_for("it holds it", first.is_held)
+    ScheduleLease.objects.update(until=timezone.now() + timedelta(hours=1))
+    wait_for("it is renewed", lambda: ScheduleLease.objects.get().until < timezone.now() + timedelta(minutes=1))
+    assert first.is_held()
+    first.give_up()
