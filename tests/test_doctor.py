@@ -20,11 +20,11 @@ from pytest_django import Settings
 
 from ami_headend import settings_checks
 from ami_headend.alerts.models import Rule
-from ami_headend.health import doctor
+from ami_headend.health import doctor, neighbours
 from ami_headend.local import embedded
 from ami_headend.processes import worker_command
 from concentrators.models import Concentrator, Uplink
-from keyvault import master_key
+from keyvault import journal, master_key
 from keyvault.audit.chain import Actor
 from keyvault.device_keys.provisioning import provision_devices
 from keyvault.masking import pinned
@@ -100,6 +100,23 @@ def test_standbys_that_do_not_follow_are_told(quick: None, settings: Settings) -
     assert findings()["standbys"][1:3] == (True, "none expected")
     settings.DATABASE_STANDBYS = 2
     assert findings()["standbys"][1:3] == (False, "0 of 2 follow the primary")
+
+
+@pytest.mark.django_db
+def test_where_the_setting_for_standbys_that_lag_is_not_in_force_it_is_told(settings: Settings) -> None:
+    settings.STANDBY_MAY_LAG = True
+    well, found, to_do = neighbours.standbys()
+    assert not well
+    assert "STANDBY_MAY_LAG=1 is set, but not in force" in found
+    assert "grant_rights" in to_do
+    journal.bind_to_timeline(may_lag=True)  # as grant_rights does
+    assert neighbours.standbys()[0]
+    settings.STANDBY_MAY_LAG = False
+    well, found, _ = neighbours.standbys()
+    assert not well
+    assert "STANDBY_MAY_LAG is not set, but in force" in found
+    journal.bind_to_timeline(may_lag=False)
+    assert neighbours.standbys()[0]
 
 
 def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:

@@ -19,6 +19,7 @@ from concentrators.fleet import laboratory
 from concentrators.models import ReadDeadline
 from concentrators.totals import mask_client
 from concentrators.totals.mask_client import NoAnswerError
+from keyvault import journal
 from keyvault.journal import mirrors, writing
 from keyvault.journal.mirrors import Standing
 from keyvault.masking import pinned
@@ -30,6 +31,10 @@ _AT_ONCE = 8
 _NAMED = 5
 _MESSAGE_LATE = timedelta(hours=1)
 _SIEM_LATE = timedelta(minutes=5)
+_MAY_LAG = {  # by whether it is in force, where the environment says the contrary
+    False: "STANDBY_MAY_LAG=1 is set, but not in force: a promoted standby that lacks acts on keys would be used so",
+    True: "STANDBY_MAY_LAG is not set, but in force: each promotion stops verification until the journal is replayed",
+}
 
 
 def client_addresses() -> tuple[bool, str, str]:
@@ -106,6 +111,8 @@ def siem() -> tuple[bool, str, str]:
 
 def standbys() -> tuple[bool, str, str]:
     """Check that as many standbys follow the primary as there should be, and that commits wait for one of them."""
+    if (closes := journal.closes_on_promotion()) is not None and closes != settings.STANDBY_MAY_LAG:
+        return False, _MAY_LAG[closes], "Run manage.py grant_rights, with OWNER_DATABASE_URL and this environment."
     wanted = settings.DATABASE_STANDBYS
     if not wanted:
         return True, "none expected", ""

@@ -30,6 +30,7 @@ __all__ = [
     "append",
     "bind_to_timeline",
     "check_open",
+    "closes_on_promotion",
     "is_open",
     "note",
     "probe",
@@ -124,3 +125,9 @@ def bind_to_timeline(*, may_lag: bool) -> None:
                                ELSE nullif(timeline, keyvault_timeline()) END""",
         may_lag,
     )
+
+
+def closes_on_promotion() -> bool | None:
+    """Return whether the next promotion closes the vault until a replay; None if it is closed already. One query."""
+    rows = fetch_rows(f"SELECT timeline IS NOT NULL FROM keyvault_journal_replayed WHERE {OPEN}")
+    return bool(rows[0][0]) if rows else None
