@@ -24,6 +24,7 @@ from concentrators.ingest import backlog
 from concentrators.listener import figures as listener_figures
 from concentrators.totals import masked_queries, read_success
 from keyvault import master_key
+from keyvault.journal import mirrors, writing
 from keyvault.master_key import MasterKeyError, rewrap
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,32 @@ def _components() -> Iterator[Metric]:
     except MasterKeyError:
         opens = False
     yield GaugeMetricFamily(f"{PREFIX}master_key_up", "1: the master key can be used", value=opens)
+    yield from _mirrors()
+
+
+def _mirrors() -> Iterator[Metric]:
+    """Yield how the mirrors of this host's key journal stand; no samples without one, or if it cannot be read."""
+    up = GaugeMetricFamily(
+        f"{PREFIX}journal_mirror_up", "1: it can be read, and is alike as far as it goes", labels=["mirror"]
+    )
+    behind = GaugeMetricFamily(
+        f"{PREFIX}journal_mirror_records_behind", "Records of this host that it lacks", labels=["mirror"]
+    )
+    written = GaugeMetricFamily(
+        f"{PREFIX}journal_mirror_written_seconds", "When it was last written, Unix time", labels=["mirror"]
+    )
+    try:
+        standings = mirrors.standings(writing.own_segments()) if mirrors.folders() else []
+    except MasterKeyError as error:
+        logger.warning("metrics: %s", error)
+        standings = []
+    for one in standings:
+        name = str(one.folder)
+        up.add_metric([name], not one.trouble)
+        if not one.trouble:
+            behind.add_metric([name], one.records)
+            written.add_metric([name], one.written_at)
+    yield from (up, behind, written)
 
 
 def _rotation(now: datetime) -> Iterator[Metric]:

@@ -119,6 +119,10 @@ class Standing(NamedTuple):
     def octets(self) -> int:
         return sum(lack.octets for lack in self.lacks)
 
+    @property
+    def records(self) -> int:
+        return sum(lack.records for lack in self.lacks)
+
 
 def standings(segments: Sequence[Segment]) -> list[Standing]:
     """Return how each mirror stands; those that hang are waited for as long as an act would."""

@@ -24,6 +24,8 @@ from concentrators.models import Concentrator, ReadDeadline, Uplink
 from concentrators.totals import read_success
 from concentrators.totals.read_success import Success
 from keyvault.audit import chain
+from keyvault.journal import writing
+from keyvault.journal.segments import JournalRecord
 from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey, InvocationCounter
 from meters.models import Meter
@@ -252,8 +254,9 @@ class TestDoor:
 def collector_labels() -> list[str]:
     """The labels of figures that may have no rows just now."""
     of_snapshots = [label for _, labels in collector._OF_SNAPSHOTS.values() for label in labels]
-    # No mask authority is pinned here, no listener runs, nobody has subscribed to the feed, and no day was due.
-    return [*of_snapshots, "authority", "host", "listener", "result", "subscription", "deadline"]
+    # No mask authority is pinned here, no listener runs, the key journal has no mirror, nobody has subscribed to the
+    # feed, and no day was due.
+    return [*of_snapshots, "authority", "host", "listener", "result", "subscription", "deadline", "mirror"]
 
 
 def test_the_newest_day_of_each_deadline(asked: Client) -> None:
@@ -268,6 +271,30 @@ def test_the_newest_day_of_each_deadline(asked: Client) -> None:
     assert found["ami_headend_deadline_target_ratio", (label,)] == 0.98
     due = datetime.combine(now.date() - timedelta(days=1), deadline.due_time, UTC).timestamp()
     assert found["ami_headend_deadline_due_seconds", (label,)] == due
+
+
+def test_mirrors_of_the_key_journal(asked: Client, settings: Settings, tmp_path: Path) -> None:
+    own, near, far = [tmp_path / name for name in ("own", "near", "far")]
+    near.mkdir()
+    far.mkdir()
+    settings.KEY_JOURNAL_DIR = own
+    settings.KEY_JOURNAL_MIRRORS = [str(near)]
+    settings.KEY_JOURNAL_MIRRORS_NEEDED = "all"
+    settings.KEY_JOURNAL_MIRROR_S = 60.0
+    for number in (1, 2, 3):
+        writing.write(JournalRecord(number, number, "test", None))
+    settings.KEY_JOURNAL_MIRRORS = [str(near), str(far), str(tmp_path / "gone")]
+    found = samples(asked)
+    assert one(found, "journal_mirror_records_behind", mirror=str(near)) == 0
+    assert one(found, "journal_mirror_records_behind", mirror=str(far)) == 3
+    [path] = near.glob("*.journal")
+    assert one(found, "journal_mirror_written_seconds", mirror=str(near)) == path.stat().st_mtime
+    ups = [one(found, "journal_mirror_up", mirror=str(tmp_path / name)) for name in ("near", "far", "gone")]
+    assert ups == [1, 1, 0]
+    (far / path.name).write_bytes(path.read_bytes()[:-1])  # cut off within the third
+    assert one(samples(asked), "journal_mirror_records_behind", mirror=str(far)) == 1
+    (far / path.name).write_bytes(path.read_bytes() + b"more")
+    assert one(samples(asked), "journal_mirror_up", mirror=str(far)) == 0
 
 
 def test_the_dashboard_asks_only_for_what_there_is(asked: Client) -> None:
