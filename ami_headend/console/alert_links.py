@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.http import urlencode
 
 from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, SubjectKind
@@ -12,6 +11,7 @@ from ami_headend.console.alert_subjects import RIGHTS, subjects_url
 from ami_headend.console.deadlines import SEE_DEADLINES
 from ami_headend.console.events import SEE_EVENTS, events_url
 from ami_headend.console.failures import SEE, failures_url
+from ami_headend.console.periods import as_filters
 from ami_headend.core import clock
 from meters.readings.obis import FRAUD_LOG, STANDARD_LOG
 
@@ -71,16 +71,16 @@ def _rows(alert: Alert) -> list[Link]:
     is_one = subject_link(alert) is not None
     of_subject: dict[str, str | int] = {f"{alert.subject_kind}__id__exact": alert.subject_id} if is_one else {}
     named = {alert.subject_kind: alert.subject} if is_one else {}
-    since = timezone.localtime(max(alert.opened_at, clock.EARLIEST) - timedelta(minutes=alert.rule.period_minutes or 0))
+    begins = max(alert.opened_at, clock.EARLIEST) - timedelta(minutes=alert.rule.period_minutes or 0)
+    since = as_filters(begins.replace(second=0))
     match Condition(alert.rule.condition):
         case Condition.KIND_SEEN:
-            named |= {"kind": alert.rule.selector, "from": f"{since:%Y-%m-%d %H:%M}"}
-            return [Link("Failures of this kind", failures_url(**named), SEE)]
+            chosen = failures_url(**named, kind=alert.rule.selector, **since)
+            return [Link("Failures of this kind", chosen, SEE)]
         case Condition.FAILURE_RATE:
-            named["from"] = f"{since:%Y-%m-%d %H:%M}"
-            return [Link("Failures", failures_url(**named), SEE), _list("Uplinks", _UPLINKS, **of_subject)]
+            return [Link("Failures", failures_url(**named, **since), SEE), _list("Uplinks", _UPLINKS, **of_subject)]
         case Condition.METER_EVENT:
-            chosen = events_url(**named, **_of_events(alert.rule.selector), **{"from": f"{since:%Y-%m-%d %H:%M}"})
+            chosen = events_url(**named, **_of_events(alert.rule.selector), **since)
             return [Link("Events that it counted", chosen, SEE_EVENTS)]
         case Condition.OUTAGE:
             page = reverse("admin:outage", args=[alert.subject_id]) if is_one else reverse("admin:outages")
@@ -94,8 +94,7 @@ def _rows(alert: Alert) -> list[Link]:
             return [_list("The day and those before", _DEADLINES, **group)]
         case Condition.REGISTERS_DIFFER:
             group = {} if alert.rule.group is None else {"group": str(alert.rule.group)}
-            period = {"state": "open", "from": f"{since:%Y-%m-%d %H:%M}"}
-            return [_list("Open differences", _DIFFERENCES, **group, **period)]
+            return [_list("Open differences", _DIFFERENCES, **group, state="open", **since)]
         case condition:
             return [_list(*page) for page in _WHOLE.get(condition, ())]
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 from ami_headend.alerts import silence
 from ami_headend.alerts.models import Alert, GatheredSubjects, SubjectKind
 from ami_headend.console.formatting import ago, label, link
-from ami_headend.console.lists import ROWS, number_of, text, text_of
+from ami_headend.console.lists import ROWS, number_of, page_key, text, text_of
 from ami_headend.console.meters import MetersActingPage, meters_table
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
@@ -62,17 +62,18 @@ class AlertSubjectsPage(MetersActingPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         search = filters["search"].strip()
         if self.gathered.kind == SubjectKind.METER:
+            with page_key():
+                place = text_of(after) if after else ""
             selection = MeterSelection(
-                search=search,
-                ids=tuple(self.gathered.ids),
-                group_ids=ids(filters["group"]),
-                after=text_of(after) if after else "",
+                search=search, ids=tuple(self.gathered.ids), group_ids=ids(filters["group"]), after=place
             )
             return meters_table(selection, self.request.user, choose=bool(self.meter_acts() or self.group_acts()))
         rows = Concentrator.objects.filter(pk__in=self.gathered.ids, name__startswith=search).order_by("pk")
         if filters["group"]:
             rows = rows.filter(groups.of_concentrators(ids(filters["group"]) or (), "pk"))
-        shown = list(rows.filter(pk__gt=number_of(after[0]) if after else 0)[:ROWS])
+        with page_key():
+            last = number_of(after[0]) if after else 0
+        shown = list(rows.filter(pk__gt=last)[:ROWS])
         return _concentrators_table(shown), [shown[-1].pk] if len(shown) == ROWS else None
 
     def meter_acts(self) -> dict[str, str]:

@@ -27,7 +27,7 @@ from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import ListPage, number_of, time_of
+from ami_headend.console.lists import ListPage, number_of, page_key, time_of
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
@@ -249,11 +249,12 @@ def _evaluated(now: datetime) -> Figure:
 
 
 def _page(rows: QuerySet[Alert], state: str, after: list[str] | None) -> tuple[list[Alert], list[Any] | None]:
-    """Return the alerts of a page, and the key of the next page of ended ones; ValueError if ``after`` is none."""
+    """Return the alerts of a page, and the key of the next page of ended ones; NoSuchPageError if ``after`` is none."""
     if state != "ended":
         return list(rows[: 10 * ROWS]), None
     if after is not None:
-        at, pk = time_of(after[0]), number_of(after[-1])
+        with page_key():
+            at, pk = time_of(after[0]), number_of(after[-1])
         rows = rows.filter(Q(resolved_at__lt=at) | Q(resolved_at=at, pk__lt=pk))
     found = list(rows[: ROWS + 1])
     last = found[ROWS - 1] if len(found) > ROWS else None

@@ -15,7 +15,7 @@ from ami_headend.console.fleet_queries import PROFILES
 from ami_headend.console.formatting import NOTHING, ago, label, link, percent, thousands
 from ami_headend.console.groups import fill, filling
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, text
+from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, page_key, text
 from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC, Traffic
 from ami_headend.web.admin import KnownParametersForm
@@ -124,7 +124,8 @@ class ConcentratorsPage(ListPage):
         can = self.request.user.has_perm
         sees_shares = can("concentrators.view_intervaltotal")
         found = self._sorted(_found(filters, now, with_shares=sees_shares))
-        first = number_of(after[0]) if after else 0
+        with page_key():
+            first = number_of(after[0]) if after else 0
         see_meters = can("meters.view_meter")
         columns = [
             self._sorted_by("concentrator", "name"),

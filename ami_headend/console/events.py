@@ -16,7 +16,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from ami_headend.console.formatting import SEVERITY_COLOURS, label, link, moment, protection
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import ROWS, ListPage, MeterField, box, choice, chosen, number_of, time_of
+from ami_headend.console.lists import ROWS, ListPage, MeterField, box, choice, chosen, number_of, page_key, time_of
 from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
@@ -115,8 +115,9 @@ class EventsPage(ListPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         selection = selection_of(filters)
         if after is not None:
-            at, number = after
-            selection = dataclasses.replace(selection, after=EventKey(time_of(at), number_of(number)))
+            with page_key():
+                at, number = after
+                selection = dataclasses.replace(selection, after=EventKey(time_of(at), number_of(number)))
         access_record.note(self.request, meters=selection.meter_ids)
         try:
             found, key = events(selection, ROWS)

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.http import urlencode
 
 from ami_headend.console import charts
@@ -14,7 +13,7 @@ from ami_headend.console.failures import SEE, FailureFilters
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import kind_label, link, percent, thousands
 from ami_headend.console.lists import FilteredPage
-from ami_headend.console.periods import day_of, labels, midnight
+from ami_headend.console.periods import as_filters, day_of, labels, midnight
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.failures import statistics
 from concentrators.failures.kinds import Severity
@@ -71,9 +70,7 @@ class FailureNumbersPage(FilteredPage):
     def _way(self, start: datetime, end: datetime) -> dict[str, str]:
         """Return the filters of the address with the shown period, for links to the list."""
         given = {name: str(value) for name, value in self.request.GET.items() if value}
-        return given | {
-            name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}" for name, at in (("from", start), ("to", end))
-        }
+        return given | as_filters(start, end)
 
     def _meters(self, rows: list[statistics.MeterCount], way: dict[str, str]) -> HtmlTable:
         return table(

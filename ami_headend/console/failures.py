@@ -20,16 +20,7 @@ from ami_headend.console import list_exports
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, label, link, thousands, wrapped
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import (
-    ROWS,
-    ListPage,
-    MeterField,
-    box,
-    choice,
-    chosen,
-    number_of,
-    time_of,
-)
+from ami_headend.console.lists import ROWS, ListPage, MeterField, box, choice, chosen, number_of, page_key, time_of
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.core.text import NOTE_LENGTH
 from ami_headend.web.admin import FilterForm
@@ -301,8 +292,9 @@ class FailureGroupsPage(ListPage):
 def _key(after: list[str] | None) -> FailureKey | None:
     if after is None:
         return None
-    at, number = after
-    return FailureKey(time_of(at), number_of(number))
+    with page_key():
+        at, number = after
+        return FailureKey(time_of(at), number_of(number))
 
 
 def _figures() -> list[Figure]:

@@ -19,7 +19,7 @@ from ami_headend import cached_answers
 from ami_headend.console.formatting import clipped, link, thousands
 from ami_headend.console.group_queries import GROUP_SIZES, standing
 from ami_headend.console.list_exports import ROWS_MAX, ListExport
-from ami_headend.console.lists import ROWS, ListPage, sentence, text
+from ami_headend.console.lists import ROWS, ListPage, NoSuchPageError, sentence, text
 from ami_headend.core.names import Alike, alike
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -190,7 +190,7 @@ def _matching(filters: dict[str, Any]) -> QuerySet[Any]:
 def _key(after: list[str]) -> tuple[str, str]:
     kind, *name = after
     if "\0" in "".join(after) or not name:
-        raise ValueError("not the name of a group")
+        raise NoSuchPageError
     return kind, "~".join(name)
 
 

@@ -1,6 +1,7 @@
 """Pages with a list: a form of filters, one page of rows, and a link to the next. Pages continue after a key."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from ami_headend import saved_views
 from ami_headend.console import list_exports
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.page import ConsolePage
+from ami_headend.core.clock import EARLIEST, LATEST
 from ami_headend.core.numbers import row_number, row_numbers
 from ami_headend.saved_views import SHARE
 from ami_headend.web.admin import FilterForm, KnownParametersForm
@@ -188,6 +190,10 @@ def saved(request: HttpRequest, name: str, pages: Collection[str]) -> dict[str, 
     }
 
 
+class NoSuchPageError(Exception):
+    """The address asks for a page of a list by a key that none of its rows can have."""
+
+
 class ListPage(FilteredPage):
     """A page of rows: ``find`` returns a table of the filtered rows and the key of the next page.
 
@@ -195,7 +201,7 @@ class ListPage(FilteredPage):
     """
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
-        """Return the rows of a page and the key of the next; ValueError if ``after`` is not a key."""
+        """Return the rows of a page and the key of the next; NoSuchPageError if ``after`` is not a key."""
         raise NotImplementedError
 
     def exported(self, filters: dict[str, Any]) -> ListExport | None:
@@ -227,7 +233,7 @@ class ListPage(FilteredPage):
         context = super().get_context_data(
             form=form,
             query=query.urlencode(),
-            is_filtered=any(query.values()),
+            is_filtered=any(query.get(name) for name in form.fields),
             first_page=f"?{query.urlencode()}" if after else None,
             **kwargs,
         )
@@ -235,7 +241,7 @@ class ListPage(FilteredPage):
             return context
         try:
             found, key = self.find(form.cleaned_data, str(after[0]).split("~") if after else None)
-        except ValueError:
+        except NoSuchPageError:
             return {**context, "is_wrong_page": True}
         if key is not None:
             query["after"] = "~".join(value.isoformat() if isinstance(value, datetime) else str(value) for value in key)
@@ -248,11 +254,20 @@ class ListPage(FilteredPage):
         return type(self).exported is not ListPage.exported
 
 
+@contextmanager
+def page_key() -> Iterator[None]:
+    """Read a key inside; what cannot be one becomes NoSuchPageError."""
+    try:
+        yield
+    except ValueError:
+        raise NoSuchPageError from None
+
+
 def time_of(written: str) -> datetime:
     """Parse a time in a key; ValueError for any other text."""
     at = datetime.fromisoformat(written)
-    if at.tzinfo is None:
-        raise ValueError("a time without a zone")
+    if at.tzinfo is None or not EARLIEST <= at <= LATEST:
+        raise ValueError("a time without a zone, or one that no row has")
     return at
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, label, moment
 from ami_headend.console.list_exports import SUM, ListExport
-from ami_headend.console.lists import ROWS, number_of, time_of
+from ami_headend.console.lists import ROWS, number_of, page_key, time_of
 from ami_headend.console.records import RecordsPage
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -50,8 +50,9 @@ class MaskedTotalsPage(RecordsPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
-            at, number = after
-            place = MaskedTotalPosition(time_of(at), number_of(number, _IDS))
+            with page_key():
+                at, number = after
+                place = MaskedTotalPosition(time_of(at), number_of(number, _IDS))
         found, key = totals(replace(self._selection(filters), after=place), ROWS)
         columns = columns_of("interval from", "-length", "register", "#sum", "#meters", "state", "-mask group")
         rows = [

@@ -18,7 +18,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, thousands
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ListPage, sentence
-from ami_headend.console.periods import day_of, midnight
+from ami_headend.console.periods import as_filters, day_of, midnight
 from ami_headend.core import clock
 from ami_headend.core.text import counted
 from ami_headend.web.admin import KnownParametersForm
@@ -71,7 +71,7 @@ class OutagesPage(ListPage, ActingPage):
         out = sum(one.out for one in self.found)
         oldest = min((one.since for one in self.found), default=None)
         hubs = sum(one.id is not None for one in self.found)
-        yesterday = past_url(self.request, **period(now - _DAY, now))
+        yesterday = past_url(self.request, **as_filters(now - _DAY, now))
         return {
             **context,
             "figures": [
@@ -147,7 +147,7 @@ def tabs(request: HttpRequest) -> list[tuple[str, str, bool]]:
     now = timezone.now()
     here = request.get_full_path()
     today = midnight(day_of(now))
-    night = period(today - _EVENING, today + _MORNING)
+    night = as_filters(today - _EVENING, today + _MORNING)
     group = {"group": request.GET["group"]} if request.GET.get("group") else {}
     present = reverse("admin:outages")
     ways = [
@@ -156,11 +156,6 @@ def tabs(request: HttpRequest) -> list[tuple[str, str, bool]]:
         ("7 days", past_url(request)),
     ]
     return [(title, url, url == here) for title, url in ways]
-
-
-def period(start: datetime, end: datetime) -> dict[str, str]:
-    """Return a period as filters have it, in the viewer's zone."""
-    return {name: f"{timezone.localtime(at):%Y-%m-%dT%H:%M}" for name, at in (("from", start), ("to", end))}
 
 
 def past_url(request: HttpRequest, **filters: str) -> str:

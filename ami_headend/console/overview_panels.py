@@ -43,6 +43,7 @@ from ami_headend.console.formatting import (
     thousands,
 )
 from ami_headend.console.meters import meters_url
+from ami_headend.console.periods import as_filters
 from ami_headend.console.registry_queries import TRAFFIC
 from ami_headend.console.rotation_queries import OPEN_WAVES, WaveRow
 from ami_headend.console.traffic_queries import FAILURES_BY_KIND, VERDICTS, KindCount, VerdictHour
@@ -200,11 +201,11 @@ def traffic(found: list[VerdictHour], now: datetime) -> Panel:
 
 def failures(counts: list[KindCount], now: datetime) -> Panel:
     """Return failures by kind, and signs of tampering."""
-    start = _in_filter(traffic_queries.a_day_before(now))
+    since = as_filters(traffic_queries.a_day_before(now))
     severity = {count.kind: FailureKind(count.kind).severity for count in counts}
     signs = sum(count.failures for count in counts if severity[count.kind] == Severity.CRITICAL)
     most = max((count.failures for count in counts), default=1)
-    url = failures_url(severity=Severity.CRITICAL.name.lower(), **{"from": start})
+    url = failures_url(severity=Severity.CRITICAL.name.lower(), **since)
     note = "forged or copied frames, 24 h"
     return {
         "figures": [
@@ -216,7 +217,7 @@ def failures(counts: list[KindCount], now: datetime) -> Panel:
                 "failures": thousands(count.failures),
                 "colour": SEVERITY_COLOURS[severity[count.kind]],
                 "percent": max(1, round(100 * count.failures / most)),
-                "url": failures_url(kind=count.kind, **{"from": start}),
+                "url": failures_url(kind=count.kind, **since),
             }
             for count in counts
         ],
@@ -341,9 +342,4 @@ def _hour_label(start: datetime, form: str) -> str:
 
 
 def _totals_url(start: datetime) -> str:
-    return f"{reverse('admin:interval_totals')}?{urlencode({'from': _in_filter(start)})}"
-
-
-def _in_filter(at: datetime) -> str:
-    """Write a time as the filters of lists do, in the viewer's zone."""
-    return f"{timezone.localtime(at):%Y-%m-%dT%H:%M:%S}"
+    return f"{reverse('admin:interval_totals')}?{urlencode(as_filters(start))}"

@@ -13,8 +13,9 @@ from ami_headend.console import list_exports
 from ami_headend.console.events import SEE_EVENTS
 from ami_headend.console.formatting import NOTHING, clipped, duration, label, link, moment, thousands
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import ROWS, choice, number_of, time_of
-from ami_headend.console.outages import past_url, period, tabs
+from ami_headend.console.lists import ROWS, choice, number_of, page_key, time_of
+from ami_headend.console.outages import past_url, tabs
+from ami_headend.console.periods import as_filters
 from ami_headend.console.records import RecordsPage
 from ami_headend.core import clock
 from ami_headend.web.admin import FilterForm
@@ -65,8 +66,9 @@ class PastOutagesPage(RecordsPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         selection = self._selection(filters)
         if after is not None:
-            at, number = after
-            selection = replace(selection, after=OutageKey(time_of(at), number_of(number)))
+            with page_key():
+                at, number = after
+                selection = replace(selection, after=OutageKey(time_of(at), number_of(number)))
         try:
             if filters["rows"] == _METERS:
                 spells, key = outage_history.meter_outages(selection, ROWS)
@@ -97,7 +99,7 @@ class PastOutagesPage(RecordsPage):
         for one in found:
             name: Any = "meters without a concentrator"
             if one.concentrator:
-                span = period(one.since, (one.until or one.since) + timedelta(minutes=1))
+                span = as_filters(one.since, (one.until or one.since) + timedelta(minutes=1))
                 name = link(
                     past_url(self.request, rows=_METERS, concentrator=one.concentrator, **span), one.concentrator
                 )

@@ -53,6 +53,17 @@ def midnight(day: date) -> datetime:
     return datetime.combine(day, time.min, tzinfo=timezone.get_current_timezone()).astimezone(UTC)
 
 
+def as_filters(start: datetime | None = None, end: datetime | None = None) -> dict[str, str]:
+    """Return a period as the filters of pages have it (``FilterForm``), in the active zone."""
+    given = {"from": start, "to": end}
+    return {name: _local(at) for name, at in given.items() if at is not None}
+
+
+def _local(at: datetime) -> str:
+    local = timezone.localtime(at).replace(tzinfo=None)
+    return local.isoformat(timespec="seconds" if local.second else "minutes")
+
+
 def day_of(at: datetime) -> date:
     """Return the day of the active zone that contains a time."""
     return timezone.localtime(at).date()

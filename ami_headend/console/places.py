@@ -13,7 +13,7 @@ from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, clipped, link, moment
 from ami_headend.console.groups import fill, filling
 from ami_headend.console.list_exports import ListExport, paged
-from ami_headend.console.lists import ROWS, ListPage, box, chosen, number_of, text, text_of
+from ami_headend.console.lists import ROWS, ListPage, box, chosen, number_of, page_key, text, text_of
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.fleet.groups import Members
@@ -91,7 +91,10 @@ class PlacesPage(ListPage):
         rows = self.matching(filters)
         if after:
             is_by_id = bool(filters["group"])
-            rows = rows.filter(pk__gt=number_of(after[0], 2**31)) if is_by_id else rows.filter(name__gt=text_of(after))
+            with page_key():
+                rows = (
+                    rows.filter(pk__gt=number_of(after[0], 2**31)) if is_by_id else rows.filter(name__gt=text_of(after))
+                )
         shown = list(rows[:ROWS])
         columns = columns_of("place", "address", "-customer", "meter", "-since")
         see_meters = self.request.user.has_perm("meters.view_meter")

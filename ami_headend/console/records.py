@@ -16,7 +16,8 @@ from unfold.widgets import UnfoldAdminSelectWidget
 from ami_headend.console import list_exports
 from ami_headend.console.formatting import NOTHING, link, moment, protection, thousands
 from ami_headend.console.list_exports import SUM, ListExport, paged
-from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, time_of
+from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, page_key, time_of
+from ami_headend.console.periods import as_filters
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
@@ -49,9 +50,7 @@ def code_of(obis_code: str) -> str:
 
 def signatures_url(meter: str, since: datetime, until: datetime | None = None) -> str:
     """Return the address of the signatures of a meter (serial number or system title), oldest first."""
-    times = {"from": since} | ({} if until is None else {"to": until})
-    asked = {name: timezone.localtime(at).strftime("%Y-%m-%dT%H:%M") for name, at in times.items()}
-    return f"{reverse('admin:signatures')}?{urlencode({'meter': meter, **asked})}"
+    return f"{reverse('admin:signatures')}?{urlencode({'meter': meter, **as_filters(since, until)})}"
 
 
 def _protected_by(row: queries.ReadingRow) -> str:
@@ -130,8 +129,9 @@ class ReadingsPage(RecordsPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
-            at, meter_id, register_id = after
-            place = queries.ReadingKey(time_of(at), number_of(meter_id, _IDS), number_of(register_id, 2**15))
+            with page_key():
+                at, meter_id, register_id = after
+                place = queries.ReadingKey(time_of(at), number_of(meter_id, _IDS), number_of(register_id, 2**15))
         found, key = queries.readings_page(replace(self._selection(filters), after=place), ROWS)
         columns = columns_of("time", "meter", "register", "-interval", "#value", "-scheme", "-#uplink")
         rows = [
@@ -179,8 +179,10 @@ class TotalsPage(RecordsPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
-            at, *numbers = after
-            place = TotalPosition(time_of(at), *(number_of(number, _IDS) for number in numbers))
+            with page_key():
+                at, concentrator_id, register_id, minutes = after
+                ids_of = number_of(concentrator_id, _IDS), number_of(register_id, _IDS)
+                place = TotalPosition(time_of(at), *ids_of, number_of(minutes, _IDS))
         found, key = totals(replace(self._selection(filters), after=place), ROWS)
         columns = columns_of("interval from", "-length", "concentrator", "register", "#sum", "#meters")
         rows = [
@@ -226,8 +228,9 @@ class TalliesPage(RecordsPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
-            at, concentrator_id, kind = after
-            place = TallyKey(time_of(at), number_of(concentrator_id, _IDS), FailureKind(kind).value)
+            with page_key():
+                at, concentrator_id, kind = after
+                place = TallyKey(time_of(at), number_of(concentrator_id, _IDS), FailureKind(kind).value)
         found, key = tallies(_tallies(filters)._replace(after=place), ROWS)
         columns = columns_of("hour", "concentrator", "kind", "#failures")
         rows = [

@@ -13,7 +13,8 @@ from django.utils.http import urlencode
 from ami_headend.console import list_exports
 from ami_headend.console.formatting import duration, label, link, moment
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import ROWS, MeterField, choice, number_of, time_of
+from ami_headend.console.lists import ROWS, MeterField, choice, number_of, page_key, time_of
+from ami_headend.console.periods import as_filters
 from ami_headend.console.records import RecordsPage, code_of, register_field
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -62,8 +63,9 @@ class RegisterDifferencesPage(RecordsPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
-            at, number = after
-            place = DifferenceKey(time_of(at), number_of(number))
+            with page_key():
+                at, number = after
+                place = DifferenceKey(time_of(at), number_of(number))
         found, key = differences(replace(self._selection(filters), after=place), ROWS)
         columns = columns_of(
             "from", "-lasts", "meter", "-OBIS code", "-#by register", "-#by intervals", "#difference", "state"
@@ -98,8 +100,7 @@ class RegisterDifferencesPage(RecordsPage):
 def open_differences(meter_ids: Sequence[int], register: Register, start: datetime, end: datetime) -> dict[str, Any]:
     """Return the context of a load profile: the open differences of a period, and where all of them are. One query."""
     found, more = differences(DifferenceSelection(start, end, meter_ids, [register.pk], is_open=True), _SHOWN)
-    times = {"from": start, "to": end}
-    asked = {name: timezone.localtime(at).strftime("%Y-%m-%dT%H:%M") for name, at in times.items()}
+    asked = as_filters(start, end)
     columns = columns_of("from", "to", "-#by register", "-#by intervals", "#difference")
     return {
         "differences": table(columns, [[*_span(row), *_numbers(row)] for row in found]) if found else None,

@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 from ami_headend.console import list_exports
 from ami_headend.console.formatting import link, moment
 from ami_headend.console.list_exports import ListExport, paged
-from ami_headend.console.lists import ROWS, MeterField, number_of, time_of
+from ami_headend.console.lists import ROWS, MeterField, number_of, page_key, time_of
 from ami_headend.console.load_profile import READ_READINGS
 from ami_headend.console.records import RecordsPage, code_of, ids_of, register_field
 from ami_headend.web.admin import FilterForm
@@ -64,10 +64,11 @@ class SignaturesPage(RecordsPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         place = None
         if after is not None:
-            at, meter_id, epoch, number = after
-            place = SignatureKey(
-                time_of(at), number_of(meter_id, 2**31), number_of(epoch, 2**31), number_of(number, _NUMBERS)
-            )
+            with page_key():
+                at, meter_id, epoch, number = after
+                place = SignatureKey(
+                    time_of(at), number_of(meter_id, 2**31), number_of(epoch, 2**31), number_of(number, _NUMBERS)
+                )
         found, key = self._page(filters, ROWS, place)
         meters = Meter.objects.in_bulk({row.meter_id for row in found})
         rows = [

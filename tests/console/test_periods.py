@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.utils import timezone
 
-from ami_headend.console.periods import day_of, labels, marks, midnight, period_of
+from ami_headend.console.periods import as_filters, day_of, labels, marks, midnight, period_of
 from ami_headend.console.profiles import by_day, profile
+from ami_headend.web.admin import FilterForm
 from meters.models import Register
 from meters.readings.expectation import ExpectedPeriod
 from meters.readings.queries import Interval
@@ -113,3 +114,13 @@ def test_an_axis_marks_round_times() -> None:
         assert [hours[n].day for n in marks("week", hours)] == [2, 3, 4, 5, 6, 7, 8]
         month = [datetime(2026, 3, 1, tzinfo=UTC) + timedelta(hours=n) for n in range(31 * 24)]
         assert [month[n].day for n in marks("month", month)] == [1, 6, 11, 16, 21, 26, 31]
+
+
+@pytest.mark.parametrize(("second", "written"), [(0, "2026-07-01T12:30"), (5, "2026-07-01T12:30:05")])
+def test_a_period_is_written_as_filters_read_it(second: int, written: str) -> None:
+    at = datetime(2026, 7, 1, 10, 30, second, 7, tzinfo=UTC)
+    assert as_filters(at) == {"from": written}
+    assert as_filters(end=at) == {"to": written}
+    form = FilterForm(as_filters(at - timedelta(hours=1), at))
+    assert form.is_valid()
+    assert form.cleaned_data["to"] == at.replace(microsecond=0)

@@ -19,7 +19,7 @@ from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, clipped, moment, thousands
 from ami_headend.console.list_exports import ListExport, paged
-from ami_headend.console.lists import ROWS, ListPage, number_of, text
+from ami_headend.console.lists import ROWS, ListPage, number_of, page_key, text
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import step_up
 from ami_headend.web.admin import FilterForm
@@ -60,8 +60,9 @@ class AuditPage(ListPage, ActingPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         rows = _matching(filters)
         if after is not None:
-            (last,) = after
-            rows = rows.filter(number__lt=number_of(last))
+            with page_key():
+                (last,) = after
+                rows = rows.filter(number__lt=number_of(last))
         found = list(rows[: ROWS + 1])
         return _records(found[:ROWS]), [found[ROWS - 1].number] if len(found) > ROWS else None
 

@@ -18,7 +18,7 @@ from ami_headend.console.formatting import NOTHING, ago, duration, label, link, 
 from ami_headend.console.keys import questions
 from ami_headend.console.keys.waves import SEE, counted
 from ami_headend.console.list_exports import ListExport, paged
-from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of
+from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, page_key
 from ami_headend.core.numbers import row_number
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
@@ -95,8 +95,9 @@ class WavePage(ListPage, ActingPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         rows = self._matching(filters)
         if after is not None:
-            (last,) = after
-            rows = rows.filter(pk__gt=number_of(last))
+            with page_key():
+                (last,) = after
+                rows = rows.filter(pk__gt=number_of(last))
         found = list(rows.order_by("pk")[: ROWS + 1])
         return _meters(found[:ROWS]), [found[ROWS - 1].pk] if len(found) > ROWS else None
 
