@@ -22,6 +22,7 @@ from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.formats import localize
 from django.utils.functional import cached_property
+from django.utils.http import urlencode
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.views import ChangeList
@@ -363,6 +364,16 @@ class KnownParametersForm(forms.Form):
     """Filters that refuse unknown parameters, instead of showing a list that only looks filtered."""
 
     others: ClassVar = frozenset({"after", "csrfmiddlewaretoken"})  # after: the next page
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Return what else the address says, such as a tab or an order: the form and its "Clear" keep it."""
+        names = self.others - KnownParametersForm.others
+        return {name: self.data[name] for name in sorted(names) if self.data.get(name)}
+
+    @property
+    def kept_query(self) -> str:
+        return f"?{urlencode(self.kept)}" if self.kept else ""
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

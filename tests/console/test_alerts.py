@@ -363,6 +363,23 @@ class TestRules:
         assert Rule.objects.get(condition=Condition.FAILURE_RATE).threshold == 10
 
 
+class TestFilters:
+    def test_the_tab_is_kept_by_the_form_and_its_clear(self, admin_client: Client) -> None:
+        """What the browser would send with "Show" is what the form has: its hidden fields and its filters."""
+        page, form_of = reverse("admin:alerts"), re.compile(r'<form method="get" novalidate>.*?</form>', re.DOTALL)
+        text = admin_client.get(page, {"state": "ended"}).content.decode()
+        [form] = form_of.findall(text)
+        assert '<input type="hidden" name="state" value="ended">' in form
+        assert f'href="{page}?state=ended"' in form
+        assert 'class="console-filters">' in text  # a tab is no filter: they stay folded
+        [form] = form_of.findall(admin_client.get(page).content.decode())
+        assert "hidden" not in form
+
+    def test_an_order_is_kept_too(self, admin_client: Client) -> None:
+        text = admin_client.get(reverse("admin:concentrators"), {"sort": "-name"}).content.decode()
+        assert '<input type="hidden" name="sort" value="-name">' in text
+
+
 class TestChannels:
     form = {"name": "duty", "kind": "webhook", "address": "https://hooks.example/x", "least_severity": 20}
 
