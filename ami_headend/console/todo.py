@@ -17,7 +17,7 @@ from keyvault.models import DeviceKey
 from meters.models import Meter
 
 SHOWN = 6
-_REQUESTS = 2  # for approval that are shown before alerts, which they must not push out
+_REQUESTS = 2  # for approval that are shown before alerts; the others come after them
 
 
 class Item(NamedTuple):
@@ -47,12 +47,13 @@ def to_do(user: Any, findings: Sequence[CheckResult], now: datetime) -> ToDo:
         for finding in findings
         if not finding.well
     ]
-    items += _approvals(user, now)
-    more = 0
+    requests, more = _approvals(user, now)
+    items += requests[:_REQUESTS]
     if user.has_perm("alerts.view_alert"):
         alerts = list(open_alerts(now)[:SHOWN])
-        more = sum(count_by_severity(now).values()) - len(alerts)
+        more += sum(count_by_severity(now).values()) - len(alerts)
         items += [_alert(alert) for alert in alerts]
+    items += requests[_REQUESTS:]
     steps = [] if items else _first_steps(user)
     return ToDo(items[:SHOWN], more + max(0, len(items) - SHOWN), steps)
 
@@ -73,9 +74,11 @@ def _alert(alert: Alert) -> Item:
     )
 
 
-def _approvals(user: Any, now: datetime) -> list[Item]:
-    """Return the requests that wait for this person's decision."""
-    return [
+def _approvals(user: Any, now: datetime) -> tuple[list[Item], int]:
+    """Return the requests that wait for this person's decision, the oldest first, and the number of others."""
+    waiting = approvals.waiting_for(user, now)
+    rows = list(waiting[:SHOWN])
+    items = [
         _item(
             Severity.WARNING,
             f"{row.requested_by} requests your approval",
@@ -83,8 +86,9 @@ def _approvals(user: Any, now: datetime) -> list[Item]:
             since=row.requested_at,
             url=reverse("admin:approvals"),
         )
-        for row in approvals.waiting_for(user, now)[:_REQUESTS]
+        for row in rows
     ]
+    return items, waiting.count() - len(rows) if len(rows) == SHOWN else 0
 
 
 def _first_steps(user: Any) -> list[Item]:

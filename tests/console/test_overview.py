@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from ami_headend.alerts import silence
 from ami_headend.alerts.models import Alert, Rule, SubjectKind
-from ami_headend.console import components, fleet_queries, overview_panels, rotation_queries, traffic_queries
+from ami_headend.console import components, fleet_queries, overview_panels, rotation_queries, todo, traffic_queries
 from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES, Profiles
 from ami_headend.console.formatting import link
 from ami_headend.models import KeptAnswer
@@ -415,6 +415,29 @@ def test_a_request_waits_for_whoever_may_decide_and_did_not_ask() -> None:
     assert said in text
     assert "To destroy version 1 of the master key: rotated in May" in text
     assert said not in text_of(person("auditor"))
+
+
+def test_two_requests_come_before_alerts_and_the_others_after_them() -> None:
+    officer = User.objects.create_user("ann", is_staff=True)
+    officer.groups.add(Group.objects.get(name="key officer"))
+    asker = Person(officer, "test")
+    for version in range(1, 5):
+        approvals.request(approvals.DESTROY, {"version": version, "place": "x"}, "old", asker, timezone.now())
+    alert("Counter used twice")
+    components.look(timezone.now())
+    user, now = User.objects.create_superuser("root"), timezone.now()
+    found = todo.to_do(user, [], now)
+    assert [item.text.split(" of ")[0][-9:] if item.text.startswith("To ") else item.title for item in found.items] == [
+        "version 1",
+        "version 2",
+        "Counter used twice",
+        "version 3",
+        "version 4",
+    ]
+    for version in range(5, 10):
+        approvals.request(approvals.DESTROY, {"version": version, "place": "x"}, "old", asker, now)
+    found = todo.to_do(user, [], now)
+    assert (len(found.items), found.more) == (6, 4)
 
 
 def test_alerts_are_for_those_who_may_see_them() -> None:
