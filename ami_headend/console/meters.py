@@ -22,7 +22,7 @@ from ami_headend.console.formatting import NOTHING, ago, clipped, label, link, t
 from ami_headend.console.groups import FILLING, PUT_ALL, fill, fill_with, filling
 from ami_headend.console.keys.compromise import compromise_url
 from ami_headend.console.list_exports import ListExport, paged
-from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, text, text_of
+from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, page_key, text, text_of
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.core import clock
 from ami_headend.core.text import counted
@@ -148,9 +148,10 @@ class MetersPage(MetersActingPage):
             if request.POST.get("sure") == "yes":
                 fill_with(request, registry_queries.all_ids(selection))
             else:
-                found = registry_queries.count(selection, _COUNTED_MAX)
-                more = "more than " * (found == _COUNTED_MAX)
-                said = f"Nothing was done: {more}{counted(found, 'meter')} would be put in. Tick that all are meant."
+                found = registry_queries.count(selection, _COUNTED_MAX + 1)
+                more = "more than " * (found > _COUNTED_MAX)
+                number = counted(min(found, _COUNTED_MAX), "meter")
+                said = f"Nothing was done: {more}{number} would be put in. Tick that all are meant."
                 messages.error(request, said)
         else:
             messages.error(request, "Nothing was done: correct the filters first.")
@@ -172,7 +173,8 @@ class MetersPage(MetersActingPage):
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         selection = self.selection(filters)
         if after:
-            place = str(number_of(after[0], 2**31)) if selection.is_by_id else text_of(after)
+            with page_key():
+                place = str(number_of(after[0], 2**31)) if selection.is_by_id else text_of(after)
             selection = replace(selection, after=place)
         return meters_table(selection, self.request.user, choose=bool(self.meter_acts() or self.group_acts()))
 

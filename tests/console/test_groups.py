@@ -10,6 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from ami_headend.alerts.models import Alert, Rule
+from ami_headend.console import meters
 from ami_headend.console.formatting import energy
 from ami_headend.models import KeptAnswer
 from concentrators.failures.kinds import FailureKind
@@ -150,11 +151,17 @@ def test_chosen_rows_come_into_a_group_and_go(root: Client, north: FleetGroup) -
     assert "name the group" in post(root, "meters", {"act": "put-in", "meter": two.pk})
 
 
-def test_all_found_meters_come_into_a_group(root: Client, north: FleetGroup) -> None:
+def test_all_found_meters_come_into_a_group(root: Client, north: FleetGroup, monkeypatch: pytest.MonkeyPatch) -> None:
     tag = acts.make(parse("seen"), ACTOR)
     all_found = {"act": "put-all", "group": "seen"}
     said = post(root, "meters", all_found, "?group=district:North&status=commissioned")
     assert "Nothing was done: 2 meters would be put in." in said
+    monkeypatch.setattr(meters, "_COUNTED_MAX", 2)  # all that there are
+    said = post(root, "meters", all_found, "?group=district:North&status=commissioned")
+    assert "Nothing was done: 2 meters would be put in." in said
+    monkeypatch.setattr(meters, "_COUNTED_MAX", 1)
+    said = post(root, "meters", all_found, "?group=district:North&status=commissioned")
+    assert "Nothing was done: more than 1 meter would be put in." in said
     assert not Meter.objects.filter(groups.of_meters([tag.pk], "pk")).exists()
     said = post(root, "meters", {**all_found, "sure": "yes"}, "?group=district:North&status=commissioned")
     assert "2 put into seen." in said
