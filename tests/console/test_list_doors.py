@@ -176,6 +176,28 @@ def test_each_filter_takes_a_group_and_names_one_that_is_not_there(root: Client,
     assert wrong == []
 
 
+@pytest.mark.parametrize("after", ["9" * 30, "0001-01-01T00:00:00+14:00~1", "\N{SUPERSCRIPT TWO}~x~y~z"])
+def test_a_page_that_no_list_has_is_said(root: Client, after: str) -> None:
+    """A page with a key says so; one without a key, or with names for keys, may show rows."""
+    said = set()
+    for name, page in LISTS.items():
+        if issubclass(page, ListPage):
+            answer = root.get(reverse(f"admin:{name}"), {"after": after})
+            assert answer.status_code == 200, name
+            if answer.context.get("is_wrong_page"):
+                said.add(name)
+    assert said >= {"audit", "failures", "readings", "interval_totals", "failure_tallies", "concentrators"}
+
+
+def test_a_fault_is_not_taken_for_a_page_that_is_not_there(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(*_: Any) -> Any:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(LISTS["failures"], "find", find)
+    with pytest.raises(ValueError, match="a fault"):
+        root.get(reverse("admin:failures"))
+
+
 def test_a_view_of_a_list_of_the_admin_is_saved_opened_and_deleted(root: Client, north: FleetGroup) -> None:
     act, shown = reverse("admin:saved-views"), reverse("admin:meters_meter_changelist")
     body = {"page": "meters.meter", "query": "group=district%3ANorth&colour=red&o=1"}
