@@ -16,6 +16,7 @@ from django.contrib.auth.models import User
 from ami_headend.signin.models import SignIn
 from keyvault.cose.structures import encode_sequence
 from tests.flows import site as sites
+from tests.flows.entrance import certificate, trust
 from tests.flows.site import frames_of
 from tests.flows.stack import Stack, free_port, stack_of, wait_for
 from tests.rack.services import haproxy_program
@@ -29,10 +30,7 @@ stack = stack_of("web", environ=LIMITS)
 
 def sample(name: str, folder: Path, stack: Stack, port: int) -> str:
     """A sample as it stands, but for its addresses and its certificate."""
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    command += ["-keyout", "headend.key", "-out", "headend.pem"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    certificate(folder)
     text = (SAMPLES / name).read_text()
     for of_sample, here in {
         "127.0.0.1:8000": f"127.0.0.1:{stack.port}",
@@ -97,10 +95,6 @@ def process(folder: Path, command: list[str], port: int) -> Iterator[None]:
     finally:
         started.terminate()
         started.wait(20)
-
-
-def trust(folder: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(folder / "headend.pem"))
 
 
 def answers(port: int, trusted: ssl.SSLContext) -> bool:
