@@ -10,6 +10,7 @@ from django.db import connection
 from ami_headend.core.sql import execute, fetch_rows
 from concentrators.commands import concentrator_titles
 from concentrators.feed import eras
+from concentrators.fleet import cells
 from concentrators.models import CommandKind, Concentrator, ConcentratorToken, RotationWave, WaveState
 from keyvault.journal.replay import Apply
 from keyvault.journal.replay_keys import move_past
@@ -38,6 +39,8 @@ class AccessReplayer:
         _end_what_arrived()
         if told := _tell_homes(now):
             notes.append(f"{told} meters that were told another concentrator are told the one that they belong to")
+        if given := cells.give_away(now):
+            notes.append(f"{given} meters are of concentrators that were moved to another cell, and were given to it")
         if leaked := Concentrator.objects.filter(system_title__in=self._cut_off).order_by("name"):
             names = ", ".join(one.name for one in leaked)
             notes.append(
@@ -63,14 +66,14 @@ class AccessReplayer:
             self._cut_off.update(key[0] for key in keys)
 
 
-def _concentrator(number: int, name: str, is_active: bool, title: bytes | None = None) -> None:
+def _concentrator(number: int, name: str, is_active: bool, title: bytes | None = None, moved_to: str = "") -> None:
     """A concentrator as it was saved; one of its name or title under another id was never committed."""
     others = Concentrator.objects.exclude(pk=number)
     for ghost in others.filter(name=name):
         Concentrator.objects.filter(pk=ghost.pk).update(name=f"{name[:100]} ({ghost.pk})", is_active=False)
     if title is not None:
         others.filter(system_title=title).update(system_title=None)
-    defaults = {"name": name, "is_active": is_active, "system_title": title}
+    defaults = {"name": name, "is_active": is_active, "system_title": title, "moved_to": moved_to}
     Concentrator.objects.update_or_create(pk=number, defaults=defaults)
     move_past("concentrators_concentrator", number)
 

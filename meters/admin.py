@@ -52,7 +52,7 @@ Change = Callable[[Meter, dict[str, Any]], str]  # makes a change and says what 
 
 def _idle(meter: Meter) -> set[str]:
     """The acts of the meter's page that the registry would refuse as the meter stands."""
-    if meter.status == MeterStatus.RETIRED:
+    if meter.status in (MeterStatus.RETIRED, MeterStatus.MOVED):
         return {"suspend", "resume", "install", "exchange", "retire"}
     hangs = meter.installations.filter(removed_at=None).exists()
     return {

@@ -18,6 +18,7 @@ class MeterStatus(models.TextChoices):
     COMMISSIONED = "commissioned"
     SUSPENDED = "suspended"
     RETIRED = "retired"
+    MOVED = "moved"  # to another cell (docs/scaling.md): its frames are accepted and it is commanded there
 
 
 class Period(Func):

@@ -135,7 +135,7 @@ class MeterPage(_OfMeter):
             access_record.note(self.request, meters=[meter.pk])
         context |= {
             "system_title": bytes(meter.system_title).hex(),
-            "status": label(MeterStatus(meter.status).label, STATUS_COLOURS[MeterStatus(meter.status)]),
+            "status": label(MeterStatus(meter.status).label, STATUS_COLOURS.get(MeterStatus(meter.status), "")),
             "may_see_places": may_see_places(self.request.user),
             "assignment": Assignment.objects.filter(meter=meter, valid_to=None).select_related("concentrator").first(),
             "groups": group_links(groups.of_meter(meter.pk)) if can("meters.view_fleetgroup") else None,

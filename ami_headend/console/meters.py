@@ -47,7 +47,7 @@ GIVE = "concentrators.add_command"
 _KINDS = {"read-now": CommandKind.READ_NOW, "set-clock": CommandKind.SET_CLOCK}
 _COUNTED_MAX = 100_000  # a confirmation names no more
 _SAID_AFTER = timedelta(seconds=15)  # older counts show their time
-STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning", MeterStatus.RETIRED: ""}
+STATUS_COLOURS = {MeterStatus.COMMISSIONED: "success", MeterStatus.SUSPENDED: "warning"}  # the others have none
 
 
 class MeterFilters(KnownParametersForm):
@@ -72,7 +72,7 @@ class MeterFilters(KnownParametersForm):
 def health_label(row: MeterRow, now: Any) -> SafeString:
     """Return the health of a meter in a word."""
     if row.status != MeterStatus.COMMISSIONED:
-        return label(MeterStatus(row.status).label, STATUS_COLOURS[MeterStatus(row.status)])
+        return label(MeterStatus(row.status).label, STATUS_COLOURS.get(MeterStatus(row.status), ""))
     if row.may_enrol and row.heard_at is None:
         return label("awaits enrolment", "info")
     if row.heard_at is None:

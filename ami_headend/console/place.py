@@ -72,7 +72,7 @@ class PlacePage(LoadProfilePage):
             status = MeterStatus(row.meter.status)
             cells = [
                 link(reverse("admin:meter", args=[row.meter_id]), row.meter) if can else str(row.meter),
-                label(status.label, STATUS_COLOURS[status]),
+                label(status.label, STATUS_COLOURS.get(status, "")),
                 moment(row.installed_at),
                 "hangs here" if row.removed_at is None else moment(row.removed_at),
             ]

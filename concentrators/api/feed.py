@@ -16,7 +16,7 @@ from rest_framework.response import Response
 
 from ami_headend.web.problems import problem
 from ami_headend.web.scopes import Program
-from concentrators.feed import bodies, gone, pages, subscriptions
+from concentrators.feed import bodies, eras, gone, pages, subscriptions
 from concentrators.feed.cursor import CursorError
 from concentrators.feed.formats.profile import ProfileError
 from concentrators.feed.pages import GoneError
@@ -98,7 +98,7 @@ class FeedView(ParameterView):
         except GoneError as error:
             return _gone(request, self.resource, error)
         headers = {
-            "Feed-Era": planned.cursor.era,
+            **eras.headers(planned.cursor.era),
             "Feed-Cursor": str(planned.cursor),
             "Feed-Rows": str(rows),
             "Feed-At-End": str(planned.at_end).lower(),
@@ -134,6 +134,7 @@ _ASKED: list[Any] = [
     FeedQuery,
     _header("Feed-Cursor", str, "where to go on; store it together with the rows"),
     _header("Feed-Era", str, "positions are valid within it, until the head-end is restored from a backup"),
+    _header("Feed-Cell", str, "the cell that tells the rows, if this head-end is one of several"),
     _header("Feed-Rows", int, "rows of this answer"),
     _header("Feed-At-End", bool, "whether there is no more yet"),
     _header("Retry-After", int, "seconds until it is worth asking again; only at the end"),

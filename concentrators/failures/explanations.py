@@ -240,6 +240,7 @@ _EXPLANATIONS: dict[FailureKind, Explanation] = {
         "A genuine frame of a meter that is not in service. Its counter stays free, and it waits until the meter is.",
         (
             "The meter is suspended or retired here, but still powered.",
+            "The meter was moved to another cell, and a concentrator that stayed here heard it.",
             "A new meter was installed and not yet commissioned.",
         ),
         (

@@ -3,6 +3,8 @@
 import secrets
 from datetime import UTC, datetime
 
+from django.conf import settings
+
 from concentrators.feed import sequencer
 from concentrators.feed.cursor import Era, State
 from concentrators.models import FeedEra, FeedHead
@@ -17,6 +19,11 @@ def state() -> State:
     rows = FeedEra.objects.values_list("name", "parent_id", "position", "began_at")
     eras = {name: Era(parent, position, int(began_at.timestamp())) for name, parent, position, began_at in rows}
     return State(eras, head.era_id, head.position, head.first_kept)
+
+
+def headers(era: str) -> dict[str, str]:
+    """Return the headers that say whose positions these are: the era's, and the cell's if this is one of several."""
+    return {"Feed-Era": era, **({"Feed-Cell": settings.CELL} if settings.CELL else {})}
 
 
 def begin(now: datetime) -> FeedEra:

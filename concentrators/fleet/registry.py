@@ -28,7 +28,7 @@ def save(concentrator: Concentrator) -> None:
         if is_new:
             concentrator_titles.tell_all_of(concentrator, timezone.now())
         said = [concentrator.pk, concentrator.name, concentrator.is_active, None if title is None else bytes(title)]
-        journal.append("concentrator", said)
+        journal.append("concentrator", [*said, concentrator.moved_to] if concentrator.moved_to else said)
 
 
 def _stands_without(concentrator: Concentrator, title: bytes) -> bool:
@@ -44,6 +44,8 @@ def save_as(actor: Actor, concentrator: Concentrator) -> None:
         subject = {"concentrator": concentrator.name, "id": concentrator.pk}
         if concentrator.system_title is not None:
             subject["device"] = bytes(concentrator.system_title).hex()
+        if concentrator.moved_to:
+            subject["cell"] = concentrator.moved_to
         chain.record(actor, "concentrator.save", subject, "registered" if concentrator.is_active else "shut out")
 
 

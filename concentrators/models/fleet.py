@@ -21,6 +21,9 @@ class Concentrator(models.Model):
         max_length=8, null=True, blank=True, unique=True, help_text="EUI-64, 8 octets; of a concentrator that has keys"
     )
     is_active = models.BooleanField(default=True, help_text="an inactive concentrator is refused at the door")
+    moved_to = models.CharField(
+        max_length=16, blank=True, default="", db_default="", editable=False, help_text="the cell that has it now"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     uplinks_to_lose = models.PositiveSmallIntegerField(
         default=0, editable=False, help_text="in a conformance run of a laboratory meter, on purpose"
@@ -36,7 +39,12 @@ class Concentrator(models.Model):
                 Alike("name"),
                 name="concentrator_name_alike",
                 violation_error_message="There is a concentrator with this name, or one that looks like it, already.",
-            )
+            ),
+            models.CheckConstraint(
+                condition=Q(moved_to="") | Q(is_active=False),
+                name="concentrator_moved_is_not_active",
+                violation_error_message="This concentrator was moved to another cell: only that one may let it in.",
+            ),
         ]
 
     def __str__(self) -> str:

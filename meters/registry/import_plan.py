@@ -122,8 +122,9 @@ def _plan_standing(
     of_place: list[str],
 ) -> str:
     """Add the line of a registered meter to the plan; return what is wrong with it, if anything."""
-    if meter.status == MeterStatus.RETIRED:
-        return f"meter {meter.serial_number} is retired"
+    if meter.status in (MeterStatus.RETIRED, MeterStatus.MOVED):
+        what = "is retired" if meter.status == MeterStatus.RETIRED else "was moved to another cell"
+        return f"meter {meter.serial_number} {what}"
     columns = _other_columns(line, meter, _OF_METER)
     moves = line.place is not None and (installation is None or installation.place.name != line.place)
     if not columns and not moves and not of_place:

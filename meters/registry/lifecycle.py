@@ -1,8 +1,9 @@
-"""A meter's life in service: installed at a place, exchanged for another, suspended, resumed, retired."""
+"""A meter's life in service: installed at a place, exchanged for another, suspended, resumed, retired, moved away."""
 
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry.lookup import RegistryError
@@ -25,6 +26,7 @@ def retire(meter: Meter, at: datetime) -> None:
     """
     with transaction.atomic():
         meter = _locked(meter)
+        _check_is_here(meter)
         if meter.status == MeterStatus.RETIRED:
             raise RegistryError(f"meter {meter} was retired at {meter.retired_at} already")
         if at < meter.commissioned_at:
@@ -40,6 +42,7 @@ def install(meter: Meter, place: Place, at: datetime) -> Installation:
     with transaction.atomic():
         meter = _locked(meter)
         Place.objects.select_for_update().get(pk=place.pk)
+        _check_is_here(meter)
         if meter.status == MeterStatus.RETIRED:
             raise RegistryError(f"meter {meter} is retired")
         for column, what in (("meter", meter), ("place", place)):
@@ -63,6 +66,24 @@ def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation
             raise RegistryError(f"meter {old} does not hang at {place}")
         _remove(standing, at)
         return install(new, place, at)
+
+
+def move_out(meters: QuerySet[Meter], at: datetime) -> int:
+    """Give meters to another cell: from ``at`` on no intervals are expected here, their frames are rejected, and they
+    get no command. Retired ones stay so. Return how many; one statement.
+    """
+    here = meters.filter(status__in=[MeterStatus.COMMISSIONED, MeterStatus.SUSPENDED])
+    return here.update(status=MeterStatus.MOVED, retired_at=at)
+
+
+def take_in(meters: QuerySet[Meter]) -> int:
+    """Take meters that were given to this cell, or given away by mistake, into service. Return how many."""
+    return meters.filter(status=MeterStatus.MOVED).update(status=MeterStatus.COMMISSIONED, retired_at=None)
+
+
+def _check_is_here(meter: Meter) -> None:
+    if meter.status == MeterStatus.MOVED:
+        raise RegistryError(f"meter {meter} was moved to another cell: change it there")
 
 
 def _locked(meter: Meter) -> Meter:

@@ -61,9 +61,10 @@ def test_meters_are_found_and_told_apart(device: Device) -> None:
     row.heard_at = NOW - timedelta(days=3)
     row.save()
     Meter.objects.filter(pk=never.meter.pk).update(name="Mill Lane 7")
-    MeterFactory.create(serial_number="retired", status=MeterStatus.RETIRED)
+    for status in (MeterStatus.RETIRED, MeterStatus.MOVED):
+        MeterFactory.create(serial_number=status.value, status=status)
     client = person(roles.OPERATOR)
-    assert len(listed(client)) == 4
+    assert len(listed(client)) == 5
     for asked, serial, health in (
         ({"search": device.meter.serial_number}, device.meter.serial_number, "active"),
         ({"search": device.title.hex()}, device.meter.serial_number, "active"),
@@ -71,6 +72,7 @@ def test_meters_are_found_and_told_apart(device: Device) -> None:
         ({"health": "never"}, never.meter.serial_number, "no frame yet"),
         ({"search": "mill lane"}, never.meter.serial_number, "no frame yet"),
         ({"status": "retired"}, "retired", "Retired"),
+        ({"status": "moved"}, "moved", "Moved"),
         ({"concentrator": "north"}, device.meter.serial_number, "north"),
     ):
         [found] = listed(client, **asked)

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from concentrators.feed import bodies, gone, pages
+from concentrators.feed import bodies, eras, gone, pages
 from concentrators.feed.cursor import Cursor, Place, for_deliveries
 from concentrators.feed.formats.profile import parse_profile
 from concentrators.feed.pages import GoneError, Plan
@@ -83,7 +83,7 @@ def _batch(delivery: FeedDelivery, planned: Plan, batches: Iterable[Any] | None)
     about = {
         "Feed-Subscription": delivery.subscription.name,
         "Feed-Resource": planned.resource.value,
-        "Feed-Era": era,
+        **eras.headers(era),
         "Feed-First": f"{first.position}.{first.row}",
         "Feed-Last": f"{last.position}.{last.row}",
         "Feed-Cursor": str(planned.cursor),
@@ -115,7 +115,7 @@ def _notice(delivery: FeedDelivery, cursor: Cursor, error: GoneError) -> Parcel:
     }
     octets = json.dumps(said, indent=1, default=datetime.isoformat).encode() + b"\n"
     following = gone.resume(cursor.resource, error)
-    about = {"Feed-Subscription": name, "Feed-Resource": cursor.resource.value, "Feed-Era": state.era}
+    about = {"Feed-Subscription": name, "Feed-Resource": cursor.resource.value, **eras.headers(state.era)}
     file = f"{name}_{state.era}_{following.place.position:012d}-gone.json"
     return Parcel(file, _NOTICE_TYPE, {**about, "Feed-Notice": GONE}, iter([octets]), 0, following)
 

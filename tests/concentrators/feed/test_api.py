@@ -13,6 +13,7 @@ from django.contrib.auth.models import Group, User
 from django.db import transaction
 from django.test import Client
 from django.utils import timezone
+from pytest_django import Settings
 
 from ami_headend.api_tokens import tokens
 from ami_headend.signin import roles
@@ -301,3 +302,10 @@ def test_a_page_can_be_of_the_meters_of_groups_alone(client: Client, concentrato
     assert answer["Feed-Cursor"] == get(client, cursor=at_end)["Feed-Cursor"]
     unknown = get(client, cursor=at_end, group="district:South")
     assert (unknown.status_code, "district:South" in unknown.json()["detail"]) == (400, True)
+
+
+def test_rows_of_a_cell_say_which(client: Client, at_end: str, concentrator: Concentrator, settings: Settings) -> None:
+    told(concentrator)
+    assert "Feed-Cell" not in client.get(READINGS, {"cursor": at_end}).headers
+    settings.CELL = "north"
+    assert client.get(READINGS, {"cursor": at_end}).headers["Feed-Cell"] == "north"

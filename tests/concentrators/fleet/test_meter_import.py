@@ -173,6 +173,7 @@ BAD_LINES = [
     ("0024befffe0000aa,S9,,,,,,,", "is registered with serial number standing"),
     ("0024befffe000003,standing,,,,,,,", "serial number standing is registered with system title 0024befffe0000aa"),
     ("0024befffe0000bb,gone,,,,,,,", "meter gone is retired"),
+    ("0024befffe0000cc,elsewhere,,,,,commissioned,,", "meter elsewhere was moved to another cell"),
     ("0024befffe000003,S3,,taken,,,,,", "place taken has meter standing"),
 ]
 
@@ -189,6 +190,9 @@ def test_a_bad_line_is_named_and_nothing_is_imported(
         system_title=bytes.fromhex("0024befffe0000bb"), serial_number="gone", commissioned_at=start
     )
     retire(gone, datetime(2026, 2, 1, tzinfo=UTC))
+    MeterFactory.create(
+        system_title=bytes.fromhex("0024befffe0000cc"), serial_number="elsewhere", status=MeterStatus.MOVED
+    )
     run(path, ["system_title,serial_number,place", "0024befffe0000aa,standing,taken"], "--update")
     assert Installation.objects.get().meter == standing
 
