@@ -171,9 +171,8 @@ def test_a_cell_is_split_under_load(
     (tmp_path / "entrance").mkdir()
     with django_db_blocker.unblock(), cells.first(tmp_path / "a", "a") as a:
         found = found_in_a(a, settings)
-        billing = Consumer(a, tmp_path / "billing-a", random.Random(7))
-        billing.start()
         with (
+            following(a, tmp_path / "billing-a") as billing,
             cells.second(tmp_path / "b", "b", tmp_path / "a") as b,
             entrance(tmp_path / "entrance", {"cell_a": a.port, "cell_b": b.port}) as way_in,
         ):
@@ -202,6 +201,16 @@ def split_while(split: Split, working: list[Concentrator]) -> cells.Truth:
     split.forget()
     go_on(working)
     return before
+
+
+@contextmanager
+def following(stack: Stack, folder: Path) -> Iterator[Consumer]:
+    consumer = Consumer(stack, folder, random.Random(7))
+    consumer.start()
+    try:
+        yield consumer
+    finally:
+        consumer.kill()
 
 
 def assert_feeds(billing: Consumer, b: Stack, folder: Path) -> None:
