@@ -254,6 +254,26 @@ def test_a_drill_names_what_is_wrong(
     assert AuditRecord.objects.order_by("-number")[0].result == "failed: counts"
 
 
+def test_a_drill_misses_the_journal_of_a_host(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    """Two hosts act in turn: what one did after what only the other's journal has cannot be put back."""
+    backup = made(folder)
+    hosts = [tmp_path / "journal", tmp_path / "other"]
+    for host in (hosts[1], *hosts):
+        settings.KEY_JOURNAL_DIR = host
+        with transaction.atomic():
+            chain.record(OFFICER, "export", {"keys": 1})
+    whole = ["--journal", str(hosts[0]), "--journal", str(hosts[1])]
+    call_command("restore_drill", str(backup), *whole, "--json")
+    assert all(one["well"] for one in json.loads(capsys.readouterr().out))
+    with pytest.raises(SystemExit):
+        call_command("restore_drill", str(backup), *whole[:2], "--json")
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert [name for name, one in found.items() if not one["well"]] == ["key journal"]
+    assert "1 act cannot be put back" in found["key journal"]["found"]
+
+
 def test_a_snapshot_waits_for_acts_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = databases.at_database(os.environ["DATABASE_URL"], str(connection.settings_dict["NAME"]))
     with psycopg.connect(url) as other:

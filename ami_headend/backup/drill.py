@@ -10,6 +10,7 @@ from ami_headend.backup import databases, making, manifest, restoring
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
+from ami_headend.core.text import counted
 from ami_headend.health.doctor import CheckResult
 from keyvault import master_key
 from keyvault.audit import chain
@@ -100,19 +101,23 @@ def _audit(found: Manifest) -> CheckResult:
 
 def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> CheckResult:
     """Replay the journal into the scratch database, then undo it."""
-    to_do = "Name the journals of all hosts (--journal); see manage.py journal verify."
+    to_do = "Name the journals of all hosts, or their mirrors (--journal); see manage.py journal verify."
     try:
         journal = restoring.read_journal(folders, master_key.provider().fresh(), found.journal_number, step)
         restoring.check_journal(journal, found.name, incomplete=False)
         with transaction.atomic():
             progress = step("replaying the key journal", len(journal))
-            replay.apply(journal, restoring.replayers(journal), datetime.now(UTC), progress)
+            outcome = replay.apply(journal, restoring.replayers(journal), datetime.now(UTC), progress)
             verified = census.verify()
             head = chain.verify()
     except (BackupError, ReplayError, AuditError, MasterKeyError) as error:
         return CheckResult("key journal", False, str(error), to_do)
     if verified.faults:
         return CheckResult("key journal", False, f"keys do not open: {'; '.join(verified.faults[:_NAMED])}", to_do)
+    if outcome.unchained:
+        acts = counted(outcome.unchained, "act")
+        said = f"{acts} cannot be put back, for those before them are missing: a journal was not read"
+        return CheckResult("key journal", False, said, to_do)
     return CheckResult(
         "key journal",
         True,

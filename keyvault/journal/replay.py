@@ -44,11 +44,16 @@ class Replayer(Protocol):
 
 @dataclass
 class ReplayReport:
-    """Result of a replay: records by kind, the latest number, and notes for the operator."""
+    """Result of a replay: records by kind, the latest number, and notes for the operator.
+
+    ``unchained`` records of the audit chain could not be put back, because those before them are missing: the journal
+    of some host was not read.
+    """
 
     records: Counter[str] = field(default_factory=Counter)
     last_number: int = 0
     notes: list[str] = field(default_factory=list)
+    unchained: int = 0
 
 
 def restored_from() -> Backup | None:
@@ -119,6 +124,7 @@ def apply(
         progress(1)
     for replayer in replayers:
         outcome.notes += replayer.conclude(now)
+    outcome.unchained = sum(replayer.unchained for replayer in replayers if isinstance(replayer, KeyReplayer))
     return outcome
 
 
@@ -140,6 +146,7 @@ class KeyReplayer:
     """Applies the kinds of records that keyvault writes."""
 
     def __init__(self, found: Journal) -> None:
+        self.unchained = 0
         self._audited: dict[int, tuple[dict[str, Any], bytes]] = {}
         self._at_device = replay_keys.last_mentions(found)
 
@@ -168,14 +175,16 @@ class KeyReplayer:
             "audit": self._audit,
             "backup": lambda record: _backup(record.body),
             journal.COMMITTED: lambda record: None,  # for people who look for a chain that was cut off
-            journal.RESTORED: lambda record: None,
+            journal.RESTORED: self._restored,
         }
 
     def conclude(self, now: datetime) -> list[str]:
         notes = []
-        missing = len(self._audited) - self._carry_on_audit()
-        if missing:
-            notes.append(f"{missing} records of the audit chain could not be put back: those before them are missing")
+        self.unchained = len(self._audited) - self._carry_on_audit()
+        if self.unchained:
+            notes.append(
+                f"{self.unchained} records of the audit chain could not be put back: those before them are missing"
+            )
         active = master_key.current().active_version
         rotations = MasterKeyRotation.objects.exclude(state=RotationState.FINISHED).exclude(to_version=active)
         if rotations.update(state=RotationState.FINISHED, finished_at=now):
@@ -188,6 +197,11 @@ class KeyReplayer:
     def _audit(self, record: JournalRecord) -> None:
         content, mac = record.body
         self._audited[content["number"]] = content, mac  # the later one counts: the earlier one was not committed
+
+    def _restored(self, record: JournalRecord) -> None:
+        """Forget the acts that an earlier restore had lost: the chain went on from the head that it found."""
+        head = record.body[0]
+        self._audited = {number: one for number, one in self._audited.items() if number <= head}
 
     def _carry_on_audit(self) -> int:
         known = chain.head().number

@@ -606,7 +606,21 @@ def test_records_of_the_chain_that_do_not_follow_are_not_put_in(folder: Path) ->
     [first] = [record for record in found if record.kind == "audit" and record.body[0]["act"] == "act 0"]
     outcome = bring_up(folder, after=first.number)
     assert any("2 records of the audit chain could not be put back" in note for note in outcome.notes)
+    assert outcome.unchained == 2
     chain.verify()
+
+
+def test_acts_that_an_earlier_restore_gave_up_are_not_missed(folder: Path) -> None:
+    with transaction.atomic():
+        chain.record(OFFICER, "before", {})
+    kept = reading.read([folder], master_key.current()).last_number
+    lose(lambda: [chain.record(OFFICER, f"act {number}", {}) for number in range(3)])
+    away = folder.rename(folder.with_name("away"))
+    folder.mkdir(mode=0o700)
+    bring_up(folder)  # the chain goes on from the head before them
+    found = reading.read([folder, away], master_key.current(), kept)
+    assert [record.body[0]["act"] for record in found if record.kind == "audit"][-1] == "database.restore"
+    assert replay.apply(found, restoring.replayers(found), timezone.now()).unchained == 0
 
 
 def test_what_must_not_go_on_is_settled(folder: Path) -> None:
