@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import httpx
 from django.db import connections
@@ -59,19 +60,37 @@ class Poster:
         return answer.status_code == 202
 
 
+class Worker(Protocol):
+    """Whatever is at work until it is told to end."""
+
+    ended: threading.Event
+
+    def run(self) -> None: ...
+
+
 @contextmanager
-def posting(posters: Sequence[Poster]) -> Iterator[None]:
-    """All of them at work while the block runs."""
-    threads = [threading.Thread(target=poster.run) for poster in posters]
+def posting(workers: Sequence[Worker]) -> Iterator[None]:
+    """All of them at work while the block runs; then what ended one of them early is raised."""
+    errors: list[BaseException] = []
+
+    def run(worker: Worker) -> None:
+        try:
+            worker.run()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[worker]) for worker in workers]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        for poster in posters:
-            poster.ended.set()
+        for worker in workers:
+            worker.ended.set()
         for thread in threads:
             thread.join()
+    if errors:
+        raise errors[0]
 
 
 @dataclass

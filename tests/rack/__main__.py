@@ -1,6 +1,7 @@
 """``python -m tests.rack``: starts the rack, runs the matrix of faults, prints a table, and leaves nothing behind."""
 
 import argparse
+import logging
 import os
 import shutil
 import signal
@@ -102,6 +103,7 @@ def _inside(folder: Path, arguments: argparse.Namespace) -> int:
         import django  # noqa: PLC0415 - the settings are read here
 
         django.setup()
+        logging.getLogger("keyvault").setLevel(logging.WARNING)  # a line for each act
         from tests.rack import matrix  # noqa: PLC0415
 
         if arguments.hold:

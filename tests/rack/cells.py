@@ -201,6 +201,7 @@ CELLS = [
     Cell("clocks apart", "the clocks of web and workers are minutes apart", _clocks_apart, doctor="clock"),
 ]
 NAMES = {cell.name: cell.said for cell in CELLS} | {
+    "host lost with its disk": "a web host, then a worker host, each with its key journal; a new one takes its place",
     "asynchronous promotion": "the primary is lost with commits that no standby has",
-    "rolling upgrade": "hosts of the old and the new version side by side, with a migration between them",
+    "rolling upgrade": "hosts of the former and of this release side by side, with migrations between them, and back",
 }

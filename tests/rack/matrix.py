@@ -15,12 +15,13 @@ from django.db import DatabaseError, connections
 
 from ami_headend.health import heartbeats
 from tests.flows import site as sites
-from tests.flows.load import REFUSALS, Poster, Probe, assert_nothing_lost, posting
+from tests.flows.load import REFUSALS, Poster, Probe, assert_nothing_lost
 from tests.flows.site import Site
 from tests.flows.stack import Stack
 from tests.rack import services
 from tests.rack.cells import CELLS, NAMES, Cell
-from tests.rack.hosts import Host, HostError
+from tests.rack.hosts import Host
+from tests.rack.load import Load
 from tests.rack.rack import Rack, RackError
 
 Say = Callable[[str], object]
@@ -65,15 +66,17 @@ class Measured:
     back_s: float = 0.0
     whole_s: float = 0.0
     frames: int = 0
+    acts: str = ""
     answers: Counter[str] = field(default_factory=Counter)
     failure: str = ""
+    skipped: str = ""
     since_s: float = 0.0  # when the fault began, by the monotonic clock
 
     def row(self) -> list[str]:
         promoted = "" if self.primary_s is None else f"{self.primary_s:.1f}"
         spans = [promoted, *(f"{span:.1f}" for span in (self.untaken_s, self.unverified_s, self.back_s, self.whole_s))]
         answers = ", ".join(f"{name} {count}" for name, count in sorted(self.answers.items()) if name != "202")
-        return [self.name, *spans, str(self.frames), answers, self.failure or "holds"]
+        return [self.name, *spans, str(self.frames), self.acts, answers, self.failure or self.skipped or "holds"]
 
 
 class Watch(Thread):
@@ -131,9 +134,9 @@ class Matrix:
     def loaded(self, found: Measured) -> Iterator[Watch]:
         """Concentrators that post while the block runs, and the watch; at the end the truth is compared."""
         posters = [Poster(sites.found(self.stack, _METERS), REFUSED, 0.3) for _ in range(_POSTERS)]
-        watch = Watch(sites.found(self.stack, 1))
+        watch, load = Watch(sites.found(self.stack, 1)), Load(self.rack, self.stack.base_url)
         try:
-            with posting(posters):
+            with load.running(posters):
                 watch.start()
                 self.rack.wait("the first uplink is verified", lambda: len(watch.verified) > 1, 60)
                 time.sleep(_BEFORE_S)
@@ -145,7 +148,9 @@ class Matrix:
         taken = sorted(at for poster in posters for at in poster.taken_s)
         found.untaken_s = longest([*taken, time.monotonic()], found.since_s)
         assert_nothing_lost(posters, 120 * self.rack.patience)
-        found.frames = sum(poster.intervals * len(poster.site.devices) for poster in posters)
+        load.assert_true(120 * self.rack.patience)
+        found.frames = load.frames + sum(poster.intervals * len(poster.site.devices) for poster in posters)
+        found.acts = load.told()
         found.answers = sum((poster.answers for poster in posters), Counter())
         self.assert_clean()
 
@@ -219,10 +224,11 @@ class Matrix:
 
 def run(rack: Rack, only: Sequence[str], say: Say) -> int:
     """Run the chosen cells, print the table; 0 if all hold."""
-    from tests.rack import promotion, upgrade  # noqa: PLC0415 - it needs this module
+    from tests.rack import disk, promotion, upgrade  # noqa: PLC0415 - it needs this module
 
     matrix = Matrix(rack, say)
     ways: dict[str, Callable[[], Measured]] = {cell.name: partial(matrix.run, cell) for cell in CELLS}
+    ways[disk.NAME] = partial(disk.run, matrix, say)
     ways[promotion.NAME] = partial(promotion.run, matrix, say)
     ways[upgrade.NAME] = partial(upgrade.run, matrix, say)
     results = []
@@ -232,7 +238,7 @@ def run(rack: Rack, only: Sequence[str], say: Say) -> int:
         say(f"{name}: {NAMES[name]}")
         try:
             found = way()
-        except (AssertionError, RackError, HostError, DatabaseError, OSError, pytest.fail.Exception) as error:
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever a cell ends with, it has failed
             traceback.print_exc()
             found = Measured(name, failure=f"FAILS: {repr(error).splitlines()[0][:80]}")
         results.append(found)
@@ -244,7 +250,7 @@ def run(rack: Rack, only: Sequence[str], say: Say) -> int:
 def table(results: Sequence[Measured]) -> str:
     """The results as a table of Markdown."""
     head = ["cell; seconds", "new primary", "no 202", "nothing verified", "verified after its end"]
-    head += ["whole after its end", "frames", "other answers", ""]
+    head += ["whole after its end", "frames", "acts, pushes", "other answers", ""]
     lines = [head, ["---"] * len(head), *(found.row() for found in results)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from ami_headend.local.embedded.paths import postgres_program
 from tests.rack import services
 from tests.rack.hosts import Host, make_bridge
 from tests.rack.services import DATABASE, DATABASE_PORT, OWNER, PATRONI_PORT, REDIS_PORT, SUPERUSER, WORKING_ROLE
@@ -49,6 +50,7 @@ class Rack:
         self.databases = [self.hosts[name] for name in ("db1", "db2", "db3")]
         self.webs = [self.hosts[name] for name in ("web1", "web2")]
         self.workers = [self.hosts[name] for name in ("worker1", "worker2")]
+        self.ours = [*self.webs, *self.workers]  # those that run the head-end
         self.redis, self.field = self.hosts["redis"], self.hosts["field"]
         self.standby_may_lag = False
         self._secret_key = secrets.token_urlsafe(64)
@@ -75,8 +77,9 @@ class Rack:
         say("migrating")
         self.manage("migrate", "--verbosity", "0", timeout_s=300)
         self.manage("master_key", "init")
-        for host in (*self.webs, *self.workers):
+        for host in self.ours:
             self.prepare(host)
+        for host in self.ours:
             host.start()
         say("web and workers are started")
 
@@ -84,13 +87,31 @@ class Rack:
         """Give a web or worker host its files and its services, of a version of the code."""
         var = host.folder / "var"
         var.mkdir(mode=0o700, exist_ok=True)
+        self.mirror_at(host).mkdir(mode=0o700, exist_ok=True)
         shutil.copy2(self.folder / "admin" / "master.keys", var / "master.keys")
         environ = {**self.environ(host), **self._preload(host)}
         proxy = services.haproxy(host, self.databases, [])
         if host in self.webs:
-            host.services = [proxy, services.web(environ, code)]
+            host.services = [proxy, services.web(environ, code), services.listener(environ, code)]
             return
         host.services = [proxy, services.worker(environ, code), services.beat(environ, code)]
+
+    def found_anew(self, code: Path) -> None:
+        """Begin again with an empty database, of a version of the code; the master key stays."""
+        for host in (*self.ours, self.redis):
+            host.stop()
+        for path in self.journals:
+            shutil.rmtree(path)
+        self.on(self.primary(), f"DROP DATABASE {DATABASE} WITH (FORCE)", database="postgres")
+        self._make_database()
+        self.manage("migrate", "--verbosity", "0", timeout_s=300, code=code)
+        self.redis.start()
+        for host in self.ours:
+            self.prepare(host, code)
+        for host in self.ours:
+            host.start()
+        for host in self.webs:
+            self.wait(f"{host.name} is ready", lambda: self.ready(host) == 200, 90)  # noqa: B023 - at once
 
     def stop(self) -> None:
         """End everything at once: nothing here is worth an orderly end."""
@@ -128,19 +149,49 @@ class Rack:
             "UPLINK_RATE": "100000/minute",
             "UPLINK_STATUS_RATE": "100000/minute",
             "UPLINK_SWEEP_AFTER_S": "15",
+            "COMMAND_RETRY_S": "5",
+            "REQUIRE_APPROVAL": "0",  # the fleet pins its own authority
             "RETENTION_DAYS": "400",
             "DATABASE_STANDBYS": "2",
             "STANDBY_MAY_LAG": str(int(self.standby_may_lag)),
         }
         if host is None:
             environ["OWNER_DATABASE_URL"] = f"postgres://{OWNER}:{self.passwords[OWNER]}@{place}"
+            environ["PATH"] = f"{Path(postgres_program('pg_dump')).parent}:{environ['PATH']}"  # for backup and restore
+        else:
+            environ["KEY_JOURNAL_MIRRORS"] = ",".join(map(str, self.mirrors(host)))
+            environ["KEY_JOURNAL_MIRRORS_NEEDED"] = "one"
         return environ
+
+    @staticmethod
+    def mirror_at(host: Host) -> Path:
+        """The folder of a host in which others mirror their key journals."""
+        return host.folder / "var" / "mirror"
+
+    def mirrors(self, host: Host) -> list[Path]:
+        """The mirrors of a host's key journal: folders of the two hosts after it, in a ring.
+
+        All hosts have the machine's files, so a folder of another host is there without a mount. It stands for one over
+        NFS; but no fault of the network reaches it.
+        """
+        at = self.ours.index(host)
+        return [self.mirror_at(self.ours[(at + step) % len(self.ours)]) for step in (1, 2)]
+
+    @property
+    def entrance(self) -> str:
+        """Where concentrators, people and programs find it."""
+        return f"http://{self.field.address}:{services.WEB_PORT}"
+
+    @property
+    def own_journals(self) -> list[Path]:
+        """The folders of every host's key journal."""
+        hosts = [host.folder / "var" / "journal" for host in self.ours]
+        return [path for path in (self.folder / "admin" / "journal", *hosts) if path.is_dir()]
 
     @property
     def journals(self) -> list[Path]:
-        """The folders of every host's key journal."""
-        hosts = [host.folder / "var" / "journal" for host in (*self.webs, *self.workers)]
-        return [path for path in (self.folder / "admin" / "journal", *hosts) if path.is_dir()]
+        """The same, and the mirrors."""
+        return [*self.own_journals, *map(self.mirror_at, self.ours)]
 
     # --- commands ------------------------------------------------------------------------------------------------
 
@@ -162,6 +213,18 @@ class Rack:
         if check and done.returncode:
             raise RackError(f"manage.py {' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done
+
+    def manage_on(self, host: Host, *words: str) -> str:
+        """Run a command on a web or worker host; return what it said. RackError if it fails."""
+        command = ["nsenter", "--target", str(host.pid), "--net", "--uts", sys.executable, "manage.py", *words]
+        done = subprocess.run(
+            command, env=self.environ(host), cwd=CODE, capture_output=True, text=True, timeout=120 * self.patience,
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            said = done.stdout + done.stderr
+            raise RackError(f"manage.py {' '.join(words)} on {host.name} ended with {done.returncode}: {said}")
+        return done.stdout
 
     def wait(self, what: str, ready: Callable[[], bool], timeout_s: float) -> float:
         """Wait until ``ready()``; return the seconds that took. RackError with ``what`` after ``timeout_s``."""
@@ -252,7 +315,10 @@ class Rack:
         for role, rights in ((OWNER, "LOGIN CREATEDB"), (WORKING_ROLE, "LOGIN")):
             statement = f"CREATE ROLE {role} {rights} PASSWORD '{self.passwords[role]}'"
             self.on(primary, statement, database="postgres")
-        self.on(primary, f"CREATE DATABASE {DATABASE} OWNER {OWNER}", database="postgres")
+        self._make_database()
+
+    def _make_database(self) -> None:
+        self.on(self.primary(), f"CREATE DATABASE {DATABASE} OWNER {OWNER}", database="postgres")
 
     # --- looking -------------------------------------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ami_headend.local.embedded.paths import postgres_program, redis_program
-from ami_headend.processes import beat_command, web_command, worker_command
+from ami_headend.processes import beat_command, manage_command, web_command, worker_command
 from tests.rack.hosts import NETWORK, Host, Service
 
 DATABASE, OWNER, WORKING_ROLE, SUPERUSER = "headend", "headend_owner", "headend", "postgres"
-DATABASE_PORT, WEB_PORT, PATRONI_PORT, REDIS_PORT = 5432, 8000, 8008, 6379
+DATABASE_PORT, WEB_PORT, PATRONI_PORT, REDIS_PORT, LISTENER_PORT = 5432, 8000, 8008, 6379, 4059
+LISTENED_TO = "rack meters that push"  # the concentrator that everything is of which the listeners hear
 LOCK_S, LOOP_S, RETRY_S = 20, 2, 8  # Patroni's ttl, loop_wait and retry_timeout: ttl >= loop_wait + 2 * retry_timeout
 # PostgreSQL refuses to run as root. In a user namespace of its own root has another number, and the same files.
 NOT_ROOT = ["unshare", "--user", "--map-user=1", "--map-group=1"]
@@ -105,7 +106,10 @@ def patroni(host: Host, members: Sequence[Host], passwords: dict[str, str], prel
 
 
 def haproxy(host: Host, databases: Sequence[Host], webs: Sequence[Host]) -> Service:
-    """HAProxy: the primary at port 5432, whichever host has it; on the concentrators' side a ready web host at 8000."""
+    """HAProxy: port 5432 leads to the primary, whichever host that is.
+
+    On the concentrators' side port 8000 leads to a web host that is ready, and 4059 to one whose listener answers.
+    """
     path = host.folder / "haproxy.cfg"
     lines = [
         "global",
@@ -131,6 +135,9 @@ def haproxy(host: Host, databases: Sequence[Host], webs: Sequence[Host]) -> Serv
             "    option httpchk GET /health/ready",
             "    default-server inter 2s fall 2 rise 1 on-marked-down shutdown-sessions",
             *(f"    server {one.name} {one.address}:{WEB_PORT} check" for one in webs),
+            f"listen dlms\n    bind {host.address}:{LISTENER_PORT}",  # one without a database keeps what it has heard
+            "    default-server inter 2s fall 2 rise 1 on-marked-down shutdown-sessions",
+            *(f"    server {one.name} {one.address}:{LISTENER_PORT} check" for one in webs),
         ]
     path.write_text("\n".join(lines) + "\n")
     return Service(
@@ -149,6 +156,12 @@ def redis(host: Host, password: str) -> Service:
 
 def web(environ: dict[str, str], code: Path) -> Service:
     return Service("web", web_command("0.0.0.0", WEB_PORT, 1), environ, cwd=str(code))  # noqa: S104 - of its network
+
+
+def listener(environ: dict[str, str], code: Path) -> Service:
+    """The listener for DLMS meters."""
+    command = [*manage_command("dlms_listen"), "--concentrator", LISTENED_TO, "--host", "0.0.0.0"]  # noqa: S104
+    return Service("listener", [*command, "--port", str(LISTENER_PORT)], environ, cwd=str(code))
 
 
 def worker(environ: dict[str, str], code: Path) -> Service:

@@ -5,12 +5,16 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from threading import Event
 from time import monotonic
 
 import pytest
 
-from tests.rack import machine, preconditions
+from tests.builders import KNOWN_TITLE, raw_frame
+from tests.flows.load import posting
+from tests.rack import former, machine, preconditions
 from tests.rack.cells import CELLS, NAMES
+from tests.rack.fleet import ObservedSpool
 from tests.rack.hosts import Host, sides
 from tests.rack.matrix import Measured, longest, table
 from tests.rack.rack import CODE
@@ -33,10 +37,10 @@ def test_the_longest_silence_counts_from_the_fault_on() -> None:
 
 
 def test_the_table_tells_what_was_measured() -> None:
-    found = Measured("kill web", untaken_s=3.44, frames=80, answers=Counter({"202": 20, "503": 2}))
+    found = Measured("kill web", untaken_s=3.44, frames=80, acts="3 commands", answers=Counter({"202": 20, "503": 2}))
     failed = Measured("kill redis", primary_s=1.0, failure="FAILS: lost")
     lines = table([found, failed]).splitlines()
-    assert lines[2] == "| kill web |  | 3.4 | 0.0 | 0.0 | 0.0 | 80 | 503 2 | holds |"
+    assert lines[2] == "| kill web |  | 3.4 | 0.0 | 0.0 | 0.0 | 80 | 3 commands | 503 2 | holds |"
     assert lines[3].endswith("| FAILS: lost |")
     assert len({line.count("|") for line in lines}) == 1
 
@@ -75,3 +79,71 @@ def test_the_rack_holds() -> None:
         pytest.skip(done.stderr.strip())
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Ending:
+    """Somebody at work who ends early."""
+
+    ended = Event()
+
+    def run(self) -> None:
+        raise ValueError("a wrong answer")
+
+
+def test_who_ends_early_is_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="a wrong answer"), posting([Ending()]):
+        pass
+
+
+def test_a_nonce_that_comes_with_other_octets_is_found(tmp_path: Path) -> None:
+    spool = ObservedSpool(tmp_path)
+    first, other = raw_frame(), raw_frame(ciphertext=b"\x49another00")
+    for octets in (first, first):
+        spool.post_mail(0, KNOWN_TITLE, octets, "", 0)
+    with pytest.raises(AssertionError, match="a nonce was used twice"):
+        spool.post_mail(0, KNOWN_TITLE, other, "", 0)
+    spool.close()
+
+
+class TestFormer:
+    """Which commit stands for the former release."""
+
+    @staticmethod
+    def git(folder: Path, *words: str) -> str:
+        who = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
+        return subprocess.run(["git", *who, *words], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+    def history(self, folder: Path, migrations: set[int], commits: int) -> list[str]:
+        """A repository of so many commits, some of which add a migration; their names, the oldest first."""
+        (folder / "app" / "migrations").mkdir(parents=True)
+        self.git(folder, "init", "--quiet")
+        for number in range(commits):
+            place = "app/migrations/" if number in migrations else ""
+            (folder / f"{place}{number:04}_of.py").write_text("")
+            self.git(folder, "add", "--all")
+            self.git(folder, "commit", "--quiet", "--message", str(number))
+        return self.git(folder, "log", "--reverse", "--format=%H").split()
+
+    def test_it_is_the_newest_one_before_a_migration_that_is_far_enough_back(self, tmp_path: Path) -> None:
+        names = self.history(tmp_path, {2, 4, 7}, 9)
+        assert former.commit(tmp_path, 3) == names[3]  # before 4: five commits ago; before 7 it is two
+        assert former.commit(tmp_path, 6) == names[1]
+        folder = former.check_out(names[3], tmp_path / "there", tmp_path)
+        assert sorted(path.name for path in folder.rglob("*.py")) == [
+            "0000_of.py",
+            "0001_of.py",
+            "0002_of.py",
+            "0003_of.py",
+        ]
+
+    def test_it_says_why_there_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "none").mkdir()
+        with pytest.raises(former.NoHistoryError, match="no git repository"):
+            former.commit(tmp_path / "none")
+        whole, shallow = tmp_path / "whole", tmp_path / "shallow"
+        self.history(whole, {1}, 3)
+        with pytest.raises(former.NoHistoryError, match="no migration was added 24 commits ago"):
+            former.commit(whole)
+        self.git(tmp_path, "clone", "--quiet", "--depth", "1", whole.as_uri(), str(shallow))
+        with pytest.raises(former.NoHistoryError, match="shallow"):
+            former.commit(shallow)
