@@ -73,6 +73,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "master key opens",
             "restored",
             "standbys",
+            "sessions",
             "backlog",
             "alerts",
             "client addresses",

@@ -20,7 +20,7 @@ from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.core.sql import select
-from ami_headend.health import heartbeats, neighbours
+from ami_headend.health import heartbeats, neighbours, pooler
 from ami_headend.queues import QUEUES
 from concentrators.ingest import activity, backlog
 from keyvault import journal, master_key
@@ -388,6 +388,7 @@ _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "master key opens": _master_key_opens,
     "restored": _replayed,
     "standbys": lambda: CheckResult("standbys", *neighbours.standbys()),
+    "sessions": lambda: CheckResult("sessions", *pooler.sessions()),
     "backlog": _backlog,
     "alerts": _alerts,
     "client addresses": lambda: CheckResult("client addresses", *neighbours.client_addresses()),

@@ -77,6 +77,12 @@ def make_working_role() -> str:
     return WORKING_ROLE
 
 
+def bound_sessions(name: str, **limits: str) -> None:
+    """Gives sessions of the working role in a database limits, which a pooler does not pass on (docs/scaling.md)."""
+    for setting, limit in limits.items():
+        _run(f"ALTER ROLE {{}} IN DATABASE {{}} SET {setting} = '{limit}'", WORKING_ROLE, name)
+
+
 def drop_role(role: str) -> None:
     _run("DROP ROLE {}", role)
 

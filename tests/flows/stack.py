@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
@@ -202,17 +202,16 @@ def running(
     folder: Path, names: tuple[str, ...] = ("web", "worker"), environ: Mapping[str, str] | None = None
 ) -> Iterator[Stack]:
     """A stack over a fresh database, which is this process's own, too; `environ` overrides settings."""
-    from tests.flows import databases  # noqa: PLC0415 - this module loads before Django is set up
+    from tests.flows import databases, pooler  # noqa: PLC0415 - this module loads before Django is set up
 
-    with databases.copied() as name:
+    with databases.copied() as name, ExitStack() as around:
         url = databases.at_database(os.environ["DATABASE_URL"], name)
-        environ = {
-            "DATABASE_URL": databases.as_working_role(url),
-            "KEY_JOURNAL_DIR": str(settings.KEY_JOURNAL_DIR),
-            **(environ or {}),
-        }
-        with processes(folder, names, environ, url) as stack:
-            yield stack
+        working = databases.as_working_role(url)
+        if mode := pooler.wanted():
+            databases.bound_sessions(name, **pooler.LIMITS)
+            working = around.enter_context(pooler.before(working, mode))
+        environ = {"DATABASE_URL": working, "KEY_JOURNAL_DIR": str(settings.KEY_JOURNAL_DIR), **(environ or {})}
+        yield around.enter_context(processes(folder, names, environ, url))
 
 
 @contextmanager
