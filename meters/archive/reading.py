@@ -1,11 +1,12 @@
 """Readings of archived months, in the order of pages: by time, meter and register.
 
 A page reads the files of one day after the other, and of each the row groups of its meters. It holds no more rows than
-it was asked for, and a block.
+it was asked for, and a block; an export reads AHEAD, since a page of all meters goes through the whole day.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -27,16 +28,30 @@ _LEAST_AGE = 84 * _DAY  # of archived readings: three whole months stay at least
 KEY = ("captured_at", "meter_id", "register_id")
 _ORDER = [(name, "ascending") for name in KEY]
 _BLOCK = 131_072  # rows
+AHEAD = 1_000_000  # rows, some 50 MB
+
+
+@dataclass
+class Ahead:
+    """Rows that an export has read ahead: of which file, in order, and whether they are all that are left of it."""
+
+    name: str = ""
+    table: pa.Table | None = None
+    is_last: bool = False
 
 
 class Wanted(NamedTuple):
-    """Readings in [start, end), of meters and registers (None: all), after a key."""
+    """Readings in [start, end), of meters and registers (None: all), after a key.
+
+    With ``ahead`` the next call asks for what follows the last row that was given.
+    """
 
     start: datetime
     end: datetime
     meter_ids: Sequence[int] | None = None
     register_ids: Sequence[int] | None = None
     after: tuple[Any, ...] | None = None
+    ahead: Ahead | None = None
 
 
 class Stretch(NamedTuple):
@@ -62,7 +77,10 @@ class Month:
             if left == 0:
                 break
             if _overlaps(part, wanted):
-                table = self._first(part, wanted, left)
+                if left is None or wanted.ahead is None:
+                    table = self._first(part, wanted, left)
+                else:
+                    table = self._ahead(part, wanted, left, wanted.ahead)
                 found += zip(*(table[name].to_pylist() for name in layout.SCHEMA.names), strict=True)
         return found
 
@@ -79,13 +97,27 @@ class Month:
                         break
         return min(found, most)
 
+    def _ahead(self, part: Part, wanted: Wanted, limit: int, ahead: Ahead) -> pa.Table:
+        """Return the first readings of a day in order, and keep the next ones."""
+        if ahead.table is None or ahead.name != part.name or (ahead.table.num_rows < limit and not ahead.is_last):
+            most = max(AHEAD, limit)
+            ahead.name, ahead.table = part.name, self._first(part, wanted, most)
+            ahead.is_last = ahead.table.num_rows < most
+        first, ahead.table = ahead.table.slice(0, limit), ahead.table.slice(limit)
+        return first
+
     def _first(self, part: Part, wanted: Wanted, limit: int | None) -> pa.Table:
-        """Return the first readings of a day in order."""
+        """Return the first readings of a day in order.
+
+        A file is in order of meters, so each block has all times; once ``limit`` rows are found, later ones are out.
+        """
         kept = layout.SCHEMA.empty_table()
         waiting, rows = [], 0
         for batch in self._batches(part, wanted, layout.SCHEMA.names):
-            waiting.append(batch)
-            rows += batch.num_rows
+            is_full = 0 < kept.num_rows == limit
+            may_be_in = batch.filter(pc.less_equal(batch[KEY[0]], kept[KEY[0]][-1])) if is_full else batch
+            waiting.append(may_be_in)
+            rows += may_be_in.num_rows
             if limit is not None and rows >= max(limit, _BLOCK):
                 kept, waiting, rows = _sorted([kept, *map(_table, waiting)], limit), [], 0
         return _sorted([kept, *map(_table, waiting)], limit)
@@ -94,7 +126,12 @@ class Month:
         place, path = self._place, self._place.path(part.name)
         try:
             files = pads.dataset([path], schema=layout.SCHEMA, format="parquet", filesystem=place.filesystem)
-            yield from files.to_batches(columns=list(columns), filter=_condition(wanted), batch_size=_BLOCK)
+            condition = _condition(wanted)
+            for file in files.get_fragments():
+                # One row group after the other: a scanner reads ahead without bound while rows are sorted.
+                for group in file.split_by_row_group(condition, schema=layout.SCHEMA):
+                    table = group.to_table(layout.SCHEMA, columns=list(columns), filter=condition, use_threads=False)
+                    yield from table.to_batches()
         except (OSError, pa.ArrowInvalid) as error:
             raise ArchiveError(f"{part.name} cannot be read: {str(error).splitlines()[0]}") from None
 

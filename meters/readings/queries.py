@@ -73,6 +73,7 @@ class ReadingSelection:
     register_ids: Sequence[int] | None = None
     after: tuple[Any, ...] | None = None
     group_ids: Sequence[int] | None = None
+    ahead: archived.Ahead | None = None  # for a caller that asks for all pages
 
 
 def readings(selection: ReadingSelection, limit: int) -> tuple[list[ReadingRow], ReadingKey | None]:
@@ -211,7 +212,9 @@ def _wanted(selection: ReadingSelection) -> archived.Wanted:
     if selection.group_ids is not None:
         members = Meter.objects.filter(groups.meters_in_order(selection.group_ids))
         meters = list((members if meters is None else members.filter(pk__in=meters)).values_list("pk", flat=True))
-    return archived.Wanted(selection.start, selection.end, meters, selection.register_ids, selection.after)
+    return archived.Wanted(
+        selection.start, selection.end, meters, selection.register_ids, selection.after, selection.ahead
+    )
 
 
 def _named(rows: list[Stored]) -> list[ReadingRow]:
@@ -293,6 +296,8 @@ def of_meters(selection: ReadingSelection) -> list[Stored]:
 
 def batches(query: Any, selection: Any, size: int) -> Iterator[list[Any]]:
     """Yield all rows of a paged query such as ``readings`` for its selection, in lists of at most ``size``."""
+    if isinstance(selection, ReadingSelection):
+        selection = replace(selection, ahead=archived.Ahead())
     while True:
         rows, key = query(selection, size)
         if rows:
