@@ -179,9 +179,7 @@ class MeterPage(_OfMeter):
             "exports": exports(meter, shown.start, shown.end, register) + self._green_button(),
             "signatures_url": signatures_url(bytes(meter.system_title).hex(), shown.start, shown.end),
             "gaps_export": f"{reverse('admin:meter-gaps-export', args=[meter.pk])}{self.link()}",
-            "last_values": _last_values(
-                last_values.last_values(meter.pk, now + _AHEAD, retention_start(now)) if heard_at else [], now
-            ),
+            "last_values": _last_values(meter, heard_at, now),
         }
 
     def _green_button(self) -> list[tuple[str, str]]:
@@ -384,7 +382,10 @@ def _counters(row: Any) -> tuple[str, str, str]:
     return thousands(row.highest), thousands(len(runs)), thousands(sum(run.upper - run.lower for run in runs))
 
 
-def _last_values(rows: Sequence[last_values.LastValue], now: datetime) -> HtmlTable:
+def _last_values(meter: Meter, heard_at: datetime | None, now: datetime) -> HtmlTable:
+    rows: Sequence[last_values.LastValue] = ()
+    if heard_at:
+        rows = last_values.last_values(meter.pk, now + _AHEAD, retention_start(now), heard_at + _AHEAD)
     return table(
         columns_of("register", "#value", "time", "-OBIS code"),
         [[row.name, _value(row), ago(row.captured_at, now), row.obis_code] for row in rows],
