@@ -129,12 +129,7 @@ class TestFormer:
         assert former.commit(tmp_path, 3) == names[3]  # before 4: five commits ago; before 7 it is two
         assert former.commit(tmp_path, 6) == names[1]
         folder = former.check_out(names[3], tmp_path / "there", tmp_path)
-        assert sorted(path.name for path in folder.rglob("*.py")) == [
-            "0000_of.py",
-            "0001_of.py",
-            "0002_of.py",
-            "0003_of.py",
-        ]
+        assert sorted(path.stem for path in folder.rglob("*.py")) == [f"{number:04}_of" for number in range(4)]
 
     def test_it_says_why_there_is_none(self, tmp_path: Path) -> None:
         (tmp_path / "none").mkdir()
