@@ -31,24 +31,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--parts", type=_parts, default=PARTS, help=f"of {','.join(PARTS)} (default: all)")
-    parser.add_argument("--rounds", type=_positive, default=5, help="paired rounds (default: 5)")
-    parser.add_argument("--frames", type=_positive, default=100_000, help="frames in a measurement (default: 100000)")
-    parser.add_argument("--sizes", type=_numbers, default=[200, 1000, 5000], help="frames in an uplink (200,1000,5000)")
-    parser.add_argument("--concentrators", type=_positive, default=10, help="concentrators of the base (default: 10)")
-    parser.add_argument("--concentrator-meters", type=_positive, default=1000, help="meters of each (default: 1000)")
-    parser.add_argument("--rowwise-frames", type=_positive, default=600, help="frames sent row by row (default: 600)")
-    parser.add_argument("--growth-rounds", type=_positive, default=3, help="paired rounds of growth (default: 3)")
+    parser.add_argument("--rounds", type=positive, default=5, help="paired rounds (default: 5)")
+    parser.add_argument("--frames", type=positive, default=100_000, help="frames in a measurement (default: 100000)")
+    parser.add_argument("--sizes", type=numbers, default=[200, 1000, 5000], help="frames in an uplink (200,1000,5000)")
+    parser.add_argument("--concentrators", type=positive, default=10, help="concentrators of the base (default: 10)")
+    parser.add_argument("--concentrator-meters", type=positive, default=1000, help="meters of each (default: 1000)")
+    parser.add_argument("--rowwise-frames", type=positive, default=600, help="frames sent row by row (default: 600)")
+    parser.add_argument("--growth-rounds", type=positive, default=3, help="paired rounds of growth (default: 3)")
     parser.add_argument(
         "--warm-rounds", type=_count, default=4, help="rounds of growth and schemes that do not count (4)"
     )
     parser.add_argument(
-        "--meters", type=_numbers, default=[1_000, 100_000, 1_000_000], help="growth: meters (1000,100000,1000000)"
+        "--meters", type=numbers, default=[1_000, 100_000, 1_000_000], help="growth: meters (1000,100000,1000000)"
     )
-    parser.add_argument("--readings", type=_numbers, default=[20_000_000], help="growth: stored readings (20000000)")
-    parser.add_argument("--page-meters", type=_positive, default=1_000_000, help="pages: meters (default: 1000000)")
-    parser.add_argument("--requests", type=_positive, default=20, help="pages: requests to an address (default: 20)")
+    parser.add_argument("--readings", type=numbers, default=[20_000_000], help="growth: stored readings (20000000)")
+    parser.add_argument("--page-meters", type=positive, default=1_000_000, help="pages: meters (default: 1000000)")
+    parser.add_argument("--requests", type=positive, default=20, help="pages: requests to an address (default: 20)")
     parser.add_argument("--warm-requests", type=_count, default=1, help="pages: requests before those (default: 1)")
-    parser.add_argument("--users", type=_positive, default=20, help="pages: users beside ingest (default: 20)")
+    parser.add_argument("--users", type=positive, default=20, help="pages: users beside ingest (default: 20)")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep services and the database of pages there for the next run"
     )
@@ -68,7 +68,7 @@ def _parts(text: str) -> tuple[str, ...]:
     return parts
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     number = int(text.replace("_", ""))
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
@@ -82,8 +82,8 @@ def _count(text: str) -> int:
     return number
 
 
-def _numbers(text: str) -> list[int]:
-    return [_positive(number) for number in text.split(",")]
+def numbers(text: str) -> list[int]:
+    return [positive(number) for number in text.split(",")]
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -25,9 +25,12 @@ RARE = "1-0:32.7.0"
 _SQL = Path(__file__).with_suffix(".sql")
 
 
-def ready(meters: int, say: Callable[[str], None]) -> str:
-    """Return the name of the database with this many meters; make it if needed, or apply migrations to a kept one."""
-    name = f"million_{meters}"
+def ready(meters: int, say: Callable[[str], None], kind: str = "million", day_intervals: int = DAY_INTERVALS) -> str:
+    """Return the name of the database with this many meters; make it if needed, or apply migrations to a kept one.
+
+    All meters have sent ``day_intervals`` intervals.
+    """
+    name = f"{kind}_{meters}"
     with connection.cursor() as cursor:
         cursor.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", [name])
         found = cursor.fetchone()
@@ -42,7 +45,7 @@ def ready(meters: int, say: Callable[[str], None]) -> str:
         call_command("migrate", verbosity=0)
         grant_rights(embedded.WORKING_ROLE)
     else:
-        _fill(meters, say)
+        _fill(meters, say, day_intervals)
         with connection.cursor() as cursor:
             cursor.execute(
                 sql.SQL("COMMENT ON DATABASE {} IS {}").format(
@@ -52,7 +55,7 @@ def ready(meters: int, say: Callable[[str], None]) -> str:
     return name
 
 
-def _fill(meters: int, say: Callable[[str], None]) -> None:
+def _fill(meters: int, say: Callable[[str], None], day_intervals: int) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     start = now.replace(minute=0, second=0) - START_AGO
     meters_each = min(1000, meters)
@@ -65,7 +68,7 @@ def _fill(meters: int, say: Callable[[str], None]) -> None:
         "events": max(500, meters // 5),
         "failures": meters,
         "commands": max(100, meters // 20),
-        "day_intervals": DAY_INTERVALS,
+        "day_intervals": day_intervals,
         "fleet_key": fleet_key.pk,
         "rare": RARE,
         "now": f"'{now.isoformat()}'::timestamptz",

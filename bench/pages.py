@@ -192,7 +192,7 @@ def _beside_ingest(
     stack: Stack, accounts: tuple[int, str, str], usual: list[Address], executor: object, results: PageResults
 ) -> None:
     number, *account = accounts
-    site = _posting_site()
+    site = posting_site()
     frames = fleet.seal(executor, site.fleet, site.next_interval, 1)  # type: ignore[arg-type]
     bodies = site.bodies(frames, _FRAMES)
     ended = threading.Event()
@@ -218,7 +218,7 @@ def _beside_ingest(
         results.with_users = [second for job in jobs for second in job.result()]
 
 
-def _posting_site(concentrators: int = 40) -> Site:
+def posting_site(concentrators: int = 40) -> Site:
     """Return a site of some concentrators of the database, with the keys of their meters."""
     fleet_row = FleetKey.objects.get()
     secret = master_key.current().unwrap(bytes(fleet_row.wrapped), Purpose.FLEET_KEY, fleet_row.name.encode())
