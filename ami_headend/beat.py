@@ -15,6 +15,7 @@ from celery.schedules import schedstate
 
 from ami_headend.core import sd_notify
 from ami_headend.core.broker_errors import BROKER_ERRORS, summary
+from ami_headend.health import heartbeats
 from ami_headend.schedule_lease import ASK_S, Lease
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class SteadyScheduler(_Scheduler):  # type: ignore[misc]
         super().close()
         if self._lease is not None:
             self._lease.give_up()
+        heartbeats.end()
 
     def apply_entry(self, entry: SteadyEntry, producer: Any = None) -> None:
         try:

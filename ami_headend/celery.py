@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task
@@ -77,13 +78,19 @@ def bound_statements_again(task: "Task[Any, Any]", **_: object) -> None:
 def show_worker_lives(sender: Any, **_: object) -> None:
     """Record in the database that this worker lives, for as long as it does."""
     queues = sorted(sender.app.amqp.queues.consume_from)
-    heartbeats.keep(sender.hostname, heartbeats.WORKER, queues, sender.pool.num_processes)
+    heartbeats.keep(sender.hostname, heartbeats.WORKER, queues, sender.pool.num_processes, _look(schedule=False))
 
 
 @beat_init.connect
 def show_beat_lives(**_: object) -> None:
     """Record in the database that this schedule lives, for as long as it does."""
-    heartbeats.keep(heartbeats.schedule_name(os.uname().nodename), heartbeats.SCHEDULE, [], 1)
+    heartbeats.keep(heartbeats.schedule_name(os.uname().nodename), heartbeats.SCHEDULE, [], 1, _look(schedule=True))
+
+
+def _look(*, schedule: bool) -> Callable[[], str]:
+    from ami_headend.health import host  # noqa: PLC0415 - the settings are read first
+
+    return host.of_schedule if schedule else host.of_worker
 
 
 @worker_shutdown.connect

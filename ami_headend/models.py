@@ -30,7 +30,7 @@ class KeptAnswer(models.Model):
 
 
 class Heartbeat(models.Model):
-    """A worker or schedule that lives, or lived lately (health/heartbeats.py); times are the database's own."""
+    """A worker, schedule or web host that lives, or lived lately (health/heartbeats.py), by the database's clock."""
 
     name = models.CharField(max_length=120, primary_key=True)
     kind = models.CharField(max_length=10)
@@ -39,6 +39,7 @@ class Heartbeat(models.Model):
     started_at = models.DateTimeField()
     beat_at = models.DateTimeField()
     clock_off_s = models.FloatField(help_text="how far the host's clock is ahead of the database's")
+    trouble = models.CharField(max_length=250, blank=True, db_default="", help_text="what is wrong on its host")
 
     def __str__(self) -> str:
         return self.name

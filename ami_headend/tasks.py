@@ -10,9 +10,9 @@ from ami_headend.core.tasklimits import LONG
 @shared_task
 def look_at_components() -> None:
     """Check the health of every component. The time of the check also shows that schedule and workers run."""
-    from ami_headend.console import components  # noqa: PLC0415 - as below
+    from ami_headend.health import components  # noqa: PLC0415 - as below
 
-    components.look(timezone.now())
+    components.look()
 
 
 @shared_task(**LONG)

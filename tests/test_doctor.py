@@ -20,8 +20,10 @@ from pytest_django import Settings
 
 from ami_headend import settings_checks
 from ami_headend.alerts.models import Rule
-from ami_headend.health import doctor, neighbours
+from ami_headend.health import doctor, heartbeats, host, neighbours
+from ami_headend.health.results import CheckResult
 from ami_headend.local import embedded
+from ami_headend.models import Heartbeat
 from ami_headend.processes import worker_command
 from concentrators.models import Concentrator, Uplink
 from keyvault import journal, master_key
@@ -42,7 +44,7 @@ def quick(db: None) -> None:
     Rule.objects.update(evaluated_at=timezone.now())
 
 
-def findings() -> dict[str, doctor.CheckResult]:
+def findings() -> dict[str, CheckResult]:
     return {finding.name: finding for finding in doctor.examine()}
 
 
@@ -62,6 +64,7 @@ def test_a_whole_deployment_is_well(live_stack: Stack) -> None:
             "broker",
             "workers",
             "schedule",
+            "hosts",
             "master key",
             "key journal",
             "journal mirrors",
@@ -118,6 +121,53 @@ def test_where_the_setting_for_standbys_that_lag_is_not_in_force_it_is_told(sett
     assert "STANDBY_MAY_LAG is not set, but in force" in found
     journal.bind_to_timeline(may_lag=False)
     assert neighbours.standbys()[0]
+
+
+def heartbeat(name: str, silent: timedelta = timedelta(), trouble: str = "") -> Heartbeat:
+    at = timezone.now() - silent
+    return Heartbeat.objects.create(
+        name=name,
+        kind=heartbeats.WEB,
+        queues=[],
+        processes=1,
+        started_at=at,
+        beat_at=at,
+        clock_off_s=0,
+        trouble=trouble,
+    )
+
+
+def test_hosts_that_were_lost_or_find_something_wrong_are_told(quick: None) -> None:
+    heartbeat("web@one")
+    assert findings()["hosts"].well
+    heartbeat("web@two", trouble="broker: Redis accepts nothing")
+    heartbeat("web@three", timedelta(minutes=1))
+    heartbeat("web@four", timedelta(days=2))  # nobody waits for it any more
+    found = findings()["hosts"]
+    assert not found.well
+    lost, troubled = found.found.split("; ")
+    assert lost.startswith("web@three has given no sign of life for 6")
+    assert troubled == "web@two: broker: Redis accepts nothing"
+
+
+def test_a_host_that_was_lost_for_good_is_forgotten(quick: None) -> None:
+    heartbeat("web@one")
+    heartbeat("web@two", timedelta(minutes=1))
+    with pytest.raises(CommandError, match=r"web@one is not lost\. Lost: web@two\."):
+        call_command("doctor", "--forget", "web@one")
+    with pytest.raises(SystemExit):  # for there are no workers
+        call_command("doctor", "--forget", "web@two")
+    assert findings()["hosts"].well
+    with pytest.raises(CommandError, match=r"Lost: none is lost\."):
+        call_command("doctor", "--forget", "web@two")
+
+
+def test_a_host_says_what_is_wrong_where_it_is(settings: Settings, tmp_path: Path) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    settings.KEY_JOURNAL_DIR = str(tmp_path / "journal")
+    (tmp_path / "journal").write_text("no folder")
+    assert host.of_schedule().startswith("broker: Redis accepts nothing")
+    assert "; key journal: " in host.of_worker()
 
 
 def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:
@@ -182,7 +232,7 @@ def test_nothing_running_says_how_to_start(tmp_path: Path) -> None:
 
 def test_a_server_elsewhere_is_looked_for_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("django.conf.settings.REDIS_URL", embedded.redis_url(tmp_path))
-    assert doctor.broker().to_do == "Check the address, the network, and whether the server runs."
+    assert host.broker().to_do == "Check the address, the network, and whether the server runs."
 
 
 @pytest.mark.django_db

@@ -217,6 +217,14 @@ _ADVICE = {
             "Ask whoever runs the receiver whether it listens, and whether its certificate is still valid.",
         ),
     ),
+    Condition.COMPONENT_DOWN: Advice(
+        "Something that the head-end runs on is not well: a host, a server beside it, or a promise that it keeps.",
+        (
+            "manage.py doctor, or the overview, says what was found and what to do; run it on the host that it names.",
+            "No sign of life: the host or process was lost, or reaches no database. It is well once it is back.",
+            "If a host is gone for good, manage.py doctor --forget NAME; by itself that happens after a day.",
+        ),
+    ),
     Condition.BACKUP_OVERDUE: Advice(
         "No complete backup was made for a while. If the database is lost, so is everything since the last one.",
         (

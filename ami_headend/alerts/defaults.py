@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from ami_headend.alerts.models import Condition
-from ami_headend.alerts.parameters import TOGETHER
+from ami_headend.alerts.parameters import ESSENTIAL, RESERVES, TOGETHER
 from concentrators.failures.kinds import FailureKind, Severity
 from meters.readings.obis import FRAUD_LOG
 
@@ -43,6 +43,8 @@ RULES = [
     ("SIEM is behind", _C.SIEM_BEHIND, "", None, 15, Severity.WARNING, 4 * _HOUR),
     ("Commands wait for a second person", _C.COMMANDS_HELD, "", None, 1, Severity.CRITICAL, _DAY),
     ("Power is out", _C.OUTAGE, "", 3, _DAY, Severity.CRITICAL, 4 * _HOUR),
+    ("Component stands still", _C.COMPONENT_DOWN, ESSENTIAL, None, 2, Severity.CRITICAL, _HOUR),
+    ("Component is not well", _C.COMPONENT_DOWN, RESERVES, None, 2, Severity.WARNING, 4 * _HOUR),
     ("Authority is about to expire", _C.AUTHORITY_EXPIRES, "", None, 30 * _DAY, Severity.WARNING, _WEEK),
 ]
 

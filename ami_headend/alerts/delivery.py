@@ -44,6 +44,13 @@ _FAILURES = (
 )
 
 
+def write_due(now: datetime) -> list[int]:
+    """Write the messages that have become due; return the channels that have something to send."""
+    reminders_store.settle_due(now)
+    deadline_mails.write_due(now)
+    return overdue_channels(now)
+
+
 def overdue_channels(now: datetime) -> list[int]:
     """Return channels with messages that are due: their task was lost, or an attempt failed."""
     return sorted(_due(now).filter(channel__isnull=False).values_list("channel", flat=True).distinct())

@@ -39,16 +39,18 @@ class Condition(models.TextChoices):
     API_TOKEN_EXPIRES = "api_token_expires", "token of a program about to expire"
     SIEM_BEHIND = "siem_behind", "security events that wait for the SIEM"
     COMMANDS_HELD = "commands_held", "commands that wait for a second person"
+    COMPONENT_DOWN = "component_down", "component that is not well"
 
 
 class SubjectKind(models.TextChoices):
-    """The kind of subject of an alert; all but the last two name a row by its id."""
+    """The kind of subject of an alert; all but the last three name a row by its id."""
 
     METER = "meter", "meter"
     CONCENTRATOR = "concentrator", "concentrator"
     WAVE = "wave", "rotation wave"
     AGREEMENT_KEY = "agreement", "agreement key"
     AUTHORITY = "authority", "authority"
+    COMPONENT = "component", "component"
     MASTER_KEY = "master_key", "master key"
     FLEET = "fleet", "the whole head-end"
 

@@ -29,6 +29,7 @@ class Parameters:
 
 
 TOGETHER, EACH = "all", "concentrator"  # whose readings by a deadline: of all, or of each by itself
+ESSENTIAL, RESERVES = "essential", "reserves"  # components without which work stands still, and all others
 _KINDS = tuple((kind.value, kind.label) for kind in FailureKind)
 _LOGS = ((FRAUD_LOG, "fraud log: tamper, cover, magnet"), (STANDARD_LOG, "standard log: outage, clock set"))
 
@@ -88,4 +89,12 @@ PARAMETERS = {
     Condition.API_TOKEN_EXPIRES: Parameters(period="expires within, minutes"),
     Condition.SIEM_BEHIND: Parameters(period="the oldest event waits for, minutes"),
     Condition.COMMANDS_HELD: Parameters(period="wait for, minutes"),
+    Condition.COMPONENT_DOWN: Parameters(
+        period="not well for, minutes",
+        selector="which components",
+        selectors=(
+            (ESSENTIAL, "those without which work stands still: workers, schedule, broker, clock, disk, ..."),
+            (RESERVES, "all others: hosts, standbys, mirrors, sign-in, ..."),
+        ),
+    ),
 }

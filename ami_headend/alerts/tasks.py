@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from celery import shared_task
 from django.utils import timezone
 
-from ami_headend.alerts import deadline_mails, delivery, evaluation, reminders_store, retention
+from ami_headend.alerts import delivery, evaluation, retention
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.tasklimits import LONG
 
@@ -31,10 +31,7 @@ def deliver(channel_id: int) -> None:
 @shared_task
 def sweep_deliveries() -> None:
     """Write messages that have become due, and enqueue again those that are due and undelivered."""
-    now = timezone.now()
-    reminders_store.settle_due(now)
-    deadline_mails.write_due(now)
-    enqueue(delivery.overdue_channels(now))
+    enqueue(delivery.write_due(timezone.now()))
 
 
 @shared_task(**LONG)

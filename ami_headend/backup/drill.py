@@ -11,7 +11,7 @@ from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
 from ami_headend.core.text import counted
-from ami_headend.health.doctor import CheckResult
+from ami_headend.health.results import CheckResult
 from keyvault import master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError

@@ -8,6 +8,7 @@ from django.utils.http import urlencode
 
 from ami_headend.alerts.models import Alert, Condition, GatheredSubjects, SubjectKind
 from ami_headend.console.alert_subjects import RIGHTS, subjects_url
+from ami_headend.console.components import SEE_COMPONENTS
 from ami_headend.console.deadlines import SEE_DEADLINES
 from ami_headend.console.events import SEE_EVENTS, events_url
 from ami_headend.console.failures import SEE, failures_url
@@ -41,6 +42,7 @@ _WHOLE = {  # lists without a filter for the subject
     Condition.MASTER_KEY_DOWN: [("Master key", ("admin:master-key", "keyvault.view_masterkeyrotation"))],
     Condition.AUDIT_BROKEN: [("Audit chain", ("admin:audit", "keyvault.view_auditrecord"))],
     Condition.QUEUE_LAG: [("Uplinks", _UPLINKS)],
+    Condition.COMPONENT_DOWN: [("Health of components", ("admin:index", SEE_COMPONENTS))],
 }
 _SUBJECTS = {
     SubjectKind.METER: ("admin:meter", "meters.view_meter"),

@@ -66,7 +66,7 @@ def _sections(user: Any, now: datetime) -> dict[str, Any]:
         panels.append(overview_panels.rotation(answers[OPEN_WAVES.name].found, master))
     if user.has_perm("concentrators.view_integrityfailure"):
         panels.append(overview_panels.latest_failures(now))
-    findings = components(now) if user.has_perm(SEE_COMPONENTS) else []
+    findings = components() if user.has_perm(SEE_COMPONENTS) else []
     sections = {
         "findings": findings,
         "sees_nothing": not panels and not findings,

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from django.urls import reverse
 
 from ami_headend.alerts.models import Alert, SubjectKind
-from ami_headend.alerts.queries import count_by_severity, open_alerts
+from ami_headend.alerts.queries import open_alerts
 from ami_headend.console.formatting import SEVERITY_COLOURS
-from ami_headend.health.doctor import CheckResult
+from ami_headend.health.results import CheckResult
 from concentrators.failures.kinds import Severity
 from concentrators.models import Concentrator, ConcentratorToken
 from keyvault import approvals
@@ -50,8 +50,11 @@ def to_do(user: Any, findings: Sequence[CheckResult], now: datetime) -> ToDo:
     requests, more = _approvals(user, now)
     items += requests[:_REQUESTS]
     if user.has_perm("alerts.view_alert"):
-        alerts = list(open_alerts(now)[:SHOWN])
-        more += sum(count_by_severity(now).values()) - len(alerts)
+        standing = open_alerts(now)
+        if findings:
+            standing = standing.exclude(subject_kind=SubjectKind.COMPONENT)  # they say the same
+        alerts = list(standing[:SHOWN])
+        more += standing.count() - len(alerts)
         items += [_alert(alert) for alert in alerts]
     items += requests[_REQUESTS:]
     steps = [] if items else _first_steps(user)

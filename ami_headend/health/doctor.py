@@ -1,11 +1,8 @@
 """The health checks of `manage.py doctor`: each returns one result, with what to do about it."""
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
-import redis
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
@@ -16,14 +13,14 @@ from django.utils import timezone
 from ami_headend import database_roles, schedule_lease
 from ami_headend.alerts.models import Rule
 from ami_headend.core import clock, kernelclock, upgrades
-from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.core.sql import select
-from ami_headend.health import heartbeats, neighbours, pooler
+from ami_headend.health import heartbeats, host, neighbours, pooler
+from ami_headend.health.results import CheckResult
 from ami_headend.queues import QUEUES
 from concentrators.ingest import activity, backlog
-from keyvault import journal, master_key
+from keyvault import journal
 from keyvault.audit import chain
 from keyvault.master_key import MasterKeyError, trial
 from meters.archive import verification
@@ -31,17 +28,13 @@ from meters.readings import partitions
 from meters.registry import access_record
 
 POSTGRES_VERSION_MIN = 16
-DISK_FREE_MIN_OCTETS = 2 * 1024**3
-DISK_FREE_MIN_PART = 0.05
 BACKLOG_AGE_MAX = timedelta(minutes=10)
 EVALUATED_LATE = timedelta(minutes=3)  # the schedule evaluates the rules of alerts twice a minute
-BROKER_TIMEOUT_S = 2.0
 LOOK_S = 5  # for one check
 SKEW_PERIOD = timedelta(hours=1)
 SKEWED_FRAMES_MIN = 3
 SKEWED_SHARE = 0.1
 _PLAUSIBLE_SINCE = datetime(2025, 1, 1, tzinfo=UTC)
-_BROKER_TROUBLE: tuple[type[Exception], ...] = (*BROKER_ERRORS, ValueError)  # ValueError for an invalid URL
 _START = "see docs/deploy/systemd (make up starts them too), and their logs."
 _SEE_SERVER = "See the server's own log: it is overloaded, hangs, or cannot be reached."
 _SEE_LOCKS = "See pg_stat_activity and pg_locks: a session holds a lock too long, or the server is overloaded."
@@ -51,15 +44,6 @@ _WAS_AHEAD = (
     "when this was stored: keep it right from now on. Nothing waits for that time, though it stays stored. This "
     "finding ends {when}."
 )
-
-
-class CheckResult(NamedTuple):
-    """The result of one check: whether all is well, what was found, and what to do if not."""
-
-    name: str
-    well: bool
-    found: str
-    to_do: str = ""
 
 
 def examine() -> list[CheckResult]:
@@ -105,12 +89,6 @@ def _in_database(look: Callable[[], CheckResult]) -> CheckResult:
         return look()
 
 
-def _where_to_look() -> str:
-    if not settings.IS_EMBEDDED:
-        return "Check the address, the network, and whether the server runs."
-    return f"Start it with make up; if make up runs in {settings.VAR_DIR}, the server hangs or has failed: see its log."
-
-
 def _database() -> CheckResult:
     try:
         connection.ensure_connection()
@@ -118,7 +96,7 @@ def _database() -> CheckResult:
             version = cursor.connection.info.server_version // 10_000
         is_read_only = not is_writable()
     except OperationalError as error:
-        return CheckResult("database", False, str(error).splitlines()[0], _where_to_look())
+        return CheckResult("database", False, str(error).splitlines()[0], host.where_to_look())
     if version < POSTGRES_VERSION_MIN:
         to_do = f"Upgrade it to PostgreSQL {POSTGRES_VERSION_MIN} or newer."
         return CheckResult("database", False, f"PostgreSQL {version} is too old", to_do)
@@ -168,17 +146,6 @@ def _role() -> CheckResult:
     return CheckResult("database role", True, "owns nothing and may not change the audit record")
 
 
-def broker() -> CheckResult:
-    """Check that Redis answers and accepts writes."""
-    try:
-        timeouts = {"socket_connect_timeout": BROKER_TIMEOUT_S, "socket_timeout": BROKER_TIMEOUT_S}
-        with redis.Redis.from_url(settings.REDIS_URL, **timeouts) as client:
-            client.set("ami-headend:doctor", "1", ex=60)  # a replica or a full Redis answers, but refuses writes
-    except _BROKER_TROUBLE as error:
-        return CheckResult("broker", False, f"Redis accepts nothing: {summary(error)}", _where_to_look())
-    return CheckResult("broker", True, "Redis answers and accepts writes")
-
-
 def _workers() -> CheckResult:
     """Check that each queue has a live worker, by the heartbeats in the database."""
     workers = [one for one in heartbeats.living() if one.kind == heartbeats.WORKER]
@@ -207,6 +174,19 @@ def _schedule() -> CheckResult:
     others = [one.name for one in schedules if one.name != heartbeats.schedule_name(at_work.host)]
     standing_by = f"; standing by: {', '.join(others)}" if others else ""
     return CheckResult("schedule", True, f"at work on {at_work.host}{standing_by}")
+
+
+def _hosts() -> CheckResult:
+    """Check that no process was lost, and that none finds something wrong on its host, by the heartbeats."""
+    living = heartbeats.living()
+    wrong = [f"{one.name} has given no sign of life for {one.silent_s:.0f} s" for one in heartbeats.lost()]
+    wrong += [f"{one.name}: {one.trouble}" for one in living if one.trouble]
+    if wrong:
+        to_do = (
+            "Run manage.py doctor there, and do what it says. If one is gone for good: manage.py doctor --forget NAME."
+        )
+        return CheckResult("hosts", False, "; ".join(wrong), to_do)
+    return CheckResult("hosts", True, f"{len(living)} processes live, and find nothing wrong where they are")
 
 
 def _clock() -> CheckResult:
@@ -255,22 +235,6 @@ def _clock_of_all(now: datetime) -> CheckResult:
     return CheckResult("clock", True, f"agrees with the database's{said}")
 
 
-def _probed(name: str, probe: Callable[[], str], to_do: str) -> CheckResult:
-    """Report what a probe found, or the MasterKeyError that it raised and what to do about it."""
-    try:
-        return CheckResult(name, True, probe())
-    except MasterKeyError as error:
-        return CheckResult(name, False, str(error), to_do)
-
-
-def _master_key() -> CheckResult:
-    return _probed(
-        "master key",
-        lambda: f"version {master_key.probe().active_version} active, in {master_key.provider()}",
-        "Repair it, or restore it from its own backup. Until then uplinks wait, and none is lost.",
-    )
-
-
 def _master_key_opens() -> CheckResult:
     """Open the oldest and the newest wrapped keys; after half a rotation only one of them would open."""
     try:
@@ -281,14 +245,6 @@ def _master_key_opens() -> CheckResult:
         to_do = "Set the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
         return CheckResult("master key opens", False, refusals[0], to_do)
     return CheckResult("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
-
-
-def _key_journal() -> CheckResult:
-    return _probed(
-        "key journal",
-        lambda: f"can be written, in {journal.probe()}",
-        "Repair it: until then no key is made, exported or cut off. Uplinks under known keys are verified.",
-    )
 
 
 def _replayed() -> CheckResult:
@@ -313,16 +269,6 @@ def _partitions() -> CheckResult:
     if end < now + timedelta(days=31):
         return CheckResult("partitions", False, f"end on {end:%Y-%m-%d}", to_do)
     return CheckResult("partitions", True, f"from {start:%Y-%m} to {end:%Y-%m}")
-
-
-def _disk() -> CheckResult:
-    place = next(path for path in (settings.VAR_DIR, *settings.VAR_DIR.absolute().parents) if path.exists())
-    usage = shutil.disk_usage(place)
-    found = f"{usage.free / 1024**3:.1f} GiB free at {place}"
-    if usage.free < DISK_FREE_MIN_OCTETS or usage.free < usage.total * DISK_FREE_MIN_PART:
-        to_do = "Make room: lower RETENTION_DAYS or UPLINK_KEEP_DAYS, or use a larger disk."
-        return CheckResult("disk", False, found, to_do)
-    return CheckResult("disk", True, found)
 
 
 def _backlog() -> CheckResult:
@@ -370,11 +316,11 @@ def _alerts() -> CheckResult:
 
 
 _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
-    "broker": broker,
-    "master key": _master_key,
-    "key journal": _key_journal,
+    "broker": host.broker,
+    "master key": host.master_key,
+    "key journal": host.key_journal,
     "journal mirrors": lambda: CheckResult("journal mirrors", *neighbours.journal_mirrors()),
-    "disk": _disk,
+    "disk": host.disk,
     "sign-in provider": lambda: CheckResult("sign-in provider", *neighbours.sign_in_provider()),
 }
 
@@ -382,6 +328,7 @@ _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
 _IN_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "workers": _workers,
     "schedule": _schedule,
+    "hosts": _hosts,
     "clock": _clock,
     "database role": _role,
     "partitions": _partitions,

@@ -15,6 +15,7 @@ from ami_headend.alerts import queries
 from ami_headend.alerts.models import Delivery, Rule
 from ami_headend.core import clock
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
+from ami_headend.health import components, heartbeats
 from ami_headend.metrics import counting, snapshots
 from ami_headend.metrics.models import Counted
 from ami_headend.siem import pending
@@ -53,8 +54,8 @@ class DatabaseCollector(Collector):
         yield from _components()
         now = timezone.now()
         answers = True
-        looks = (_counters, _queue, _schedule, _rotation, _alerts, _siem, _masked, _deadlines, _feed, _listeners)
-        for look in (*looks, _snapshots):
+        looks = (_counters, _queue, _schedule, _hosts, _checks, _rotation, _alerts, _siem, _masked, _deadlines, _feed)
+        for look in (*looks, _listeners, _snapshots):
             try:
                 found = list(look(now))
             except Exception as error:
@@ -124,6 +125,35 @@ def _schedule(now: datetime) -> Iterator[Metric]:
     yield lease
 
 
+def _hosts(now: datetime) -> Iterator[Metric]:
+    """Yield how many processes of each kind live, and how many of all were lost or find something wrong."""
+    living = heartbeats.living()
+    processes = GaugeMetricFamily(
+        f"{PREFIX}processes", "Workers, schedules and web servers that give signs of life", labels=["kind"]
+    )
+    for kind in (heartbeats.WORKER, heartbeats.SCHEDULE, heartbeats.WEB):
+        processes.add_metric([kind], sum(one.kind == kind for one in living))
+    yield processes
+    lost, troubled = len(heartbeats.lost()), sum(bool(one.trouble) for one in living)
+    yield GaugeMetricFamily(f"{PREFIX}processes_lost", "Those that ended without a word within a day", value=lost)
+    yield GaugeMetricFamily(
+        f"{PREFIX}processes_troubled", "Those that reach no broker, or find a fault on their host", value=troubled
+    )
+
+
+def _checks(now: datetime) -> Iterator[Metric]:
+    """Yield what doctor found when a worker, or a web host in its place, looked last."""
+    standing = components.standing()
+    up = GaugeMetricFamily(f"{PREFIX}component_up", "1: the component was well when looked at", labels=["component"])
+    for one in standing.results:
+        up.add_metric([one.name], one.well)
+    yield up
+    if standing.age_s is not None:
+        yield GaugeMetricFamily(
+            f"{PREFIX}component_check_age_seconds", "Time since the components were looked at", value=standing.age_s
+        )
+
+
 def _components() -> Iterator[Metric]:
     """Yield metrics that need no database."""
     try:
@@ -188,7 +218,7 @@ def _alerts(now: datetime) -> Iterator[Metric]:
         age_s = clock.age_s(latest, now)
         yield GaugeMetricFamily(
             f"{PREFIX}alert_evaluation_age_seconds",
-            "Time since the last evaluation of rules: grows without workers; negative if a clock was ahead",
+            "Time since the last evaluation of rules, by a worker or a web host; negative if a clock was ahead",
             value=age_s,
         )
 

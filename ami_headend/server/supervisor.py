@@ -30,14 +30,23 @@ Serve = Callable[[socket.socket, int, int], None]  # the socket, the pipe that e
 
 
 class Supervisor:
-    """Runs ``serve`` in several processes until a signal comes, and replaces those that die.
+    """Runs ``serve`` in several processes, and ``beside`` in one, until a signal comes, and replaces those that die.
 
     Processes that live but send no sign of life for ``silence_s`` (stopped, hanging, in a deadlock) are killed.
     """
 
-    def __init__(self, listening: socket.socket, processes: int, serve: Serve, stop_s: float, silence_s: float) -> None:
-        self._listening, self._processes, self._serve, self._stop_s = listening, processes, serve, stop_s
-        self._started_s: dict[int, float] = {}
+    def __init__(
+        self,
+        listening: socket.socket,
+        processes: int,
+        serve: Serve,
+        stop_s: float,
+        silence_s: float,
+        beside: Serve | None = None,
+    ) -> None:
+        self._listening, self._stop_s = listening, stop_s
+        self._jobs = [*[serve] * processes, *([beside] if beside else [])]
+        self._started: dict[int, tuple[Serve, float]] = {}
         self._stopping = False
         self._lifesigns, self._silence, self._silence_s = Lifesigns(), Silence(silence_s), silence_s
         self._alive_read, self._alive_write = os.pipe()  # closed when this process dies, which stops the others
@@ -52,8 +61,8 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the loop
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         gc.freeze()  # so that pages of memory stay shared
-        for _ in range(self._processes):
-            self._start()
+        for job in self._jobs:
+            self._start(job)
         while not self._stopping:
             select.select([self._wake_read], [], [], _LOOK_S)
             self._drain()
@@ -69,15 +78,15 @@ class Supervisor:
         with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
 
-    def _start(self) -> None:
+    def _start(self, job: Serve) -> None:
         pid = os.fork()
         if pid == 0:
-            self._be_a_process()
-        self._started_s[pid] = time.monotonic()
+            self._be_a_process(job)
+        self._started[pid] = job, time.monotonic()
         self._silence.begin(pid)
 
-    def _be_a_process(self) -> None:
-        """Serve in the child, and never return."""
+    def _be_a_process(self, job: Serve) -> None:
+        """Do a job in the child, and never return."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -85,7 +94,7 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the supervisor decides when to stop
             for end in (self._alive_write, self._wake_read, self._wake_write):
                 os.close(end)
-            self._serve(self._listening, self._alive_read, self._lifesigns.of_child())
+            job(self._listening, self._alive_read, self._lifesigns.of_child())
             code = 0
         except BaseException:
             logger.exception("a process of the web server ended")
@@ -104,20 +113,21 @@ class Supervisor:
 
     def _replace_dead(self) -> None:
         for pid, status in self._ended():
-            lived_s = time.monotonic() - self._started_s.pop(pid)
+            job, started_s = self._started.pop(pid)
+            lived_s = time.monotonic() - started_s
             self._silence.forget(pid)
             if self._stopping:
                 return
             logger.error("process %d of the web server ended (%s): another is started", pid, _said(status))
             if lived_s < _SHORT_LIFE_S:
                 time.sleep(_REST_S)
-            self._start()
+            self._start(job)
 
     def _ended(self) -> list[tuple[int, int]]:
         found = []
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] in self._started_s:
+                if ended[0] in self._started:
                     found.append(ended)
         return found
 
@@ -125,15 +135,15 @@ class Supervisor:
         self._listening.close()
         self._tell(signal.SIGTERM)
         until_s = time.monotonic() + self._stop_s + _KILL_AFTER_S
-        while self._started_s and time.monotonic() < until_s:
+        while self._started and time.monotonic() < until_s:
             select.select([self._wake_read], [], [], 0.2)
             self._drain()
             for pid, _ in self._ended():
-                del self._started_s[pid]
+                del self._started[pid]
         self._tell(signal.SIGKILL)
 
     def _tell(self, number: signal.Signals) -> None:
-        for pid in self._started_s:
+        for pid in self._started:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 

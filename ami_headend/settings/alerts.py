@@ -15,6 +15,10 @@ if EMAIL_URL:
 ALERT_EXCHANGE_S = env.float("ALERT_EXCHANGE_S", 10)  # one message to one receiver, from look-up to the last octet
 EMAIL_TIMEOUT = ALERT_EXCHANGE_S
 DEFAULT_FROM_EMAIL = env.str("EMAIL_FROM", "ami-headend@localhost")
+ALERT_EVALUATE_EVERY_S = env.float("ALERT_EVALUATE_EVERY_S", 30)  # and half as often the components are checked
+ALERT_STAND_IN_AFTER_S = env.float(
+    "ALERT_STAND_IN_AFTER_S", 120
+)  # then a web host evaluates, if no worker has; 0: never
 ALERT_KEEP_DAYS = env.int("ALERT_KEEP_DAYS", 400)  # alerts that have ended, with their history
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")  # for Prometheus, as its bearer token
 WEBHOOK_ALLOW_HTTP = env.bool("WEBHOOK_ALLOW_HTTP", False)

@@ -5,6 +5,7 @@ from kombu import Queue
 from ami_headend import queues
 from ami_headend.core import broker_url, sd_notify, tasklimits
 from ami_headend.schedule import SCHEDULE
+from ami_headend.settings.alerts import ALERT_EVALUATE_EVERY_S
 from ami_headend.settings.databases import REDIS_URL
 
 CELERY_BROKER_URL = broker_url.celery_broker_url(REDIS_URL)
@@ -44,4 +45,7 @@ CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_WORKER_CONSUMER = "ami_headend.worker_loop:Consumer"
 CELERY_BEAT_MAX_LOOP_INTERVAL = sd_notify.EVERY_S
 CELERY_BEAT_SCHEDULER = "ami_headend.beat:SteadyScheduler"
-CELERY_BEAT_SCHEDULE = SCHEDULE
+CELERY_BEAT_SCHEDULE = SCHEDULE | {
+    "evaluate-alerts": SCHEDULE["evaluate-alerts"] | {"schedule": ALERT_EVALUATE_EVERY_S},
+    "look-at-components": SCHEDULE["look-at-components"] | {"schedule": 2 * ALERT_EVALUATE_EVERY_S},
+}

@@ -17,6 +17,7 @@ class Receiver:
     """What came, in order, once verified; ``answers`` are the next statuses (200 when there are none)."""
 
     port: int
+    host: str = "127.0.0.1"
     secret: str = ""
     answers: list[int] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -28,7 +29,7 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hooks/ami?x=1"
+        return f"http://{self.host}:{self.port}/hooks/ami?x=1"
 
     def take(self, headers: dict[str, str], body: bytes) -> int:
         try:
@@ -58,8 +59,8 @@ def kept_place() -> Iterator[socket.socket]:
 
 
 @contextmanager
-def receiving(place: socket.socket | None = None) -> Iterator[Receiver]:
-    """A receiver on loopback, until the block ends; at a ``place`` that refused so far, or at a new one."""
+def receiving(place: socket.socket | None = None, host: str = "127.0.0.1") -> Iterator[Receiver]:
+    """A receiver of a host, until the block ends; at a ``place`` that refused so far, or at a new one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -75,12 +76,12 @@ def receiving(place: socket.socket | None = None) -> Iterator[Receiver]:
         def log_message(self, *arguments: object) -> None:
             """Not into the output of the tests."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=place is None) as server:
+    with ThreadingHTTPServer((host, 0), Handler, bind_and_activate=place is None) as server:
         if place is not None:
             server.socket.close()
             server.socket, server.server_address = place, place.getsockname()
             server.server_activate()
-        receiver = Receiver(server.server_address[1])
+        receiver = Receiver(server.server_address[1], host)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

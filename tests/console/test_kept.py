@@ -12,9 +12,9 @@ from pytest_django import DjangoDbBlocker
 
 from ami_headend import cached_answers
 from ami_headend.cached_answers import Question
-from ami_headend.console.components import COMPONENTS
 from ami_headend.console.keys import questions
 from ami_headend.console.overview_panels import QUESTIONS
+from ami_headend.health.components import COMPONENTS
 from ami_headend.metrics import snapshots
 from ami_headend.models import KeptAnswer
 from tests.flows import databases

@@ -14,9 +14,10 @@ from django.utils import timezone
 
 from ami_headend.alerts import silence
 from ami_headend.alerts.models import Alert, Rule, SubjectKind
-from ami_headend.console import components, fleet_queries, overview_panels, rotation_queries, todo, traffic_queries
+from ami_headend.console import fleet_queries, overview_panels, rotation_queries, todo, traffic_queries
 from ami_headend.console.fleet_queries import DAY, METERS_HEARD, PROFILES, Profiles
 from ami_headend.console.formatting import link
+from ami_headend.health import components
 from ami_headend.models import KeptAnswer
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.fleet import health
@@ -197,7 +198,7 @@ def test_only_staff_may_look(headers: dict[str, str], client: Client, admin_clie
 
 @pytest.mark.parametrize("headers", [{}, LIVE])
 def test_an_empty_head_end_says_what_to_do(headers: dict[str, str], admin_client: Client) -> None:
-    components.look(timezone.now())
+    components.look()
     KeptAnswer.objects.filter(name="components").update(content=b"\x80")  # all is well: nothing found
     text = text_of(admin_client, **headers)
     for told in ("No frame was rejected.", "Register a concentrator", "Import meters", "no intervals are expected yet"):
@@ -308,7 +309,7 @@ def test_panels_are_for_those_who_may_see_them(permission: str, seen: str, hidde
 def test_who_has_no_role_sees_nothing_and_how_to_get_one(settings: Any) -> None:
     traffic()
     settings.MASTER_KEY_FILE = "/nowhere/master.keys"
-    components.look(timezone.now())
+    components.look()
     text = text_of(staff())
     assert "Health of components" not in text
     assert "/nowhere" not in text
@@ -377,7 +378,7 @@ def items(text: str) -> list[str]:
 
 
 def test_open_alerts_are_what_to_do_first_by_severity(admin_client: Client) -> None:
-    components.look(timezone.now())
+    components.look()
     KeptAnswer.objects.filter(name="components").update(content=b"\x80")
     concentrator = traffic()
     assert "Nothing needs attention now." in text_of(admin_client)
@@ -392,7 +393,7 @@ def test_open_alerts_are_what_to_do_first_by_severity(admin_client: Client) -> N
 
 
 def test_more_alerts_than_are_shown_are_counted(admin_client: Client) -> None:
-    components.look(timezone.now())
+    components.look()
     for number in range(9):
         alert("Meter is silent", number + 1, SubjectKind.METER)
     text = text_of(admin_client)
@@ -448,7 +449,7 @@ def test_alerts_are_for_those_who_may_see_them() -> None:
 
 def test_without_a_worker_the_overview_says_so(admin_client: Client) -> None:
     assert items(text_of(admin_client))[0].startswith("critical Schedule and workers: no sign")
-    components.look(timezone.now())
+    components.look()
     assert "all this was checked" in text_of(admin_client)
     KeptAnswer.objects.filter(name="components").update(taken_at=timezone.now() - HOUR)
     assert "no sign for 60 min" in text_of(admin_client)
@@ -457,7 +458,7 @@ def test_without_a_worker_the_overview_says_so(admin_client: Client) -> None:
 def test_a_component_that_is_not_well_comes_first(admin_client: Client, settings: Any) -> None:
     alert("Counter used twice")
     settings.MASTER_KEY_FILE = "/nowhere/master.keys"
-    components.look(timezone.now())
+    components.look()
     found = items(text_of(admin_client))
     assert found[0].startswith("critical Master key: ")
     assert any("Counter used twice" in item for item in found)

@@ -230,7 +230,8 @@ def with_own_master_key(folder: Path, environ: Mapping[str, str]) -> Iterator[St
 @contextmanager
 def processes(folder: Path, names: tuple[str, ...], environ: Mapping[str, str], owner_url: str) -> Iterator[Stack]:
     """The processes of a stack over the database that `environ` names; `owner_url` names it in the owner's role."""
-    stack = Stack(free_port(), {**os.environ, MARK: secrets.token_hex(), **environ}, folder, owner_url)
+    ours = {MARK: secrets.token_hex(), "ALERT_STAND_IN_AFTER_S": "0"}  # what is not started is not to be stood in for
+    stack = Stack(free_port(), {**os.environ, **ours, **environ}, folder, owner_url)
     with stack.redis() as client:
         client.flushdb()
     try:

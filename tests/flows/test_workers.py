@@ -165,8 +165,8 @@ def test_what_is_no_message_ends_no_worker(site: Site, broker: Broker, rubbish: 
 
 
 def test_they_are_told_from_the_database(site: Site) -> None:
-    both = {heartbeats.WORKER, heartbeats.SCHEDULE}
-    wait_for("worker and schedule tell", lambda: {one.kind for one in heartbeats.living()} == both)
+    all_kinds = {heartbeats.WORKER, heartbeats.SCHEDULE, heartbeats.WEB}
+    wait_for("worker, schedule and web tell", lambda: {one.kind for one in heartbeats.living()} == all_kinds)
     living = {one.name.partition("@")[0]: one for one in heartbeats.living()}
     assert living["uplinks+alerts+deliveries+background"].queues == ["alerts", "background", "deliveries", "uplinks"]
     assert living["uplinks+alerts+deliveries+background"].processes == 2

@@ -15,8 +15,10 @@ from pytest_django import Settings
 
 from ami_headend import cached_answers
 from ami_headend.alerts.models import Alert, Condition, Rule
+from ami_headend.health import components, heartbeats
 from ami_headend.metrics import collector, counting, snapshots
 from ami_headend.metrics.models import Counted
+from ami_headend.models import Heartbeat
 from ami_headend.signin import roles
 from concentrators.ingest import reverification
 from concentrators.listener.figures import Figures
@@ -248,15 +250,41 @@ class TestDoor:
                 return len(statements)
 
         few = cost(1)
-        assert cost(30) == few <= 26
+        assert cost(30) == few <= 30
 
 
 def collector_labels() -> list[str]:
     """The labels of figures that may have no rows just now."""
     of_snapshots = [label for _, labels in collector._OF_SNAPSHOTS.values() for label in labels]
     # No mask authority is pinned here, no listener runs, the key journal has no mirror, nobody has subscribed to the
-    # feed, and no day was due.
-    return [*of_snapshots, "authority", "host", "listener", "result", "subscription", "deadline", "mirror"]
+    # feed, no day was due, and nobody looks at the components.
+    return [*of_snapshots, "authority", "host", "listener", "result", "subscription", "deadline", "mirror", "component"]
+
+
+def test_processes_and_components(asked: Client) -> None:
+    assert ("ami_headend_component_check_age_seconds", ()) not in samples(asked)
+    Heartbeat.objects.create(
+        name="web@one",
+        kind=heartbeats.WEB,
+        queues=[],
+        processes=1,
+        started_at=timezone.now(),
+        beat_at=timezone.now(),
+        clock_off_s=0,
+        trouble="broker: Redis accepts nothing",
+    )
+    components.look()
+    found = samples(asked)
+    assert found["ami_headend_processes", (("kind", "web"),)] == 1
+    assert found["ami_headend_processes", (("kind", "worker"),)] == 0
+    assert found["ami_headend_processes_troubled", ()] == 1
+    assert found["ami_headend_component_up", (("component", "hosts"),)] == 0
+    assert found["ami_headend_component_up", (("component", "database"),)] == 1
+    assert found["ami_headend_component_check_age_seconds", ()] < 60
+    Heartbeat.objects.update(beat_at=timezone.now() - timedelta(minutes=1))
+    found = samples(asked)
+    assert found["ami_headend_processes", (("kind", "web"),)] == 0
+    assert found["ami_headend_processes_lost", ()] == 1
 
 
 def test_the_newest_day_of_each_deadline(asked: Client) -> None:
@@ -299,6 +327,7 @@ def test_mirrors_of_the_key_journal(asked: Client, settings: Settings, tmp_path:
 
 def test_the_dashboard_asks_only_for_what_there_is(asked: Client) -> None:
     take(timezone.now())
+    components.look()
     Rule.objects.update(evaluated_at=timezone.now())
     text = asked.get("/metrics").content.decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}

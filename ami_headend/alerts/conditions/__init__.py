@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from ami_headend.alerts.conditions import deadlines, feed, keys, masked, signed, site, traffic, validation
+from ami_headend.alerts.conditions import components, deadlines, feed, keys, masked, signed, site, traffic, validation
 from ami_headend.alerts.conditions.finding import Findings
 from ami_headend.alerts.models import Condition, Rule
 
@@ -47,4 +47,5 @@ SEARCHES = {
     Condition.API_TOKEN_EXPIRES: Search(site.api_token_expires, _HOUR_S),
     Condition.SIEM_BEHIND: Search(site.siem_behind),
     Condition.COMMANDS_HELD: Search(site.commands_held),
+    Condition.COMPONENT_DOWN: Search(components.component_down),
 }

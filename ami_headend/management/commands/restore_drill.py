@@ -11,7 +11,7 @@ from django.db import DatabaseError, transaction
 from ami_headend.backup.drill import drill
 from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.database_roles import as_owner
-from ami_headend.health.doctor import CheckResult
+from ami_headend.health.results import CheckResult
 from ami_headend.management.commands.doctor import tell
 from keyvault import master_key as masterkey
 from keyvault.audit import chain

@@ -11,6 +11,7 @@ from ami_headend.core.commands import DomainCommand
 from ami_headend.server.listening_socket import listen
 from ami_headend.server.serving import STOP_S, serve
 from ami_headend.server.supervisor import Supervisor
+from ami_headend.server.watch import watching
 from ami_headend.wsgi import application
 
 
@@ -39,4 +40,5 @@ class Command(DomainCommand):
             reason = getattr(error, "strerror", None) or error
             raise CommandError(f"Cannot listen on {host} port {port} ({reason}): choose another.") from error
         _ = get_resolver().url_patterns  # load every view before the processes are forked
-        Supervisor(listening, processes, partial(serve, application), STOP_S, settings.WEB_SILENCE_S).run()
+        beside = watching(processes)
+        Supervisor(listening, processes, partial(serve, application), STOP_S, settings.WEB_SILENCE_S, beside).run()
