@@ -1,24 +1,21 @@
-"""The matrix: what fails in each cell, and what the head-end must say meanwhile. Needs no Django."""
+"""The matrix: what fails in each cell, and what is said meanwhile. Needs no Django."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.rack import hosts
+from tests.rack import faults
+from tests.rack.faults import Fault, both, clock_off, drop, full, kill, late, lossy, part, postgres_frozen, slow
 from tests.rack.hosts import Host
 from tests.rack.rack import Rack
-
-Fault = Callable[[Rack], AbstractContextManager[None]]
-WEB2_AHEAD_S, WORKER1_AHEAD_S, WORKER2_AHEAD_S = 60, 180, -180
 
 
 @dataclass(frozen=True)
 class Cell:
     """A fault; whether uplinks must be verified again while it lasts; what is said while it does.
 
-    ``promotes``: another host becomes primary. ``doctor``: the name of the finding that fails. ``unready``: web hosts
-    whose readiness fails.
+    ``promotes``: another host becomes primary. ``components``: findings of doctor that fail, each of which is an alert
+    and a metric, too, and ends by itself. ``conditions``: those of other alerts that come. ``found``: a finding of
+    doctor alone, where no alert can be sent. ``unready``: web hosts whose readiness fails.
     """
 
     name: str
@@ -26,141 +23,115 @@ class Cell:
     fault: Fault
     heals: bool = True
     promotes: bool = False
-    doctor: str = ""
+    components: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    found: str = ""
     unready: tuple[str, ...] = ()
 
 
-def _standbys(rack: Rack) -> list[Host]:
-    primary = rack.primary()
-    return [host for host in rack.databases if host is not primary]
+def _workers(rack: Rack) -> Sequence[Host]:
+    return rack.workers
 
 
-@contextmanager
-def _killed(host: Host) -> Iterator[None]:
-    host.kill()
-    try:
-        yield
-    finally:
-        host.start()
+def _webs(rack: Rack) -> Sequence[Host]:
+    return rack.webs
 
 
-def kill(choose: Callable[[Rack], Host]) -> Fault:
-    return lambda rack: _killed(choose(rack))
+def _databases(rack: Rack) -> Sequence[Host]:
+    return rack.databases
 
 
-def part(one: Callable[[Rack], Sequence[Host]], other: Callable[[Rack], Sequence[Host]]) -> Fault:
-    return lambda rack: hosts.parted(one(rack), other(rack))
+def _web2(rack: Rack) -> Sequence[Host]:
+    return [rack.webs[1]]
 
 
-def slow(choose: Callable[[Rack], Host]) -> Fault:
-    return lambda rack: hosts.slowed(choose(rack))
+def _redis(rack: Rack) -> Sequence[Host]:
+    return [rack.redis]
 
 
-@contextmanager
-def _patroni_frozen(rack: Rack) -> Iterator[None]:
-    """The primary's Patroni hangs, its PostgreSQL does not: nobody there ends it, and another host is promoted."""
-    with hosts.frozen(rack.primary(), of="patroni"):
-        yield
+def _primary(rack: Rack) -> Sequence[Host]:
+    return [rack.primary()]
 
 
-@contextmanager
-def _waits_cancelled(rack: Rack) -> Iterator[None]:
-    """Nothing reaches the standbys, and somebody cancels every statement that waits for them, until all is over."""
-    primary, ended = rack.primary(), threading.Event()
-
-    def cancel() -> None:
-        with rack.session(primary) as session:
-            while not ended.wait(0.2):
-                session.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-
-    thread = threading.Thread(target=cancel)
-    with hosts.frozen(primary, of="patroni"), hosts.frozen(primary, of="walsender"):
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+def _synchronous(rack: Rack) -> Sequence[Host]:
+    return [rack.synchronous()]
 
 
-@contextmanager
-def _schedule_lost(rack: Rack) -> Iterator[None]:
-    host = rack.scheduling()
-    with _killed(host):
-        rack.wait("the other host's beat is at work", lambda: rack.scheduling() is not host, 40)
-        yield
+def _other_standby(rack: Rack) -> Host:
+    return next(one for one in faults.standbys(rack) if one is not rack.synchronous())
 
 
-@contextmanager
-def _switched_over(rack: Rack) -> Iterator[None]:
-    rack.switch_over(rack.synchronous())
-    yield
+def _other_worker(rack: Rack) -> Host:
+    return next(one for one in rack.workers if one is not rack.scheduling())
 
 
-@contextmanager
-def _clocks_apart(rack: Rack) -> Iterator[None]:
-    offs = {"web2": WEB2_AHEAD_S, "worker1": WORKER1_AHEAD_S, "worker2": WORKER2_AHEAD_S}
-    for name, seconds in offs.items():
-        rack.hosts[name].set_clock_off(seconds)
-    try:
-        yield
-    finally:
-        for name in offs:
-            rack.hosts[name].set_clock_off(0)
+def _all_but_primary(rack: Rack) -> Sequence[Host]:
+    return [*faults.standbys(rack), *rack.webs, *rack.workers, rack.field, rack.redis]
 
 
-@contextmanager
-def _redis_frozen(rack: Rack) -> Iterator[None]:
-    with hosts.frozen(rack.redis, of="redis"):
-        yield
+_STANDBYS, _HOSTS, _BROKER, _CLOCK = ("standbys",), ("hosts",), ("broker",), ("clock",)
 
-
-CELLS = [
-    Cell("kill primary", "the primary's host loses its power", kill(lambda rack: rack.primary()), promotes=True),
+_LOST = [
     Cell(
-        "kill synchronous standby",
-        "the host that commits wait for",
-        kill(lambda rack: rack.synchronous()),
-        doctor="standbys",
+        "kill primary", "the primary's host loses its power", kill(faults.primary), promotes=True, components=_STANDBYS
+    ),
+    Cell("kill synchronous standby", "the host that commits wait for", kill(faults.synchronous), components=_STANDBYS),
+    Cell("kill other standby", "the third database host", kill(_other_standby), components=_STANDBYS),
+    Cell("kill web", "one of two web hosts", kill(lambda rack: rack.webs[0]), components=_HOSTS),
+    Cell("kill worker with schedule", "the worker host whose beat is at work", faults.schedule_lost, components=_HOSTS),
+    Cell("kill other worker", "a worker host whose beat waits", kill(_other_worker), components=_HOSTS),
+    Cell("kill redis", "Redis, with all that it held", kill(lambda rack: rack.redis), heals=False, components=_BROKER),
+    Cell(
+        "kill proxy",
+        "the concentrators' proxy",
+        kill(lambda rack: rack.field),
+        heals=False,
+        conditions=("silent_concentrator",),
+    ),
+    Cell("switchover", "a planned change of the primary", faults.switched_over, promotes=True),
+    Cell(
+        "primary and schedule lost",
+        "the primary and the worker host whose beat is at work, at once",
+        faults.primary_and_schedule_lost,
+        promotes=True,
+        components=(*_STANDBYS, *_HOSTS),
     ),
     Cell(
-        "kill other standby",
-        "the third database host",
-        kill(lambda rack: next(one for one in _standbys(rack) if one is not rack.synchronous())),
+        "primary and redis lost",
+        "the primary and Redis, at once",
+        both(kill(lambda rack: rack.redis), kill(faults.primary)),
+        heals=False,
+        promotes=True,
+        components=(*_STANDBYS, *_BROKER),
     ),
-    Cell("kill web", "one of two web hosts", kill(lambda rack: rack.webs[0])),
-    Cell("kill worker with schedule", "the worker host whose beat is at work", _schedule_lost),
-    Cell(
-        "kill other worker",
-        "a worker host whose beat waits",
-        kill(lambda rack: next(one for one in rack.workers if one is not rack.scheduling())),
-    ),
-    Cell("kill redis", "Redis, with all that it held", kill(lambda rack: rack.redis), heals=False, doctor="broker"),
-    Cell("kill proxy", "the concentrators' proxy", kill(lambda rack: rack.field), heals=False),
-    Cell("switchover", "a planned change of the primary", _switched_over, promotes=True),
+]
+_PARTED = [
     Cell(
         "partition workers from databases",
         "workers reach Redis, and no database",
-        part(lambda rack: rack.workers, lambda rack: rack.databases),
+        part(_workers, _databases),
         heals=False,
-        doctor="workers",
+        components=("workers", "schedule"),
     ),
     Cell(
         "partition web2 from databases",
         "one web host reaches no database",
-        part(lambda rack: [rack.webs[1]], lambda rack: rack.databases),
+        part(_web2, _databases),
+        components=_HOSTS,
         unready=("web2",),
     ),
     Cell(
         "partition webs from redis",
         "web hosts reach the database, and not Redis",
-        part(lambda rack: rack.webs, lambda rack: [rack.redis]),
+        part(_webs, _redis),
+        components=_HOSTS,
     ),
     Cell(
         "partition workers from redis",
         "workers reach the database, and not Redis",
-        part(lambda rack: rack.workers, lambda rack: [rack.redis]),
+        part(_workers, _redis),
         heals=False,
+        components=_HOSTS,
     ),
     Cell(
         "partition proxy from web1",
@@ -170,36 +141,133 @@ CELLS = [
     Cell(
         "partition primary from standbys",
         "a split: the old primary lives, is alone, and web and workers reach it",
-        part(lambda rack: [rack.primary()], _standbys),
+        part(_primary, faults.standbys),
         promotes=True,
+        components=_STANDBYS,
     ),
     Cell(
         "partition primary from all others",
         "the old primary lives, and nobody reaches it",
-        part(
-            lambda rack: [rack.primary()],
-            lambda rack: [*_standbys(rack), *rack.webs, *rack.workers, rack.field, rack.redis],
-        ),
+        part(_primary, _all_but_primary),
         promotes=True,
+        components=_STANDBYS,
     ),
     Cell(
         "partition synchronous standby from primary",
         "commits wait for a host that does not answer",
-        part(lambda rack: [rack.synchronous()], lambda rack: [rack.primary()]),
+        part(_synchronous, _primary),
+        components=_STANDBYS,
     ),
-    Cell("patroni frozen", "the primary's Patroni hangs, and its PostgreSQL lives", _patroni_frozen, promotes=True),
+    Cell(
+        "deaf synchronous standby",
+        "what the primary sends it is lost, and what it sends arrives",
+        drop(_primary, _synchronous),
+        components=_STANDBYS,
+    ),
+    Cell(
+        "mute web2",
+        "what a web host sends the databases is lost, and what they send arrives",
+        drop(_web2, _databases),
+        components=_HOSTS,
+        unready=("web2",),
+    ),
+    Cell(
+        "mute workers",
+        "what workers send Redis is lost, and what it sends arrives",
+        drop(_workers, _redis),
+        heals=False,
+        components=_HOSTS,
+    ),
+    Cell("late workers", "200 ms from workers to databases and back", late(_workers, _databases)),
+    Cell("late primary", "200 ms from the primary to its standbys and back", late(_primary, faults.standbys)),
+    Cell("lossy workers", "7 % of what workers and databases send each other is lost", lossy(_workers, _databases)),
+    Cell(
+        "lossy primary",
+        "7 % of what the primary and its standbys send each other is lost",
+        lossy(_primary, faults.standbys),
+    ),
+]
+_ILL = [
+    Cell(
+        "patroni frozen",
+        "the primary's Patroni hangs, and its PostgreSQL lives",
+        faults.patroni_frozen,
+        promotes=True,
+        components=_STANDBYS,
+    ),
+    Cell(
+        "postgres of primary frozen",
+        "the primary's PostgreSQL hangs with all its sessions, and its Patroni lives",
+        postgres_frozen(faults.primary),
+        promotes=True,
+        components=_STANDBYS,
+    ),
+    Cell(
+        "postgres of standby frozen",
+        "the PostgreSQL that commits wait for hangs, and its Patroni lives",
+        postgres_frozen(faults.synchronous),
+        components=_STANDBYS,
+    ),
+    Cell(
+        "quorum lost",
+        "two of three members of etcd are gone, and their hosts are not: there is no primary",
+        faults.quorum_lost,
+        heals=False,
+        found="database",
+        unready=("web1", "web2"),
+    ),
     Cell(
         "waits cancelled",
         "the primary's Patroni and its replication hang, and whoever waits for a standby is cancelled",
-        _waits_cancelled,
+        faults.waits_cancelled,
         promotes=True,
+        components=_STANDBYS,
     ),
-    Cell("redis frozen", "Redis takes connections and does not answer", _redis_frozen, heals=False, doctor="broker"),
-    Cell("slow primary", "the primary's host gets a tenth of its time", slow(lambda rack: rack.primary())),
+    Cell(
+        "redis frozen",
+        "Redis takes connections and does not answer",
+        faults.redis_frozen,
+        heals=False,
+        components=_BROKER,
+    ),
+    Cell("slow primary", "the primary's host gets a tenth of its time", slow(faults.primary)),
     Cell("slow web", "a web host gets a tenth of its time", slow(lambda rack: rack.webs[0])),
     Cell("slow worker", "a worker host gets a tenth of its time", slow(lambda rack: rack.workers[0])),
-    Cell("clocks apart", "the clocks of web and workers are minutes apart", _clocks_apart, doctor="clock"),
+    Cell("clocks apart", "the clocks of web and workers are minutes apart", faults.clocks_apart, components=_CLOCK),
+    Cell(
+        "clock of primary ahead",
+        "the primary's clock goes five minutes ahead, and back",
+        clock_off(faults.primary, 300),
+        components=_CLOCK,
+    ),
+    Cell(
+        "clock of primary behind",
+        "the primary's clock goes five minutes back, and ahead again",
+        clock_off(faults.primary, -300),
+        components=_CLOCK,
+    ),
+    Cell(
+        "lost to a clock ahead",
+        "the primary is lost, and the clock of the standby that is promoted is five minutes ahead",
+        faults.lost_to_a_clock(300),
+        promotes=True,
+        components=(*_STANDBYS, *_CLOCK),
+    ),
+    Cell(
+        "lost to a clock behind",
+        "the primary is lost, and the clock of the standby that is promoted is five minutes behind",
+        faults.lost_to_a_clock(-300),
+        promotes=True,
+        components=(*_STANDBYS, *_CLOCK),
+    ),
+    Cell(
+        "journal of web1 full",
+        "there is no room left in the folder of a web host's key journal",
+        full(lambda rack: rack.webs[0], "var/journal"),
+        components=_HOSTS,
+    ),
 ]
+CELLS = [*_LOST, *_PARTED, *_ILL]
 NAMES = {cell.name: cell.said for cell in CELLS} | {
     "host lost with its disk": "a web host, then a worker host, each with its key journal; a new one takes its place",
     "asynchronous promotion": "the primary is lost with commits that no standby has",

@@ -13,7 +13,7 @@ from ami_headend.core.text import counted
 from keyvault import master_key
 from keyvault.journal import reading
 from keyvault.models import AuditRecord
-from tests.rack.hosts import Host
+from tests.rack.hosts import Host, take_disk
 from tests.rack.matrix import Matrix, Measured, Say, Watch, longest
 from tests.rack.rack import RackError
 
@@ -46,6 +46,7 @@ def _lose(matrix: Matrix, host: Host, watch: Watch, say: Say) -> set[int]:
     rack.wait(f"{host.name} writes to its journal", lambda: own.is_dir() and bool(_numbers(own)), 60)
     host.kill()
     lost = _numbers(own)
+    take_disk(own)
     shutil.rmtree(host.folder / "var")
     say(f"{host.name} is lost with {counted(len(lost), 'record')}")
     since = time.monotonic()

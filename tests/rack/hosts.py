@@ -25,6 +25,7 @@ BRIDGE = "rack"
 NETWORK = "10.77.0"
 OURS = f"{NETWORK}.1"  # the runner's own address
 _NOWHERE = "02:00:00:00:00:99"  # a hardware address that nobody has: what is sent there is lost without a word
+OFF = ".off"  # the file of a service that is not to run
 UNSHARE = ["unshare", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _MACHINE = Path(__file__).with_name("machine.py")
 _STOPPED_S, _RUNNING_S, _PULSES = 0.18, 0.02, 10
@@ -168,9 +169,13 @@ def sides(one: Sequence[Host], other: Sequence[Host]) -> list[tuple[Host, Host]]
 
 
 @contextmanager
-def parted(one: Sequence[Host], other: Sequence[Host]) -> Iterator[None]:
-    """A network that loses, without a word, what the hosts of two groups send each other, while the block runs."""
+def parted(one: Sequence[Host], other: Sequence[Host], *, both: bool = True) -> Iterator[None]:
+    """A network that loses, without a word, what the hosts of two groups send each other, while the block runs.
+
+    Not ``both``: what the other group sends still arrives.
+    """
     pairs = sides(one, other)
+    pairs = pairs if both else pairs[: len(pairs) // 2]
     for host, peer in pairs:
         way = ("neigh", "replace", peer.address, "lladdr", _NOWHERE, "dev", "eth0", "nud", "permanent")
         ip(*way, within=host.pid)
@@ -209,11 +214,49 @@ def slowed(host: Host) -> Iterator[None]:
 @contextmanager
 def frozen(host: Host, *, of: str) -> Iterator[int]:
     """Processes of a host that are stopped while the block runs; how many there are."""
-    stopped = host.processes(of=of)
+    stopped: set[psutil.Process] = set()
+    while found := set(host.processes(of=of)) - stopped:  # others may have begun meanwhile
+        tell(list(found), signal.SIGSTOP)
+        stopped |= found
     if not stopped:
         raise HostError(f"{host.name} has no process of {of}")
-    tell(stopped, signal.SIGSTOP)
     try:
         yield len(stopped)
     finally:
-        tell(stopped, signal.SIGCONT)
+        tell(list(stopped), signal.SIGCONT)
+
+
+@contextmanager
+def halted(host: Host, service: str) -> Iterator[None]:
+    """A service of a host that is killed and not started again while the block runs."""
+    off = host.log(service).with_suffix(OFF)
+    off.touch()
+    try:
+        yield
+    finally:
+        off.unlink()
+
+
+def give_disk(folder: Path, octets: int) -> None:
+    """Give a folder a disk of its own; the kernel takes it away with the runner's namespace."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={octets},mode=0700", "rack", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def take_disk(folder: Path) -> None:
+    """Take the disk of a folder away, with all that is on it."""
+    subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """A disk without room while the block runs."""
+    ballast = folder / "ballast"
+    try:
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        yield
+    finally:
+        ballast.unlink()

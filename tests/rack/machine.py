@@ -17,6 +17,7 @@ from typing import Any
 
 AGAIN_AFTER_S = 1.0
 STOP_S = 30.0
+OFF = ".off"
 
 
 class Service:
@@ -28,7 +29,13 @@ class Service:
         self.due_s = time.monotonic()
 
     def look(self) -> None:
-        """Note that the process ended, or start it if it is time."""
+        """Note that the process ended, or start it if it is time; kill it if its file says that it is not to run."""
+        if Path(self.spec["log"]).with_suffix(OFF).exists():
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
+                self.process = None
+            return
         if self.process is not None:
             if self.process.poll() is None:
                 return

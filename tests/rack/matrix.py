@@ -18,11 +18,12 @@ from tests.flows import site as sites
 from tests.flows.load import REFUSALS, Poster, Probe, assert_nothing_lost
 from tests.flows.site import Site
 from tests.flows.stack import Stack
-from tests.rack import services
+from tests.rack import services, told
 from tests.rack.cells import CELLS, NAMES, Cell
 from tests.rack.hosts import Host
 from tests.rack.load import Load
 from tests.rack.rack import Rack, RackError
+from tests.rack.told import Operator
 
 Say = Callable[[str], object]
 REFUSED = (*REFUSALS, 502, 504)  # the last two by the proxy
@@ -109,8 +110,8 @@ def longest(times: Sequence[float], since: float) -> float:
 class Matrix:
     """The rack, the watch over it, and what the cells gave."""
 
-    def __init__(self, rack: Rack, say: Say) -> None:
-        self.rack, self.say = rack, say
+    def __init__(self, rack: Rack, say: Say, operator: Operator) -> None:
+        self.rack, self.say, self.operator = rack, say, operator
         self.stack = RackStack(rack)
 
     def is_whole(self) -> bool:
@@ -157,6 +158,7 @@ class Matrix:
     def run(self, cell: Cell) -> Measured:
         """One cell, from a whole rack to a whole rack."""
         self.wait_whole()
+        self.operator.begin()
         found = Measured(cell.name)
         with self.loaded(found) as watch:
             self._fail(cell, watch, found)
@@ -181,6 +183,7 @@ class Matrix:
         found.back_s = watch.verified[-1][1] - ended
         self.wait_whole()
         found.whole_s = time.monotonic() - ended
+        self._assert_over(cell)
 
     def _wait_promoted(self, before: Host) -> None:
         self.rack.wait("another host is primary", lambda: bool({*self.rack.leaders()} - {before.name}), 90)
@@ -188,8 +191,21 @@ class Matrix:
     def _assert_told(self, cell: Cell) -> None:
         for name in cell.unready:
             self.rack.wait(f"{name} is not ready", partial(self.is_unready, self.rack.hosts[name]), 60)
-        if cell.doctor:
-            self.rack.wait(f"doctor finds the {cell.doctor}", lambda: self.finds(cell.doctor), 90)
+        for name in (cell.found,) if cell.found else cell.components:
+            self.rack.wait(f"doctor finds the {name}", partial(self.finds, name), 90)
+        for name in (*cell.components, *cell.conditions):
+            self.rack.wait(f"the operator is told of {name}", partial(self.operator.is_told, name), 120)
+        for name in cell.components:
+            self.rack.wait(f"a metric says that {name} is not well", partial(self.is_down, name), 60)
+
+    def _assert_over(self, cell: Cell) -> None:
+        for name in (*cell.components, *cell.conditions):
+            self.rack.wait(
+                f"the operator is told that {name} is well", partial(self.operator.is_told_of_the_end, name), 120
+            )
+
+    def is_down(self, component: str) -> bool:
+        return self.operator.figure("ami_headend_component_up", component=component) == 0
 
     def is_ready(self, host: Host) -> bool:
         return self.rack.ready(host) == 200
@@ -224,25 +240,29 @@ class Matrix:
 
 def run(rack: Rack, only: Sequence[str], say: Say) -> int:
     """Run the chosen cells, print the table; 0 if all hold."""
-    from tests.rack import disk, promotion, upgrade  # noqa: PLC0415 - it needs this module
+    with told.operator(rack) as operator:
+        return _run(Matrix(rack, say, operator), only)
 
-    matrix = Matrix(rack, say)
+
+def _run(matrix: Matrix, only: Sequence[str]) -> int:
+    from tests.rack import disk, promotion, upgrade  # noqa: PLC0415 - they need this module
+
     ways: dict[str, Callable[[], Measured]] = {cell.name: partial(matrix.run, cell) for cell in CELLS}
-    ways[disk.NAME] = partial(disk.run, matrix, say)
-    ways[promotion.NAME] = partial(promotion.run, matrix, say)
-    ways[upgrade.NAME] = partial(upgrade.run, matrix, say)
+    ways[disk.NAME] = partial(disk.run, matrix, matrix.say)
+    ways[promotion.NAME] = partial(promotion.run, matrix, matrix.say)
+    ways[upgrade.NAME] = partial(upgrade.run, matrix, matrix.say)
     results = []
     for name, way in ways.items():
         if only and not any(text in name for text in only):
             continue
-        say(f"{name}: {NAMES[name]}")
+        matrix.say(f"{name}: {NAMES[name]}")
         try:
             found = way()
         except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - whatever a cell ends with, it has failed
             traceback.print_exc()
             found = Measured(name, failure=f"FAILS: {repr(error).splitlines()[0][:80]}")
         results.append(found)
-        say(" | ".join(found.row()))
+        matrix.say(" | ".join(found.row()))
     print(table(results), flush=True)
     return any(found.failure for found in results)
 

@@ -17,7 +17,7 @@ import psycopg
 
 from ami_headend.local.embedded.paths import postgres_program
 from tests.rack import services
-from tests.rack.hosts import Host, make_bridge
+from tests.rack.hosts import Host, give_disk, make_bridge
 from tests.rack.services import DATABASE, DATABASE_PORT, OWNER, PATRONI_PORT, REDIS_PORT, SUPERUSER, WORKING_ROLE
 
 CODE = Path(__file__).parents[2]
@@ -33,6 +33,9 @@ _HOSTS = {
     "worker2": 42,
     "field": 51,
 }
+
+
+JOURNAL_DISK = 32 << 20  # octets
 
 
 class RackError(Exception):
@@ -53,7 +56,7 @@ class Rack:
         self.ours = [*self.webs, *self.workers]  # those that run the head-end
         self.redis, self.field = self.hosts["redis"], self.hosts["field"]
         self.standby_may_lag = False
-        self._secret_key = secrets.token_urlsafe(64)
+        self._secret_key, self.metrics_token = secrets.token_urlsafe(64), secrets.token_urlsafe(32)
 
     # --- starting and ending -------------------------------------------------------------------------------------
 
@@ -88,6 +91,8 @@ class Rack:
         var = host.folder / "var"
         var.mkdir(mode=0o700, exist_ok=True)
         self.mirror_at(host).mkdir(mode=0o700, exist_ok=True)
+        if not (var / "journal").is_mount():
+            give_disk(var / "journal", JOURNAL_DISK)
         shutil.copy2(self.folder / "admin" / "master.keys", var / "master.keys")
         environ = {**self.environ(host), **self._preload(host)}
         proxy = services.haproxy(host, self.databases, [])
@@ -153,6 +158,10 @@ class Rack:
             "REQUIRE_APPROVAL": "0",  # the fleet pins its own authority
             "RETENTION_DAYS": "400",
             "DATABASE_STANDBYS": "2",
+            "ALERT_EVALUATE_EVERY_S": "5",
+            "ALERT_STAND_IN_AFTER_S": "20",
+            "WEBHOOK_ALLOW_HTTP": "1",
+            "METRICS_TOKEN": self.metrics_token,
             "STANDBY_MAY_LAG": str(int(self.standby_may_lag)),
         }
         if host is None:

@@ -15,11 +15,24 @@ from tests.flows.load import posting
 from tests.rack import former, machine, preconditions
 from tests.rack.cells import CELLS, NAMES
 from tests.rack.fleet import ObservedSpool
-from tests.rack.hosts import Host, sides
+from tests.rack.hosts import Host, halted, sides
 from tests.rack.matrix import Measured, longest, table
 from tests.rack.rack import CODE
 
-CELL_S = 240  # on a machine that does much else
+CELL_S = 300  # on a machine that does much else
+# One of each kind of fault and of each way to be told of it: `make soak` ends in a bearable time. `make rack` runs all.
+IN_SOAK = (
+    "kill primary",
+    "kill worker with schedule",
+    "partition workers from databases",
+    "mute web2",
+    "lossy workers",
+    "postgres of primary frozen",
+    "quorum lost",
+    "redis frozen",
+    "clocks apart",
+    "asynchronous promotion",
+)
 
 
 def test_two_groups_are_parted_in_both_directions_and_no_host_from_itself() -> None:
@@ -69,11 +82,48 @@ def test_a_service_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch, t
     service.stop()
 
 
+def test_the_soak_names_cells_that_there_are() -> None:
+    assert set(IN_SOAK) <= NAMES.keys()
+
+
+def test_a_service_that_is_not_to_run_is_killed_and_stays_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "AGAIN_AFTER_S", 0.0)
+    log = tmp_path / "etcd.log"
+    command = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    service = machine.Service({"command": command, "env": {}, "log": str(log)})
+    service.look()
+    assert service.process is not None
+    with halted(Host("one", 1, tmp_path), "etcd"):
+        service.look()
+        service.look()
+        assert service.process is None
+    service.look()
+    assert service.process is not None
+    service.stop()
+
+
+def test_a_disk_is_full_as_long_as_a_block_runs(tmp_path: Path) -> None:
+    if preconditions.lacking():
+        pytest.skip("no disk can be made here")
+    probe = "from pathlib import Path; from tests.rack.hosts import *; import sys; p = Path(sys.argv[1]);"
+    probe += "give_disk(p, 1 << 20); f = p / 'one'\nwith filled(p):\n try: f.write_bytes(bytes(9))\n"
+    probe += " except OSError as error: print(error.strerror)\nf.write_bytes(bytes(9)); print('room')"
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", probe, str(tmp_path / "disk")],
+        cwd=CODE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split("\n")[:2] == ["No space left on device", "room"]
+
+
 @pytest.mark.soak
-@pytest.mark.timeout(CELL_S * len(NAMES))
+@pytest.mark.timeout(CELL_S * (len(IN_SOAK) + 2))
 def test_the_rack_holds() -> None:
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     command = [sys.executable, "-m", "tests.rack", "--patience", "3"]
+    command += [word for name in IN_SOAK for word in ("--only", name)]
     done = subprocess.run(command, cwd=CODE, env=environ, capture_output=True, text=True, check=False)
     if done.returncode == preconditions.CANNOT:
         pytest.skip(done.stderr.strip())

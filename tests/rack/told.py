@@ -1,0 +1,75 @@
+"""What an operator is told: alerts at a receiver of webhooks on the runner's own host, and figures for Prometheus."""
+
+import secrets
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
+
+from ami_headend.alerts import channels
+from ami_headend.alerts.models import Alert, AlertStep, Channel, ChannelKind, Condition, Conversation, Delivery, Rule
+from concentrators.models import Concentrator
+from keyvault.audit.chain import Actor
+from tests.alerts.receiver import Receiver, receiving
+from tests.rack import services
+from tests.rack.hosts import OURS
+from tests.rack.rack import Rack
+
+
+class Operator:
+    """Whoever gets the alerts of the rack, from the severity of warnings on."""
+
+    def __init__(self, rack: Rack, receiver: Receiver) -> None:
+        self._rack, self._receiver = rack, receiver
+        self._seen = 0
+
+    def begin(self) -> None:
+        """Begin a cell: what was told before is forgotten, so that the same trouble is new, and told at once."""
+        for model in (Delivery, Conversation, AlertStep, Alert):
+            model.objects.all().delete()
+        Concentrator.objects.update(is_active=False)  # those of earlier cells are silent for good
+        self._seen = len(self._receiver.messages)
+
+    def is_told(self, what: str) -> bool:
+        """Whether an alert of a component or of a condition came."""
+        return self._has("alert.opened", what)
+
+    def is_told_of_the_end(self, what: str) -> bool:
+        """Whether the last that came of it is its end."""
+        return self._last_of(what) == "alert.resolved"
+
+    def _has(self, kind: str, what: str) -> bool:
+        return kind in self._types(what)
+
+    def _last_of(self, what: str) -> str:
+        return (self._types(what) or [""])[-1]
+
+    def _types(self, what: str) -> list[str]:
+        messages = sorted(self._receiver.messages[self._seen :], key=lambda one: str(one["timestamp"]))
+        return [one["type"] for one in messages if what in (one["data"]["subject"]["name"], one["data"]["condition"])]
+
+    def figure(self, name: str, **labels: str) -> float | None:
+        """A metric, from a web host that answers; None if none has it."""
+        for host in self._rack.webs:
+            address = f"http://{host.address}:{services.WEB_PORT}/metrics"
+            headers = {"Authorization": f"Bearer {self._rack.metrics_token}"}
+            request = urllib.request.Request(address, headers=headers)
+            with suppress(OSError), urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                for family in text_string_to_metric_families(answer.read().decode()):
+                    for sample in family.samples:
+                        if sample.name == name and sample.labels == labels:
+                            return sample.value
+        return None
+
+
+@contextmanager
+def operator(rack: Rack) -> Iterator[Operator]:
+    """An operator who is told at once: the rules wait for nothing."""
+    Rule.objects.filter(condition=Condition.COMPONENT_DOWN).update(period_minutes=0)
+    Rule.objects.filter(condition=Condition.SILENT_CONCENTRATOR).update(period_minutes=1)
+    with receiving(host=OURS) as receiver:
+        channel = Channel(name=f"rack {secrets.token_hex(4)}", kind=ChannelKind.WEBHOOK, address=receiver.url)
+        receiver.secret = channels.save(channel, Actor("rack", OURS), timezone.now()) or ""
+        yield Operator(rack, receiver)
