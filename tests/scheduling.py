@@ -15,6 +15,7 @@ SECONDS = {
     "tests/test_supervision.py": 110,
     "tests/flows/test_simulate.py": 100,
     "tests/test_bench.py::test_every_part_measures_and_tells": 90,
+    "tests/test_growth.py::test_growth_is_measured_and_goes_on_where_it_was": 70,
     "tests/flows/test_workers.py": 70,
     "tests/flows/test_outages.py": 70,
     "tests/test_commands.py": 60,
@@ -67,6 +68,7 @@ APART = (
     "tests/test_backup.py",
     "tests/test_bench.py",
     "tests/test_embedded.py",
+    "tests/test_growth.py",
 )
 LIVE = ("tests/flows/", "tests/pages", "tests/server/", "tests/test_commands.py", "tests/test_terminal.py")
 
