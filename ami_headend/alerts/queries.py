@@ -3,11 +3,14 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet, Window
+from django.db.models.functions import RowNumber
 
 from ami_headend.alerts.models import Alert, SubjectKind
 from concentrators.fleet import groups as fleet_groups
 from meters.registry import groups
+
+_MOST_URGENT = ("-severity", F("acknowledged_at").asc(nulls_first=True), "opened_at", "pk")
 
 
 def open_alerts(now: datetime) -> QuerySet[Alert]:
@@ -18,8 +21,20 @@ def open_alerts(now: datetime) -> QuerySet[Alert]:
     return (
         Alert.objects.filter(Q(snoozed_until=None) | Q(snoozed_until__lte=now), resolved_at=None)
         .select_related("rule")
-        .order_by("-severity", F("acknowledged_at").asc(nulls_first=True), "opened_at", "pk")
+        .order_by(*_MOST_URGENT)
     )
+
+
+def most_urgent_of_rules(alerts: QuerySet[Alert]) -> QuerySet[Alert]:
+    """Return the most urgent of the alerts of each rule, in their order; each with ``number``, how many there are.
+
+    In one query; slice it.
+    """
+    rows = alerts.annotate(
+        number=Window(Count("pk"), partition_by="rule_id"),
+        rank=Window(RowNumber(), partition_by="rule_id", order_by=_MOST_URGENT),
+    )
+    return rows.filter(rank=1)
 
 
 def snoozed_alerts(now: datetime) -> QuerySet[Alert]:
@@ -46,10 +61,12 @@ def of_alerts_of_groups(group_ids: Collection[int]) -> Q:
     return Q(alert__in=Alert.objects.filter(of_groups(group_ids)).values("pk"))
 
 
-def of_state(state: str, now: datetime, group_ids: Collection[int] | None) -> QuerySet[Alert]:
-    """Return the alerts that are ``open``, ``snoozed`` or ``ended``, of groups; None for all."""
+def of_state(
+    state: str, now: datetime, group_ids: Collection[int] | None, rule_id: int | None = None
+) -> QuerySet[Alert]:
+    """Return the alerts that are ``open``, ``snoozed`` or ``ended``, of groups, and of a rule; None for all."""
     lists = {"open": open_alerts(now), "snoozed": snoozed_alerts(now), "ended": past_alerts()}
-    rows = lists[state]
+    rows = lists[state] if rule_id is None else lists[state].filter(rule=rule_id)
     return rows if group_ids is None else rows.filter(of_groups(group_ids))
 
 

@@ -27,7 +27,7 @@ from ami_headend.console.alert_links import links
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import SEVERITY_COLOURS, ago, in_zone, label, link, moment, thousands
 from ami_headend.console.list_exports import ListExport
-from ami_headend.console.lists import ListPage, number_of, page_key, time_of
+from ami_headend.console.lists import ListPage, choice, number_of, page_key, time_of
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
@@ -67,11 +67,17 @@ class HandlingForm(forms.Form):
 
 
 class AlertFilters(KnownParametersForm):
-    """Filters alerts by the groups of their meters and concentrators."""
+    """Filters alerts by their rule, and by the groups of their meters and concentrators."""
 
     others = KnownParametersForm.others | {"state"}
 
+    rule = choice("rule", ())
     group = GroupsField()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        rules = Rule.objects.order_by("name").values_list("pk", "name")
+        self.fields["rule"].choices = [("", "all"), *rules]  # type: ignore[attr-defined]
 
 
 class AlertsPage(ListPage):
@@ -92,8 +98,7 @@ class AlertsPage(ListPage):
         if self.is_live_request:
             return ConsolePage.get_context_data(self, figures=figures, **kwargs)
         state = self.state
-        group = self.request.GET.get("group")
-        kept = {"group": group} if group else {}
+        kept = {name: value for name in ("rule", "group") if (value := self.request.GET.get(name))}
         return super().get_context_data(
             figures=figures,
             state=state,
@@ -112,7 +117,8 @@ class AlertsPage(ListPage):
         return self.state != "ended" and self.request.user.has_perm(HANDLE)
 
     def _rows(self, filters: dict[str, Any], now: datetime) -> QuerySet[Alert]:
-        return queries.of_state(self.state, now, ids(filters["group"]))
+        rule_id = int(filters["rule"]) if filters["rule"] else None
+        return queries.of_state(self.state, now, ids(filters["group"]), rule_id)
 
     def find(self, filters: dict[str, Any], after: list[str] | None) -> tuple[HtmlTable, Sequence[Any] | None]:
         now = timezone.now()

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from django.urls import reverse
 
 from ami_headend.alerts.models import Alert, SubjectKind
-from ami_headend.alerts.queries import open_alerts
+from ami_headend.alerts.queries import most_urgent_of_rules, open_alerts
 from ami_headend.console.formatting import SEVERITY_COLOURS
 from ami_headend.health.results import CheckResult
 from concentrators.failures.kinds import Severity
@@ -21,7 +22,7 @@ _REQUESTS = 2  # for approval that are shown before alerts; the others come afte
 
 
 class Item(NamedTuple):
-    """One thing to do: its severity, the problem, details, since when, and a link."""
+    """One thing to do: its severity, the problem, details, since when, and a link. ``number``: alerts it stands for."""
 
     severity: str
     colour: str
@@ -30,6 +31,7 @@ class Item(NamedTuple):
     since: datetime | None = None
     url: str = ""
     is_acknowledged: bool = False
+    number: int = 1
 
 
 class ToDo(NamedTuple):
@@ -41,39 +43,50 @@ class ToDo(NamedTuple):
 
 
 def to_do(user: Any, findings: Sequence[CheckResult], now: datetime) -> ToDo:
-    """Return what the user may know of, components first, because other problems follow from theirs."""
+    """Return what the user may know of, components first, because other problems follow from theirs.
+
+    Alerts stand once for each rule, so that many of one rule hide nothing of another.
+    """
     items = [
         _item(Severity.CRITICAL, f"{finding.name.capitalize()}: {finding.found}", finding.to_do)
         for finding in findings
         if not finding.well
     ]
-    requests, more = _approvals(user, now)
+    requests, unread = _approvals(user, now)
+    known = len(items) + len(requests) + unread
     items += requests[:_REQUESTS]
     if user.has_perm("alerts.view_alert"):
         standing = open_alerts(now)
         if findings:
             standing = standing.exclude(subject_kind=SubjectKind.COMPONENT)  # they say the same
-        alerts = list(standing[:SHOWN])
-        more += standing.count() - len(alerts)
-        items += [_alert(alert) for alert in alerts]
+        items += [_rule(alert) for alert in most_urgent_of_rules(standing)[:SHOWN]]
+        known += standing.count()
     items += requests[_REQUESTS:]
     steps = [] if items else _first_steps(user)
-    return ToDo(items[:SHOWN], more + max(0, len(items) - SHOWN), steps)
+    shown = items[:SHOWN]
+    return ToDo(shown, known - sum(item.number for item in shown), steps)
 
 
 def _item(severity: Severity, title: str, text: str, **more: Any) -> Item:
     return Item(severity.name.lower(), SEVERITY_COLOURS[severity], title, text, **more)
 
 
-def _alert(alert: Alert) -> Item:
+def _rule(alert: Alert) -> Item:
+    """Return the open alerts of a rule as one item: the most urgent, and how many there are beside it."""
     title = alert.rule.name if alert.subject_kind == SubjectKind.FLEET else f"{alert.rule.name}: {alert.subject}"
+    number: int = alert.number  # type: ignore[attr-defined]
+    url = reverse("admin:alert", args=[alert.pk])
+    if number > 1:
+        title += f", and {number - 1:,} more"
+        url = f"{reverse('admin:alerts')}?{urlencode({'rule': alert.rule_id})}"
     return _item(
         Severity(alert.severity),
         title,
         alert.summary,
         since=alert.opened_at,
-        url=reverse("admin:alert", args=[alert.pk]),
+        url=url,
         is_acknowledged=alert.acknowledged_at is not None,
+        number=number,
     )
 
 
