@@ -327,7 +327,7 @@ REST = [
 # Whoever is not signed in gets there, too, or nothing stands behind: tested where they are made.
 OPEN = {
     "live", "ready", "second-factor", "second-factor-set-up", "admin:login", "admin:logout", "admin:colours",
-    "single-sign-on", "single-sign-on-answer",
+    "single-sign-on", "single-sign-on-answer", "single-sign-on-logout",
     "step-up", "admin:jsi18n", "admin:password_change_done", "admin:view_on_site", "admin:app_list",
     "admin:autocomplete",
 }  # fmt: skip

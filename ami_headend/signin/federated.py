@@ -5,6 +5,7 @@ those of the claims at each sign-in, no more; without one nobody gets in.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 
 from ami_headend.signin import secondfactor
+from ami_headend.signin.logout_claims import LoggedOut
 from ami_headend.signin.models import FederatedIdentity, Session
 from ami_headend.signin.roles import RIGHTS
 from keyvault.audit import chain
@@ -104,6 +106,27 @@ def unlink(actor: Actor, user: User) -> bool:
             Session.objects.filter(account=user).delete()
             chain.record(actor, "user.unlink", {"name": user.get_username()})
     return bool(removed)
+
+
+def log_out(found: LoggedOut, address: str) -> int:
+    """End the sessions of whoever signed out at the provider, and return how many; audited.
+
+    Those of the session there; of the subject also those without one that is known. All of the subject if no session
+    is named. AuditError or MasterKeyError: none was ended.
+    """
+    rows = Session.objects.filter(issuer=settings.OIDC_ISSUER)
+    if found.session:
+        rows = rows.filter(provider_session__in=[found.session, ""] if found.subject else [found.session])
+    if found.subject:
+        identity = _identity(found.subject)
+        rows = rows.filter(account=None if identity is None else identity.user_id)
+    rows = rows.exclude(account=None).select_related("account").order_by("pk")
+    with transaction.atomic():
+        ended = list(rows.select_for_update(of=("self",)))
+        Session.objects.filter(pk__in=[row.pk for row in ended]).delete()
+        for name, number in sorted(Counter(str(row.account) for row in ended).items()):
+            chain.record(Actor("OpenID provider", address), "user.log_out", {"name": name, "sessions": number})
+    return len(ended)
 
 
 def _identity(subject: str) -> FederatedIdentity | None:

@@ -100,6 +100,10 @@ class Session(AbstractBaseSession):
     browser = models.CharField(max_length=200, blank=True)
     began_s = models.FloatField(default=0)
     used_s = models.FloatField(default=0)
+    issuer = models.CharField(max_length=500, blank=True, db_default="", help_text="provider that let its user in")
+    provider_session = models.CharField(
+        max_length=255, blank=True, db_default="", db_index=True, help_text="the session there (sid), if it was said"
+    )
 
     def __str__(self) -> str:
         return f"session from {self.address or 'an unknown address'}"

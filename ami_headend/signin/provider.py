@@ -14,11 +14,20 @@ from authlib.integrations.base_client import MismatchingStateError, OAuthError
 from authlib.integrations.django_client import OAuth
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from joserfc.errors import JoseError
+from joserfc import jwt
+from joserfc.errors import InvalidKeyIdError, JoseError
+from joserfc.jwk import KeySet
+from joserfc.jws import JWSRegistry
+
+from ami_headend.core import rate_limits
+from ami_headend.core.rate_limits import Counted
+from ami_headend.signin import logout_claims
+from ami_headend.signin.logout_claims import LoggedOut, LogoutError
 
 # Signed with a key of the provider alone: neither "none", nor an HMAC with what the client knows, too.
 _SIGNATURES = frozenset({*(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)), "EdDSA"})
 _CLOCKS_DIFFER_S = 60
+_KEYS_RATE = "6/minute"
 _DESCRIPTION_CHARACTERS = 200
 
 
@@ -69,6 +78,36 @@ def claims_of(request: HttpRequest) -> Mapping[str, Any]:
                 raise SignInError("The provider's userinfo is about somebody else.")
             claims = {**further, **claims}
     return claims
+
+
+def logged_out(token: str, now_s: float) -> LoggedOut:
+    """Return whose sessions a logout token of the provider ends (OpenID Connect Back-Channel Logout 1.0).
+
+    LogoutError if it does not verify, or is not for this head-end now.
+    """
+    with _understood():
+        client = _checked_client()
+        try:
+            claims = _verified(client, token, anew=False)
+        except InvalidKeyIdError:
+            # Anybody may send a token: its unknown key makes the provider be asked for its keys only so often.
+            if not rate_limits.allows(_KEYS_RATE, Counted("single-sign-on-keys", "")):
+                raise
+            claims = _verified(client, token, anew=True)
+    return logout_claims.read(claims, settings.OIDC_ISSUER, settings.OIDC_CLIENT_ID, now_s)
+
+
+def _verified(client: Any, token: str, *, anew: bool) -> dict[str, Any]:
+    ways = client.server_metadata["id_token_signing_alg_values_supported"]
+    keys = KeySet.import_key_set(client.fetch_jwk_set(force=anew))
+    registry = JWSRegistry(algorithms=ways, strict_check_header=False)
+    try:
+        found = jwt.decode(token, key=keys, registry=registry)
+    except (TypeError, ValueError):  # a header that is no object, say
+        raise LogoutError("it is no token") from None
+    if str(found.header.get("typ", "JWT")).removeprefix("application/").lower() not in ("jwt", "logout+jwt"):
+        raise LogoutError("it is a token of another type")
+    return dict(found.claims)
 
 
 def check() -> str:

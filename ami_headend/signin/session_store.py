@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ami_headend.signin.models import Session
 
 ADDRESS, BROWSER, BEGAN, USED = "sign_in_address", "sign_in_browser", "sign_in_began", "sign_in_used"
+PROVIDER, PROVIDER_SESSION = "sign_in_provider", "sign_in_provider_session"
 
 
 def digest_of(session_key: str) -> str:
@@ -53,4 +54,5 @@ class SessionStore(db.SessionStore):
         row.account_id = int(data[SESSION_KEY]) if SESSION_KEY in data else None
         row.address, row.browser = data.get(ADDRESS, ""), data.get(BROWSER, "")
         row.began_s, row.used_s = data.get(BEGAN, 0), data.get(USED, 0)
+        row.issuer, row.provider_session = data.get(PROVIDER, ""), data.get(PROVIDER_SESSION, "")
         return row

@@ -22,12 +22,13 @@ from ami_headend.signin.models import Session
 from ami_headend.signin.session_store import ADDRESS as _ADDRESS
 from ami_headend.signin.session_store import BEGAN as _BEGAN
 from ami_headend.signin.session_store import BROWSER as _BROWSER
+from ami_headend.signin.session_store import PROVIDER as _PROVIDER
+from ami_headend.signin.session_store import PROVIDER_SESSION as _PROVIDER_SESSION
 from ami_headend.signin.session_store import USED as _USED
 from ami_headend.signin.session_store import digest_of
 
 PENDING_S = 600  # between the password and the second factor
 _PENDING, _FACTOR, _CONFIRMED = "sign_in_pending", "sign_in_factor", "sign_in_confirmed"
-_PROVIDER = "sign_in_provider"
 _USE_RECORDED_EVERY_S = 60
 _BROWSER_CHARACTERS = 200
 
@@ -68,7 +69,9 @@ def forget_pending(request: HttpRequest) -> None:
     request.session.pop(_PENDING, None)
 
 
-def begin(request: HttpRequest, user: User, device: Device | None, *, by_provider: str = "") -> None:
+def begin(
+    request: HttpRequest, user: User, device: Device | None, *, by_provider: str = "", provider_session: str = ""
+) -> None:
     """Sign the user in, with the verified second factor if there is one, or by the word of a provider (its issuer)."""
     forget_pending(request)
     if device is not None:
@@ -76,6 +79,7 @@ def begin(request: HttpRequest, user: User, device: Device | None, *, by_provide
     auth.login(request, user, "django.contrib.auth.backends.ModelBackend")
     request.session[_FACTOR] = device is not None
     request.session[_PROVIDER] = by_provider
+    request.session[_PROVIDER_SESSION] = provider_session
 
 
 def is_by_provider(request: HttpRequest) -> bool:

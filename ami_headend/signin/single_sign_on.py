@@ -5,7 +5,7 @@ import logging
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import User
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import View
 
 from ami_headend.core import clock, rate_limits
@@ -21,6 +22,7 @@ from ami_headend.core.rate_limits import Counted
 from ami_headend.core.text import one_line
 from ami_headend.signin import federated, journal, provider, sessions
 from ami_headend.signin.federated import RefusedError
+from ami_headend.signin.logout_claims import LogoutError
 from ami_headend.signin.models import SignInOutcome
 from ami_headend.signin.provider import ProviderError, SignInError, StaleError
 from keyvault.audit.chain import AuditError
@@ -29,6 +31,7 @@ from keyvault.master_key import MasterKeyError
 logger = logging.getLogger(__name__)
 
 _RATE = "60/minute"  # of one address: each begins a session
+_SESSION_CHARACTERS = 255
 _NEXT, _CONFIRMS = "single_sign_on_next", "single_sign_on_confirms"
 
 
@@ -88,7 +91,8 @@ class FromProviderView(_Page):
             text = "Your account or roles have to change, and that cannot be recorded now. Nothing was changed."
             return _refused(request, text, 503)
         _note(request, SignInOutcome.PROVIDER, user.get_username())
-        sessions.begin(request, user, None, by_provider=settings.OIDC_ISSUER)
+        session = str(claims.get("sid", ""))[:_SESSION_CHARACTERS]
+        sessions.begin(request, user, None, by_provider=settings.OIDC_ISSUER, provider_session=session)
         return HttpResponseRedirect(following or reverse("admin:index"))
 
     def _confirmed(self, request: HttpRequest, claims: dict[str, object], following: str) -> HttpResponse:
@@ -108,6 +112,31 @@ class FromProviderView(_Page):
         logger.warning("a sign-in at the OpenID provider was refused: %s", one_line(why))
         _note(request, SignInOutcome.PROVIDER_REFUSED, name)
         return _refused(request, why, 403)
+
+
+@method_decorator([never_cache, csrf_exempt], name="dispatch")
+class LogoutView(View):
+    """Takes the provider's word that somebody signed out or was removed there, and ends the sessions here.
+
+    The token proves who sends it. Errors are those of OpenID Connect Back-Channel Logout 1.0 section 2.8.
+    """
+
+    http_method_names = ["post"]
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        if not provider.is_configured():
+            raise Http404("There is no sign-in at a provider: OIDC_ISSUER is not set.")
+        try:
+            found = provider.logged_out(request.POST.get("logout_token", ""), timezone.now().timestamp())
+            federated.log_out(found, client_address(request) or "")
+        except (LogoutError, SignInError) as error:
+            logger.warning("a logout by the OpenID provider was refused: %s", one_line(str(error)))
+            return JsonResponse({"error": "invalid_request", "error_description": str(error)}, status=400)
+        except (ProviderError, AuditError, MasterKeyError) as error:
+            logger.error("a logout by the OpenID provider could not be done: %s", one_line(str(error)))
+            said = "it cannot be verified or recorded now; no session was ended"
+            return JsonResponse({"error": "temporarily_unavailable", "error_description": said}, status=503)
+        return HttpResponse(status=200)
 
 
 def _refused(request: HttpRequest, text: str, status: int) -> HttpResponse:

@@ -44,11 +44,11 @@ def brought() -> Path | None:
 
 
 @contextmanager
-def running(folder: Path, redirect_uri: str, people: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Run it for people with these claims; give its issuer."""
+def running(folder: Path, redirect_uri: str, people: Mapping[str, Mapping[str, Any]], logout_uri: str) -> Iterator[str]:
+    """Run it for people with these claims; give its issuer. It posts to ``logout_uri`` who signed out."""
     port = free_port()
     shutil.copy(HERE / "provider.mjs", folder)
-    command = ["node", "provider.mjs", str(port), redirect_uri, json.dumps(people)]
+    command = ["node", "provider.mjs", str(port), redirect_uri, logout_uri, json.dumps(people)]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -74,3 +74,12 @@ def signed_in(client: httpx.Client, address: str, login: str, back: str) -> str:
         if address.startswith(back):
             return address
     raise AssertionError(f"it never came back, but to {address}")
+
+
+def sign_out(client: httpx.Client, issuer: str) -> None:
+    """Sign out at the provider, whose browser this is; it has told the head-end then."""
+    answer = client.get(f"{issuer}/session/end", params={"client_id": CLIENT_ID})
+    form = _FORM.search(answer.text)
+    assert form is not None, answer.text[:500]
+    answer = client.post(html.unescape(form[1]), data=dict(_HIDDEN.findall(form[2])) | {"logout": "yes"})
+    assert answer.is_redirect, answer.text[:500]

@@ -3,6 +3,8 @@
 import base64
 import re
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 from unittest import mock
 from urllib.parse import parse_qs, urlsplit
@@ -23,6 +25,7 @@ from ami_headend.health import neighbours
 from ami_headend.settings_checks import check_settings
 from ami_headend.signin import federated, provider, roles, sessions
 from ami_headend.signin.federated import RefusedError
+from ami_headend.signin.logout_claims import LoggedOut
 from ami_headend.signin.models import FederatedIdentity, Session, SignIn, SignInOutcome
 from keyvault.audit.chain import AuditError
 from keyvault.models import AuditRecord
@@ -41,12 +44,40 @@ PEOPLE = {
 }
 
 
+class Told(HTTPServer):
+    """Keeps what the provider posts: who signed out."""
+
+    tokens: list[str]
+
+
+class _Telling(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        assert isinstance(self.server, Told)
+        self.server.tokens += parse_qs(body)["logout_token"]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None: ...
+
+
 @pytest.fixture(scope="module")
-def issuer() -> Iterator[str]:
+def told() -> Iterator[Told]:
+    with Told(("127.0.0.1", 0), _Telling) as server:
+        server.tokens = []
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def issuer(told: Told) -> Iterator[str]:
     folder = identity_provider.brought()
     if folder is None:
         pytest.skip("the sign-in at a provider is left out: there is no npm (Debian, Ubuntu: apt install npm)")
-    with identity_provider.running(folder, ANSWER, PEOPLE) as found:
+    with identity_provider.running(folder, ANSWER, PEOPLE, f"http://127.0.0.1:{told.server_port}/") as found:
         yield found
 
 
@@ -326,6 +357,75 @@ def test_a_session_of_a_provider_ends_with_it(settings: Settings) -> None:
     settings.OIDC_ISSUER = "https://another.example"
     assert not is_signed_in(client)
     assert Session.objects.filter(account__username="ann").count() == 0
+
+
+def signed_out(client: Client, told: Told, settings: Settings, login: str = "subject-of-ann") -> str:
+    """Sign in, and sign out at the provider; give the token that it posts."""
+    told.tokens.clear()
+    with httpx.Client(timeout=30) as browser:
+        back = identity_provider.signed_in(browser, to_provider(client), login, ANSWER)
+        client.get(back.removeprefix("http://testserver"))
+        identity_provider.sign_out(browser, settings.OIDC_ISSUER)
+    [token] = told.tokens
+    return token
+
+
+def post_logout(token: str) -> Any:
+    return Client(enforce_csrf_checks=True).post("/sign-in/provider/logout/", {"logout_token": token})
+
+
+def test_whoever_signs_out_at_the_provider_is_signed_out_here(settings: Settings, told: Told) -> None:
+    here, elsewhere, kim = Client(), Client(), Client()
+    go(elsewhere, "subject-of-ann")  # another session at the provider
+    go(kim, "subject-of-kim")
+    token = signed_out(here, told, settings)
+    assert all(is_signed_in(client) for client in (here, elsewhere, kim))
+    answer = post_logout(token)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert "no-store" in answer["Cache-Control"]
+    assert [is_signed_in(client) for client in (here, elsewhere, kim)] == [False, True, True]
+    assert Session.objects.filter(account__username="ann", provider_session="").count() == 0
+    record = AuditRecord.objects.filter(act="user.log_out").get()
+    assert (record.actor, record.subject) == ("OpenID provider", {"name": "ann", "sessions": 1})
+    assert post_logout(token).status_code == 200  # again: there is nothing left to end
+    assert AuditRecord.objects.filter(act="user.log_out").count() == 1
+
+
+def test_a_logout_that_does_not_verify_or_cannot_be_recorded_ends_nothing(settings: Settings, told: Told) -> None:
+    client = Client()
+    token = signed_out(client, told, settings)
+    head, body, signature = token.split(".")
+    other = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
+    text = base64.urlsafe_b64encode(b'"alg"').decode().rstrip("=")
+    for bad in (
+        "",
+        "x",
+        f"{text}.{body}.{signature}",
+        f"{head}.{body}.{signature[::-1]}",
+        f"{other}.{body}.",
+        f"{head}.{head}.{signature}",
+    ):
+        answer = post_logout(bad)
+        assert answer.status_code == 400
+        assert answer.json()["error"] == "invalid_request"
+    settings.OIDC_CLIENT_ID = "another"
+    assert "another client" in post_logout(token).json()["error_description"]
+    settings.OIDC_CLIENT_ID = identity_provider.CLIENT_ID
+    with mock.patch("ami_headend.signin.federated.chain.record", side_effect=AuditError("no key")):
+        assert post_logout(token).status_code == 503
+    assert is_signed_in(client)
+
+
+def test_a_logout_of_a_subject_ends_its_sessions_and_none_with_a_password(settings: Settings) -> None:
+    by_provider, by_password = Client(), Client()
+    go(by_provider, "subject-of-ann")
+    ann = User.objects.get(username="ann")
+    by_password.force_login(ann, "django.contrib.auth.backends.ModelBackend")
+    assert federated.log_out(LoggedOut("", "another session"), "") == 0
+    assert federated.log_out(LoggedOut("nobody", ""), "") == 0
+    assert federated.log_out(LoggedOut("subject-of-kim", "another session"), "") == 0
+    assert federated.log_out(LoggedOut("subject-of-ann", ""), "") == 1
+    assert [row.issuer for row in Session.objects.filter(account=ann)] == [""]
 
 
 @pytest.mark.parametrize("answer", ["down", "rubbish", "another", "no endpoint", "plain pkce"])
