@@ -92,14 +92,31 @@ def catch_up(segments: Iterable[Segment], mirror: Path) -> int:
 
 
 def parted(segments: Iterable[Segment], mirror: Path) -> list[Segment]:
-    """Return the segments whose copies are not their beginnings. MirrorError if the mirror cannot be looked at."""
-    found = []
-    for segment in segments:
-        try:
-            looked_at([segment], mirror)
-        except PartedError:
-            found.append(segment)
-    return found
+    """Return the segments whose copies are not their beginnings, be it in the middle alone: all octets are compared.
+
+    MirrorError if the mirror cannot be looked at.
+    """
+    return [segment for segment in segments if _is_parted(segment, mirror)]
+
+
+def _is_parted(segment: Segment, mirror: Path) -> bool:
+    target = mirror / segment.path.name
+    try:
+        [found] = looked_at([segment], mirror)
+        if not found.has:
+            return False
+        with segment.path.open("rb", buffering=0) as ours, target.open("rb", buffering=0) as theirs:
+            files = (ours.fileno(), theirs.fileno())
+            return not all(_are_alike(*files, at, found.has) for at in range(0, found.has, _PIECE_OCTETS))
+    except PartedError:
+        return True
+    except OSError as error:
+        raise _named(error, target) from None
+
+
+def _are_alike(ours: int, theirs: int, at: int, end: int) -> bool:
+    octets = min(_PIECE_OCTETS, end - at)
+    return os.pread(ours, octets, at) == os.pread(theirs, octets, at)
 
 
 def _looked_at(segment: Segment, target: Path) -> Lack:

@@ -49,7 +49,7 @@ class _Mirror(threading.Thread):
         self.pid = os.getpid()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._busy_since: float | None = None
-        self._is_behind = True  # until it has caught up once
+        self._whole_before: Path | None = None  # the segment before which it had all; others may have begun that one
         self._trouble = ""
 
     def hangs(self) -> bool:
@@ -75,15 +75,15 @@ class _Mirror(threading.Thread):
 
     def _do(self, job: _Job) -> str:
         try:
-            if self._is_behind:
+            if self._whole_before != job.segment.path:
                 paths = sorted(job.segment.path.parent.glob(job.pattern))
                 earlier = [path for path in paths if path.name < job.segment.path.name]
                 copies.catch_up([Segment(path, path.stat().st_size) for path in earlier], self.folder)
             copies.catch_up([job.segment], self.folder)
         except OSError as error:
-            self._is_behind = True
+            self._whole_before = None
             return self._told(str(error))
-        self._is_behind = False
+        self._whole_before = job.segment.path
         return self._told("")
 
     def _told(self, trouble: str) -> str:

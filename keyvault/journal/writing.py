@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -49,6 +48,7 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".journal"
 SEGMENT_OCTETS = 16 * 1024 * 1024  # then another is begun, because a starting process reads the newest one
 _KEY_OCTETS = 32
+_DATE_DIGITS = 8  # after the host's name
 _OUT_OF_ORDER = 10_000  # concurrent acts may be written in another order than that of their numbers
 
 
@@ -88,7 +88,7 @@ def write(record: JournalRecord) -> None:
             octets, mac = framed(place.key, place.mac, encode_record(record))
             size = _append(place.path, octets, place.size)
             _last[folder] = place._replace(size=size, mac=mac, number=max(place.number, record.number))
-            trouble = mirrors.ship(Segment(place.path, size), f"{_host()}-*{SUFFIX}")
+            trouble = mirrors.ship(Segment(place.path, size), _pattern())
     except OSError as error:
         raise _cannot_write(folder, error) from None
     if trouble:
@@ -108,7 +108,7 @@ def own_segments() -> list[Segment]:
     folder = _folder()
     try:
         with _alone(folder):
-            return [Segment(path, path.stat().st_size) for path in sorted(folder.glob(f"{_host()}-*{SUFFIX}"))]
+            return [Segment(path, path.stat().st_size) for path in sorted(folder.glob(_pattern()))]
     except OSError as error:
         raise _cannot_write(folder, error) from None
 
@@ -121,9 +121,8 @@ def set_aside(segment: Segment) -> Path:
     folder = _folder()
     try:
         with _alone(folder):
-            names = (f"{segment.path.stem}-{number}{SUFFIX}" for number in count(2))
-            free = (name for name in names if not any((one / name).exists() for one in folders()))
-            aside = segment.path.rename(folder / next(free))
+            # A name that no mirror has: to look there would hold acts up while one hangs.
+            aside = segment.path.rename(folder / f"{segment.path.stem}-{secrets.token_hex(4)}{SUFFIX}")
             sync_folder(folder)
     except OSError as error:
         raise _cannot_write(folder, error) from None
@@ -177,6 +176,11 @@ def _cannot_write(folder: Path, error: OSError) -> JournalError:
     )
 
 
+def _pattern() -> str:
+    """Return a pattern of this host's segments; those of a host whose name begins with ours do not match."""
+    return f"{_host()}-{'[0-9]' * _DATE_DIGITS}T*{SUFFIX}"
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Lock the segments of this host against other processes and threads."""
@@ -204,7 +208,7 @@ def _place(folder: Path) -> _Place:
             found = last.path.stat()
             if found.st_ino == last.inode and found.st_size == last.size < SEGMENT_OCTETS:
                 return last
-    newest = max(folder.glob(f"{_host()}-*{SUFFIX}"), default=None)
+    newest = max(folder.glob(_pattern()), default=None)
     place = None if newest is None else _end_of(newest, version)
     known = 0 if last is None else last.number
     return place or _begin(folder, max(known, 0 if newest is None else _last_number(newest)))

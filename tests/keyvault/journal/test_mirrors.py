@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -193,7 +195,7 @@ def test_a_host_that_was_set_back_is_not_counted_as_mirrored(
         call_command("journal", "drill", stdout=StringIO())
     said = StringIO()
     call_command("journal", "mirror", stdout=said)
-    assert "-2.journal now:" in said.getvalue()
+    assert re.search(rf"{path} is {path.stem}-[0-9a-f]{{8}}\.journal now:", said.getvalue())
     settings.KEY_JOURNAL_MIRRORS_NEEDED = "all"
     write(6)
     assert neighbours.journal_mirrors()[0]
@@ -234,6 +236,73 @@ def test_copies_that_part_count_with_all_their_records(places: list[Path], caplo
     assert [record.number for record in found] == [4, 5]
     (second / path.name).write_bytes(damaged((second / path.name).read_bytes()))
     assert numbers(first, second) == [1, 2, 3, 4]  # what is left is the beginning of the other
+
+
+def test_a_copy_that_was_damaged_in_its_middle_is_replaced(places: list[Path]) -> None:
+    """The drill finds it, and says what to run: that has to help."""
+    own, first, second = places
+    for number in range(1, 6):
+        write(number, 40_000)
+    [path] = own.glob("*.journal")
+    for mirror in (first, second):
+        octets = bytearray((mirror / path.name).read_bytes())
+        octets[60_000] ^= 1  # in record 2
+        (mirror / path.name).write_bytes(octets)
+    with pytest.raises(CommandError, match=r"4 records would be lost with this host .*: journal mirror"):
+        call_command("journal", "drill", stdout=StringIO())
+    call_command("journal", "mirror", stdout=StringIO())
+    call_command("journal", "drill", stdout=StringIO())
+    assert numbers(first) == numbers(second) == [1, 2, 3, 4, 5]
+    said = StringIO()
+    call_command("journal", "mirror", stdout=said)  # the copy that stays is not taken for this host's file again
+    assert "another copy" not in said.getvalue()
+
+
+def test_a_mirror_that_hangs_does_not_hold_acts_up_while_a_file_is_renamed(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the lock of the files nobody may ask a mirror anything."""
+    write(1)
+    [segment] = writing.own_segments()
+    looked: list[Any] = []
+    stat = os.stat
+
+    def noted(path: Any, **kwargs: Any) -> os.stat_result:
+        looked.append(path)
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(os, "stat", noted)
+    aside = writing.set_aside(segment)
+    assert aside.exists()
+    assert [path for path in looked if Path(str(path)).is_relative_to(places[1])] == []
+
+
+def test_what_another_process_left_behind_is_made_up_for_with_the_next_segment(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one could not write the end of a segment to a mirror, and died."""
+    own, first, second = places
+    write(1)
+    write(2)
+    [path] = second.glob("*.journal")
+    path.write_bytes(path.read_bytes()[:-10])
+    monkeypatch.setattr(writing, "SEGMENT_OCTETS", 1)
+    write(3)
+    assert content(own) == content(first) == content(second)
+
+
+def test_segments_of_a_host_whose_name_begins_alike_are_not_ours(
+    places: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, *_ = places
+    for number, host in enumerate(("web-2", "web", "web-2"), 1):
+        writing._last.clear()
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        write(number)
+    assert {path.name[:6] for path in own.glob("*.journal")} == {"web-20", "web-2-"}  # web's begins with a year
+    monkeypatch.setattr(socket, "gethostname", lambda: "web")
+    assert [segment.path.name[:6] for segment in writing.own_segments()] == ["web-20"]
+    assert numbers(own) == [1, 2, 3]
 
 
 @pytest.mark.django_db
