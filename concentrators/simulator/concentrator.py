@@ -243,10 +243,12 @@ class SimulatedConcentrator(threading.Thread):
             if all(self._head_end.dropped(part) for part in _parts(json.loads(failures))):
                 self._said_failures = failures
 
-    def _fetch_keys(self, links: LinkStore) -> None:
+    def _fetch_keys(self, links: LinkStore) -> bool:
+        """Whether the head-end said the keys of the meters as they are now; it does not while it is busy."""
         octets = self._head_end.hop_keys()
         if octets is not None and octets != links.keys(self._number):
             links.keep_keys(self._number, octets)
+        return octets is not None
 
     def _has_said_failures(self) -> bool:
         return self._links is None or self._links.failures(self._number) == self._said_failures
@@ -256,8 +258,8 @@ class SimulatedConcentrator(threading.Thread):
         if self._draining.is_set() or time.monotonic() < self._commands_at:
             return
         commands = self._head_end.commands()
-        if commands and self._links is not None:
-            self._fetch_keys(self._links)  # those that a command brings must be here before the meter uses them
+        if commands and self._links is not None and not self._fetch_keys(self._links):
+            commands = []  # a key that one of them brings must be here before the meter uses it; they come again
         for number, title, octets in commands:
             fault = self._faults.draw(number)
             if fault is Fault.LOSE:

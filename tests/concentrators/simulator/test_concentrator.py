@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cbor2
 import pytest
 import zstandard
 
 from concentrators.simulator.concentrator import (
+    COMMANDS_PATH,
     HOP_FAILURES_PATH,
     HOP_KEYS_PATH,
     Options,
@@ -24,6 +26,7 @@ from concentrators.simulator.concentrator import (
 from concentrators.simulator.link_store import LinkStore
 from concentrators.simulator.spool import Outgoing, Spool
 from keyvault.cose.structures import split_sequence
+from tests.flows.stack import wait_for
 
 
 class HeadEnd(ThreadingHTTPServer):
@@ -38,6 +41,9 @@ class HeadEnd(ThreadingHTTPServer):
         self.script: list[tuple[int, dict[str, str]] | None] = []
         self.unverified = 0
         self.failures: list[dict[str, object]] = []
+        self.keys_busy = 0  # how often hop keys are refused
+        self.asked: list[str] = []
+        self.receipts: list[int] = []  # of commands: how many requests came before each
 
     @property
     def url(self) -> str:
@@ -60,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         octets = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith(COMMANDS_PATH):
+            self.server.receipts.append(len(self.server.asked))
+            return self.say(204, b"")
         if self.path == HOP_FAILURES_PATH:
             self.server.failures += json.loads(octets)["failures"]
             self.send_response(204)
@@ -81,13 +90,19 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(202, {"uplink": uplink, "sha256": digest, "frames": len(split_sequence(body))})
 
     def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        if self.path == COMMANDS_PATH:
+            return self.say(200, cbor2.dumps([7, bytes(8), b"a new key"]))
         if self.path == HOP_KEYS_PATH:
-            return self.answer(200, {"keys": "of meters"})
+            self.server.keys_busy -= 1
+            return self.answer(503 if self.server.keys_busy >= 0 else 200, {"keys": "of meters"})
         self.server.unverified -= 1
         return self.answer(200, {"verified": self.server.unverified < 0})
 
     def answer(self, status: int, content: dict[str, object], headers: dict[str, str] | None = None) -> None:
-        octets = json.dumps(content).encode()
+        self.say(status, json.dumps(content).encode(), headers)
+
+    def say(self, status: int, octets: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(octets)))
         for name, value in (headers or {}).items():
@@ -185,6 +200,19 @@ def test_one_that_holds_keys_fetches_them_and_says_what_it_dropped(head_end: Hea
     assert json.loads(links.keys(0)) == {"keys": "of meters"}
     assert head_end.failures == failures  # in parts, of which the head-end takes no more at once
     assert head_end.frames() == FRAMES
+
+
+def test_no_command_is_passed_on_before_the_keys_that_it_may_bring(head_end: HeadEnd, tmp_path: Path) -> None:
+    spool, giving_up = Spool(tmp_path), threading.Event()
+    links, head_end.keys_busy = LinkStore(spool), 3
+    options = Options(head_end.url, commands_every_s=0)
+    concentrator = SimulatedConcentrator(0, spool, "token-1", options, threading.Event(), giving_up, links=links)
+    concentrator.start()
+    wait_for("the command is passed on", lambda: bool(spool.mail(time.time())), 10)
+    giving_up.set()
+    concentrator.join(10)
+    before = [path for path in head_end.asked[: head_end.receipts[0]] if path in (HOP_KEYS_PATH, COMMANDS_PATH)]
+    assert before == [HOP_KEYS_PATH, COMMANDS_PATH] * 3 + [HOP_KEYS_PATH]
 
 
 def test_giving_up_ends_it_though_nobody_answers(spool: Spool) -> None:
