@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -41,6 +41,7 @@ class SegmentState(NamedTuple):
     good_to: int = 0  # the offset of its last good record's end
     identity: bytes = b""  # the same for a segment and its copies in mirrors
     beside: Path | None = None  # a copy that has other records from some place on; ``records`` are only of this one
+    octets: int = 0  # of the whole file
 
 
 class _Entry(NamedTuple):
@@ -59,32 +60,48 @@ def read_kinds(
 ) -> tuple[list[JournalRecord], list[str]]:
     """Return all records of some kinds, in order, and the faults of segments; other records are not decoded.
 
-    JournalError if a folder cannot be read. Memory holds only the records that are returned.
+    Records of copies come as often as there are copies; a damaged one is no fault if another is whole. JournalError if
+    a folder cannot be read. Memory holds only the records that are returned.
     """
     found: list[JournalRecord] = []
-    faults: list[str] = []
-    marks = [kind.encode() for kind in kinds]
+    states: list[SegmentState] = []
     for path in segments(folders):
         try:
-            with path.open("rb") as file:
-                header, start = read_header(file)
-                scan = Scan(file, segment_key(header, master), start, NO_MAC)
-                found += (
-                    record
-                    for one in scan
-                    if any(mark in one.payload[:_HEAD_OCTETS] for mark in marks)
-                    and (record := decode_record(one.payload)).kind in kinds
-                )
-        except TornHeaderError:
-            continue
-        except (SegmentError, UnwrapError) as error:
-            faults.append(f"{path}: {error}")
+            states.append(_read_kinds(path, master, kinds, found))
         except OSError as error:
             raise JournalError(f"cannot read {path}: {error.strerror}") from None
-        else:
-            if scan.end is End.DAMAGED:
-                faults.append(f"{path}: damaged at octet {scan.good_to}")
-    return sorted(found, key=lambda record: record.number), faults
+    faulty = [state for state in states if state.fault is not None and not _is_covered(state, states)]
+    return sorted(found, key=lambda record: record.number), [f"{state.path}: {state.fault}" for state in faulty]
+
+
+def _read_kinds(path: Path, master: MasterKeys, kinds: frozenset[str], found: list[JournalRecord]) -> SegmentState:
+    """Add the records of some kinds to ``found``; the state that is returned counts none."""
+    state = SegmentState(path, 0, None, None, None, 0, None)
+    marks = [kind.encode() for kind in kinds]
+    with path.open("rb") as file:
+        try:
+            header, start = read_header(file)
+            octets = os.fstat(file.fileno()).st_size
+            state = state._replace(identity=header.id, good_to=start, octets=octets)
+            scan = Scan(file, segment_key(header, master), start, NO_MAC)
+            found += (
+                record
+                for one in scan
+                if any(mark in one.payload[:_HEAD_OCTETS] for mark in marks)
+                and (record := decode_record(one.payload)).kind in kinds
+            )
+        except TornHeaderError:
+            return state
+        except (SegmentError, UnwrapError) as error:
+            return state._replace(fault=str(error))
+    fault = f"damaged at octet {scan.good_to}" if scan.end is End.DAMAGED else None
+    return state._replace(good_to=scan.good_to, fault=fault)
+
+
+def _is_covered(state: SegmentState, others: Iterable[SegmentState]) -> bool:
+    """Whether a copy without a fault has all that a damaged segment has, or had: one that is behind does not tell."""
+    whole = (one for one in others if one.fault is None and one.identity == state.identity != b"")
+    return any(one.good_to >= state.octets and _in_common(state, one) == state.good_to for one in whole)
 
 
 class Journal:
@@ -163,22 +180,27 @@ def _without_copies(states: list[SegmentState], entries: list[_Entry]) -> Journa
         octets, beside = shared[index]
         state = states[index]
         if beside is not None:
-            logger.warning("%s and %s differ from octet %d on: records of both count", state.path, beside, octets)
+            if records[index]:
+                told = "%s and %s differ from octet %d on: records of both count"
+                logger.warning(told, state.path, beside, octets)
             state = state._replace(records=records[index], beside=beside)
         kept.append(state)
     return Journal(kept, [entry._replace(segment=kept_as[entry.segment]) for entry in own])
 
 
 def _kept(states: list[SegmentState], indices: list[int]) -> dict[int, tuple[int, Path | None]]:
-    """Of the copies of one segment, return those with records of their own: octets that another has, and which."""
+    """Of the copies of one segment, return those with records of their own, or with damage that none makes up for:
+    octets that another has, and which.
+    """
     best, *others = sorted(indices, key=lambda index: _worth(states[index]), reverse=True)
     kept: dict[int, tuple[int, Path | None]] = {best: (0, None)}
     for index in others:
         state = states[index]
         most, path = max((_in_common(state, states[other]), states[other].path) for other in kept)
-        if most < state.good_to:
+        is_covered = state.fault is None or _is_covered(state, [states[other] for other in kept])
+        if most < state.good_to or not is_covered:
             kept[index] = most, path
-        elif state.fault is not None and states[best].fault is None:
+        elif state.fault is not None:
             logger.warning("%s: %s; its copy %s is whole", state.path, state.fault, path)
     return kept
 
@@ -225,9 +247,9 @@ def _read_segment(path: Path, master: MasterKeys, after: int, index: int) -> tup
             key = segment_key(header, master)
         except UnwrapError as error:
             locked = _locked(path, file, start, after, f"its key does not open: {error}")
-            return locked._replace(identity=header.id), []
+            return locked._replace(identity=header.id, octets=size), []
         state, entries = _scan(path, Scan(file, key, start, NO_MAC), after, index, size)
-        return state._replace(identity=header.id), entries
+        return state._replace(identity=header.id, octets=size), entries
 
 
 def _locked(path: Path, file: IO[bytes], start: int, after: int, fault: str) -> SegmentState:

@@ -1,5 +1,6 @@
 """The key journal knows how far the audit chain went: whoever owns the database cuts nothing off unnoticed."""
 
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,6 +154,25 @@ def test_a_damaged_journal_is_told_of(folder: Path) -> None:
     path.write_bytes(octets)
     assert "Parts of the journal cannot be read" in str(witness.verify())
     assert audit_commits.read().last < 5
+
+
+def test_a_damaged_copy_is_not_told_of_where_another_is_whole(folder: Path, tmp_path: Path) -> None:
+    mirror, third = tmp_path / "mirror", tmp_path / "third"
+    shutil.copytree(folder, mirror)
+    shutil.copytree(folder, third)
+    (path,) = folder.glob("*.journal")
+    whole = path.read_bytes()
+    for place in (-10, whole.index(b"wrapped_key") + 20):  # its last record; its key, which does not open then
+        octets = bytearray(whole)
+        octets[place] ^= 1
+        path.write_bytes(octets)
+        verified = witness.verify(folders=[folder, mirror])
+        assert (verified.is_borne_out, "cannot be read" in str(verified)) == (True, False)
+    (third / path.name).write_bytes(whole[:-200])  # whole, but not as far as the damage
+    octets = bytearray(whole)
+    octets[-10] ^= 1
+    path.write_bytes(octets)
+    assert f"cannot be read: {path}: damaged at octet" in str(witness.verify(folders=[folder, third]))
 
 
 def test_numbers_of_the_journal_are_not_set_back(folder: Path) -> None:

@@ -359,6 +359,25 @@ def test_of_copies_the_whole_one_counts(places: list[Path], caplog: pytest.LogCa
     assert reading.read([own], master_key.current()).faults != []
 
 
+def test_a_copy_that_is_behind_does_not_hide_what_is_damaged_after_it(places: list[Path]) -> None:
+    own, mirror, _ = places
+    for number in (1, 2):
+        write(number)
+    [path] = own.glob("*.journal")
+    whole = path.stat().st_size
+    write(3)
+    write(4)
+    octets = bytearray(path.read_bytes())
+    octets[whole + 10] ^= 1  # in record 3
+    path.write_bytes(octets)
+    (mirror / path.name).write_bytes(octets[:whole])
+    found = reading.read([own, mirror], master_key.current())
+    assert [record.number for record in found] == [1, 2]
+    assert found.faults == [f"{path}: damaged at octet {whole} of {len(octets)}"]
+    assert len(reading.read_kinds([own, mirror], master_key.current(), frozenset({"test"}))[1]) == 1
+    assert numbers(*places) == [1, 2, 3, 4]
+
+
 def test_a_lost_host_leaves_its_mirrors(places: list[Path], settings: Settings) -> None:
     own, *others = places
     for number in (1, 2):
