@@ -274,6 +274,27 @@ def test_a_drill_misses_the_journal_of_a_host(
     assert "1 act cannot be put back" in found["key journal"]["found"]
 
 
+def test_a_drill_misses_the_last_acts_of_a_host(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    """Nothing follows on them, so that the audit chain has no gap: the present database knows them."""
+    backup = made(folder)
+    settings.KEY_JOURNAL_DIR = tmp_path / "other"
+    for _ in range(2):
+        with transaction.atomic():
+            chain.record(OFFICER, "export", {"keys": 1})
+    words = ["restore_drill", str(backup), "--journal", str(tmp_path / "journal")]
+    with pytest.raises(SystemExit):
+        call_command(*words, "--json")
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert [name for name, one in found.items() if not one["well"]] == ["key journal"]
+    assert "the present database knows 2 acts more: a journal was not read" in found["key journal"]["found"]
+    call_command(*words, "--journal", str(tmp_path / "other"))
+    with connection.cursor() as cursor:  # as on a new machine, or in another head-end
+        cursor.execute("ALTER TABLE keyvault_auditrecord RENAME TO elsewhere")
+    call_command(*words)
+
+
 def test_a_snapshot_waits_for_acts_under_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = databases.at_database(os.environ["DATABASE_URL"], str(connection.settings_dict["NAME"]))
     with psycopg.connect(url) as other:

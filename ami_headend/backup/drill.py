@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from ami_headend.backup import databases, making, manifest, restoring
 from ami_headend.backup.manifest import Manifest
@@ -14,11 +14,12 @@ from ami_headend.core.text import counted
 from ami_headend.health.results import CheckResult
 from keyvault import master_key
 from keyvault.audit import chain
-from keyvault.audit.chain import AuditError
+from keyvault.audit.chain import AuditError, Head
 from keyvault.backups import BackupError
 from keyvault.journal import replay
 from keyvault.journal.replay import ReplayError
 from keyvault.master_key import MasterKeyError, census
+from keyvault.models import AuditRecord
 
 _NAMED = 5
 
@@ -42,6 +43,7 @@ def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[CheckResult
             *findings,
             CheckResult("manifest" if not findings else "dump", False, str(error), "Drill another backup."),
         ]
+    known = _acts_at_present(found.head)
     with databases.scratch():
         try:
             restoring.load(dump, step("loading the dump", found.octets), replace=False)
@@ -51,17 +53,27 @@ def drill(folder: Path, folders: Sequence[Path], step: Step) -> list[CheckResult
                 CheckResult("load", False, str(error), "Drill another backup, and see the server's log."),
             ]
         findings.append(CheckResult("load", True, "into a scratch database, in one transaction"))
-        findings += _examine(found, folders, step)
+        findings += _examine(found, folders, known, step)
     return findings
 
 
-def _examine(found: Manifest, folders: Sequence[Path], step: Step) -> Iterable[CheckResult]:
+def _acts_at_present(of_backup: Head) -> int:
+    """Return how many acts the audit chain of the present database has; 0 if there is none, or not the backup's."""
+    try:
+        with transaction.atomic():
+            is_same = AuditRecord.objects.filter(number=of_backup.number, mac=of_backup.mac).exists()
+            return chain.head().number if is_same else 0
+    except DatabaseError:
+        return 0
+
+
+def _examine(found: Manifest, folders: Sequence[Path], known: int, step: Step) -> Iterable[CheckResult]:
     yield _counts(found)
     restoring.bring_up_to_date(None)
     yield _keys(step)
     yield _audit(found)
     if folders:
-        yield _journal(found, folders, step)
+        yield _journal(found, folders, known, step)
 
 
 def _counts(found: Manifest) -> CheckResult:
@@ -99,8 +111,8 @@ def _audit(found: Manifest) -> CheckResult:
     return CheckResult("audit chain", True, f"{head.number} records, none changed; its head is the exported one")
 
 
-def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> CheckResult:
-    """Replay the journal into the scratch database, then undo it."""
+def _journal(found: Manifest, folders: Sequence[Path], known: int, step: Step) -> CheckResult:
+    """Replay the journal into the scratch database; it should have the acts that are ``known`` to the present one."""
     to_do = "Name the journals of all hosts, or their mirrors (--journal); see manage.py journal verify."
     try:
         journal = restoring.read_journal(folders, master_key.provider().fresh(), found.journal_number, step)
@@ -118,6 +130,11 @@ def _journal(found: Manifest, folders: Sequence[Path], step: Step) -> CheckResul
         acts = counted(outcome.unchained, "act")
         said = f"{acts} cannot be put back, for those before them are missing: a journal was not read"
         return CheckResult("key journal", False, said, to_do)
+    if known > head.number:
+        acts = counted(known - head.number, "act")
+        return CheckResult(
+            "key journal", False, f"the present database knows {acts} more: a journal was not read", to_do
+        )
     return CheckResult(
         "key journal",
         True,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from django.db.models import Max
@@ -185,7 +186,8 @@ def _mirrors() -> Iterator[Metric]:
         name = str(one.folder)
         up.add_metric([name], not one.trouble)
         if not one.trouble:
-            behind.add_metric([name], one.records)
+            with suppress(FileNotFoundError):  # `journal mirror` gives a file another name: the next scrape finds it
+                behind.add_metric([name], one.records)
             written.add_metric([name], one.written_at)
     yield from (up, behind, written)
 

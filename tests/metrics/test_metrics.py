@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from concentrators.models import Concentrator, ReadDeadline, Uplink
 from concentrators.totals import read_success
 from concentrators.totals.read_success import Success
 from keyvault.audit import chain
-from keyvault.journal import writing
+from keyvault.journal import mirrors, writing
+from keyvault.journal.copies import Segment
+from keyvault.journal.mirrors import Standing
 from keyvault.journal.segments import JournalRecord
 from keyvault.master_key import rewrap
 from keyvault.models import DeviceKey, InvocationCounter
@@ -323,6 +326,29 @@ def test_mirrors_of_the_key_journal(asked: Client, settings: Settings, tmp_path:
     assert one(samples(asked), "journal_mirror_records_behind", mirror=str(far)) == 1
     (far / path.name).write_bytes(path.read_bytes() + b"more")
     assert one(samples(asked), "journal_mirror_up", mirror=str(far)) == 0
+
+
+def test_a_file_of_the_key_journal_that_is_renamed_meanwhile_fails_no_scrape(
+    asked: Client, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    settings.KEY_JOURNAL_DIR = tmp_path / "own"
+    settings.KEY_JOURNAL_MIRROR_S = 60.0
+    writing.write(JournalRecord(1, 1, "test", None))
+    settings.KEY_JOURNAL_MIRRORS = [str(far)]
+    look = mirrors.standings
+
+    def renamed(segments: Sequence[Segment]) -> list[Standing]:
+        found = look(segments)
+        writing.set_aside(segments[0])
+        return found
+
+    monkeypatch.setattr(mirrors, "standings", renamed)
+    found = samples(asked)
+    assert one(found, "journal_mirror_up", mirror=str(far)) == 1
+    assert one(found, "database_up") == 1
+    assert not [name for name, _ in found if name == "ami_headend_journal_mirror_records_behind"]
 
 
 def test_the_dashboard_asks_only_for_what_there_is(asked: Client) -> None:
