@@ -15,6 +15,7 @@ from django.conf import settings as django_settings
 from django.db import connections
 from pytest_django import DjangoDbBlocker, Settings
 
+from ami_headend.processes import worker_commands
 from keyvault import master_key
 from tests.flows import site as sites
 from tests.flows.feed_consumer import Consumer
@@ -61,7 +62,7 @@ def test_what_was_acknowledged_counts_once_whatever_is_killed(stack: Stack, serv
     chance, began = random.Random(SEED), time.monotonic()
     killer = Killer(stack, services, Consumer(stack, tmp_path / "billing", chance), tmp_path, chance)
     lake = Lake(tmp_path / "lake")
-    for name in ("worker", "alerts", "background", "dlms", "simulator"):
+    for name in (*worker_commands(2), "dlms", "simulator"):
         killer.start(name)
     posters = [Poster(sites.found(stack, 10), pause_s=0.3) for _ in range(2)]
     probe = sites.found(stack, 1)
