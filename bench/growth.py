@@ -3,7 +3,8 @@
 A database of that many meters (bench/million.py) gets one number of readings after the other, over months, as
 households have them (bench/growth_fill.py). At each number everything is measured that may grow
 (bench/growth_costs.py), and at the last one the archive (bench/growth_archive.py). With --keep a run that was stopped
-goes on where it was; its folder holds the figures, too.
+goes on with the part where it was; its folder holds the figures, too. Who stops it within the archive's part begins
+anew, in another folder.
 """
 
 import argparse
@@ -63,6 +64,12 @@ class Figures:
         return of_step[part]
 
 
+def is_measured(figures: Mapping[str, Mapping[str, Any]], number: int, last: int, months: int) -> bool:
+    """Whether nothing is left to measure at this number of readings: its rows are not filled in again then."""
+    ends_with = "tasks" if number != last else "archive" if months else "copies"
+    return ends_with in figures.get(str(number), {})
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
@@ -85,7 +92,7 @@ def run(args: argparse.Namespace, folder: Path, say: Say) -> Figures:
     with fleet.pool() as executor:
         for number in args.readings:
             wanted = growth_fill.layout(number, args.meters, growth_fill.last_interval())
-            if {"tasks", "archive" if args.months else "copies"} <= figures.all.get(str(number), {}).keys():
+            if is_measured(figures.all, number, args.readings[-1], args.months):
                 continue
             growth_fill.fill(wanted, args.meters, args.seed, say)
             parts: dict[str, Callable[[], Any]] = {

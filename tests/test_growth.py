@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from django.utils import timezone
 
-from bench import archive_day, growth_fill
+from bench import archive_day, growth, growth_fill
 from bench.fleet import REGISTERS
 from meters.archive import layout
 from meters.models import Reading
@@ -54,6 +54,18 @@ def test_a_day_of_the_archive_is_written_and_read(tmp_path: Path) -> None:
     assert list(layout.in_order(table.to_batches()))
 
 
+def test_a_number_that_was_measured_is_not_filled_in_again() -> None:
+    """Its rows would take the place of those of the number that the run was stopped at."""
+    measured: dict[str, dict[str, object]] = {
+        "100": {"questions": {}, "tasks": {}},
+        "200": {"questions": {}, "tasks": {}, "copies": {}},
+    }
+    assert growth.is_measured(measured, 100, 200, 1)
+    assert not growth.is_measured(measured, 200, 200, 1)
+    assert growth.is_measured(measured, 200, 200, 0)
+    assert not growth.is_measured({"100": {"questions": {}}}, 100, 200, 1)
+
+
 @pytest.mark.timeout(600)
 def test_growth_is_measured_and_goes_on_where_it_was(tmp_path: Path) -> None:
     words = ["--meters", "60", "--readings", "20000", "--rounds", "1", "--requests", "1", "--dense", "1"]
@@ -72,4 +84,6 @@ def test_growth_is_measured_and_goes_on_where_it_was(tmp_path: Path) -> None:
     assert month["run"]["program_mib"] > 50
     again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert " parts" in run.stdout
+    assert " parts" not in again.stdout
     assert "filling" not in again.stdout
