@@ -10,6 +10,7 @@ ROUTES = {
     "concentrators.tasks.verify_backlog": {"queue": UPLINKS},
     "concentrators.tasks.sweep_uplinks": {"queue": UPLINKS},
     "concentrators.tasks.deliver_feed": {"queue": DELIVERIES},
+    "concentrators.tasks.sweep_feed_deliveries": {"queue": DELIVERIES},  # with what it sends: beat fills no queue
     "ami_headend.alerts.tasks.*": {"queue": ALERTS},
     "ami_headend.tasks.look_at_components": {"queue": ALERTS},
     "ami_headend.metrics.tasks.count_uplinks": {"queue": ALERTS},
