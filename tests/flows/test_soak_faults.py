@@ -66,6 +66,9 @@ class Faults:
     def background_worker_killed(self) -> None:
         self._killed("background")
 
+    def deliveries_worker_killed(self) -> None:
+        self._killed("deliveries")
+
     def alerts_worker_killed(self) -> None:
         self._killed("alerts")
 
