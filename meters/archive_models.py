@@ -32,9 +32,11 @@ class ArchivedMonth(models.Model):
     changed_at = models.DateTimeField()
     checked_at = models.DateTimeField(null=True, help_text="when its files were last compared with what was noted")
     under_way = models.JSONField(
-        default=dict, help_text="a round over its files: since when, how many are done, what was wrong; empty: none"
+        default=dict,
+        db_default={},
+        help_text="a round over its files: since when, how many are done, what was wrong; empty: none",
     )
-    fault = models.TextField(default="", help_text="what was wrong then; empty: nothing")
+    fault = models.TextField(default="", db_default="", help_text="what was wrong then; empty: nothing")
 
     def __str__(self) -> str:
         return f"{self.month:%Y-%m} {self.state}"

@@ -112,7 +112,10 @@ def archive(month: datetime, now: datetime, until_s: float = math.inf) -> bool:
 
 
 def forget_expired(now: datetime) -> list[str]:
-    """Delete the files of months whose retention is over; return the months. Retention is that of partitions."""
+    """Delete the files of months whose retention is over; return the months. Retention is that of partitions.
+
+    ArchiveError if the archive seems to be another one: what it has would stay for ever.
+    """
     if not ArchivedMonth.objects.exists():
         return []
     first = partitions.first_kept(now)
@@ -125,6 +128,7 @@ def forget_expired(now: datetime) -> list[str]:
                 row.state, row.changed_at = MonthState.FORGOTTEN, now
                 row.save()
         place = store()
+        verification.require_files(place, month)
         for name in place.names(f"readings-{month:%Y-%m}"):
             place.delete(name)
         ArchivedMonth.objects.filter(month=month, state=MonthState.FORGOTTEN).delete()

@@ -51,6 +51,8 @@ def _begin(month: datetime, now: datetime) -> None:
     with steps.step(month) as row:
         if row is None or row.state not in (MonthState.ARCHIVED, MonthState.RESTORING):
             raise ArchiveError(f"{month:%Y-%m} is not archived")
+        if month < partitions.first_kept(now):
+            raise ArchiveError(f"{month:%Y-%m} would be deleted at once: its retention is over (RETENTION_DAYS)")
         if row.state == MonthState.ARCHIVED:
             steps.hold_partitions()
             select("SELECT meters_create_month(%s)", [month])

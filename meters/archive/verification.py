@@ -18,6 +18,7 @@ from meters.archive.layout import Part, Sums
 from meters.archive_models import IN_FILES, ArchivedMonth, MonthState
 from meters.readings import partitions
 
+WITH_FILES = (MonthState.WRITTEN, *IN_FILES)  # whose files have to be as they were noted
 _FRESH = timedelta(days=1)  # for so long a file that was read before the drop counts as read
 
 
@@ -26,7 +27,7 @@ def verify(month: datetime, now: datetime) -> int:
 
     The row says when, and what was wrong.
     """
-    row = ArchivedMonth.objects.filter(month=month, state__in=[MonthState.WRITTEN, MonthState.ARCHIVED]).first()
+    row = ArchivedMonth.objects.filter(month=month, state__in=WITH_FILES).first()
     if row is None:
         raise ArchiveError(f"{month:%Y-%m} has no files")
     place, parts = store(), steps.parts_of(row)
@@ -35,7 +36,8 @@ def verify(month: datetime, now: datetime) -> int:
         damaged = [f"the files of {month:%Y-%m} do not hold what was noted of them: restore them"]
     _as_it_was(row).update(checked_at=now, fault=damaged[0] if damaged else "")
     if damaged:
-        _as_it_was(row).update(under_way={})
+        if row.state != MonthState.RESTORING:  # there it says which files are in the database
+            _as_it_was(row).update(under_way={})
         raise DamagedError(damaged[0] + (f" ({len(damaged)} of {len(parts)} files are damaged)" if damaged[1:] else ""))
     return sum(part.rows for part in parts)
 
@@ -80,12 +82,13 @@ def may_be_dropped(place: Store, row: ArchivedMonth, now: datetime) -> bool:
 def require_files(place: Store, month: datetime) -> None:
     """ArchiveError if the archive has no file of the last other month that is archived: it is not the one that had it.
 
-    So nothing is written below a mount point that nothing is mounted at, or into another bucket.
+    So nothing is written below a mount point that nothing is mounted at, or into another bucket, and no month is
+    forgotten whose files are only away.
     """
     last = ArchivedMonth.objects.filter(state__in=IN_FILES).exclude(month=month).order_by("-month").first()
     if last is not None and not place.names(f"readings-{last.month:%Y-%m}"):
         raise ArchiveError(
-            f"no file of {last.month:%Y-%m} is in the archive: nothing else is archived there."
+            f"no file of {last.month:%Y-%m} is in the archive: nothing else is archived there, or deleted."
             " See that its folder is mounted, and that ARCHIVE_URL is right"
         )
 

@@ -15,7 +15,6 @@ from keyvault.master_key import MasterKeyError
 from meters.archive import months, restoring, verification
 from meters.archive.files import ArchiveError
 from meters.archive.layout import OrderError
-from meters.archive_models import MonthState
 
 _MIB = 2**20
 
@@ -72,8 +71,7 @@ class Command(DomainCommand):
 
     def _verify(self, chosen: list[datetime]) -> None:
         """Verify months, the others too where one is damaged. CommandError if any is."""
-        written = (MonthState.WRITTEN, MonthState.ARCHIVED)
-        wanted = chosen or [one.month for one in months.plan(timezone.now()) if one.state in written]
+        wanted = chosen or [one.month for one in months.plan(timezone.now()) if one.state in verification.WITH_FILES]
         bad = []
         for month in wanted:
             try:

@@ -284,6 +284,18 @@ def test_files_go_with_retention(meters: list[Meter], archive: Path, settings: S
     assert months.forget_expired(later) == []
 
 
+def test_files_are_not_forgotten_while_they_are_away(meters: list[Meter], archive: Path, settings: Settings) -> None:
+    """Else they would be kept for ever once their folder is mounted again."""
+    archive_both()
+    later = LATER + timedelta(days=settings.RETENTION_DAYS + 2)
+    archive.rename(archive.parent / "mounted elsewhere")
+    with pytest.raises(ArchiveError, match=f"no file of {LATER:%Y-%m} is in the archive"):
+        months.forget_expired(later)
+    (archive.parent / "mounted elsewhere").rename(archive)
+    assert months.forget_expired(later) == [partitions.name_of(MONTH)]
+    assert not list(archive.glob(f"readings-{MONTH:%Y-%m}/*"))
+
+
 def test_the_command(meters: list[Meter], capsys: pytest.CaptureFixture[str]) -> None:
     def said(*words: str) -> str:
         call_command("archive", *words)

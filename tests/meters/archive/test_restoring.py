@@ -88,6 +88,32 @@ def test_a_damaged_file_stops_a_restore_and_it_goes_on_once_it_is_back(meters: l
     assert answers(meters) == before
 
 
+def test_a_half_restored_month_is_verified_by_hand_and_goes_on(meters: list[Meter], archive: Path) -> None:
+    """As the doctor asks for, where a file was damaged when the restore began."""
+    before = answers(meters)
+    half_restored()
+    ArchivedMonth.objects.update(fault="it was damaged")
+    file = archive / ArchivedMonth.objects.get().parts[0]["name"]
+    octets = file.read_bytes()
+    file.write_bytes(damaged(octets))
+    with pytest.raises(ArchiveError, match="not there as it was written"):
+        verification.verify(MONTH, NOW)
+    assert ArchivedMonth.objects.get().under_way == {"files": 1}, "what is in is not restored again"
+    file.write_bytes(octets)
+    assert verification.verify(MONTH, NOW) > 0
+    assert ArchivedMonth.objects.get().fault == ""
+    restoring.restore(MONTH, NOW)
+    assert answers(meters) == before
+
+
+def test_a_month_whose_retention_is_over_is_not_restored(meters: list[Meter], settings: Settings) -> None:
+    months.archive(MONTH, NOW)
+    later = MONTH + timedelta(days=settings.RETENTION_DAYS + 40)
+    with pytest.raises(ArchiveError, match="its retention is over"):
+        restoring.restore(MONTH, later)
+    assert ArchivedMonth.objects.get().state == MonthState.ARCHIVED
+
+
 def test_a_restored_month_that_differs_is_archived_as_before(meters: list[Meter]) -> None:
     before = answers(meters)
     half_restored()
