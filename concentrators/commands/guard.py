@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q, Sum
+from django.db.models import Q, QuerySet, Sum
 
 from ami_headend.core import clock, locks
 from ami_headend.core.sql import execute
@@ -27,12 +27,13 @@ from keyvault.models import Approval
 from meters.models import Meter, MeterStatus
 
 HELD_ACTS_MAX = 20  # of one account, at a time
+_PROGRAM = "token:"  # begins the name of each program, and of no account
 _BATCH = 10_000
 
 
 def forecast(actor: Actor, kind: CommandKind, number: int, now: datetime) -> str:
     """Say why an act of so many commands would be held now; an empty text if it would not."""
-    return _broken(actor.name, kind, number, now)
+    return _broken(actor, kind, number, now)
 
 
 def admit(actor: Actor, kind: CommandKind, number: int, what: str, now: datetime) -> Approval | None:
@@ -41,12 +42,12 @@ def admit(actor: Actor, kind: CommandKind, number: int, what: str, now: datetime
     Runs in the transaction that queues them. Acts of one account come one after the other (a lock until its end), so
     that no two break a limit together. ``what`` continues "to ...". DownlinkError if too many acts wait already.
     """
-    execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", locks.COMMAND_LIMITS, actor.name)
-    why = _broken(actor.name, kind, number, now)
+    execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", locks.COMMAND_LIMITS, _giver(actor))
+    why = _broken(actor, kind, number, now)
     if not why:
-        _count(actor.name, kind, number, now)
+        _count(_giver(actor), kind, number, now)
         return None
-    waiting = approvals.waiting(now).filter(act=approvals.SEND_COMMANDS, requested_by=actor.name).count()
+    waiting = _held_acts(actor, now).count()
     if waiting >= HELD_ACTS_MAX:
         raise DownlinkError(
             f"{why}; and {waiting} acts of {actor.name} wait for a second person already: have them released or "
@@ -101,17 +102,39 @@ def delete_limit(actor: Actor, limit: CommandLimit) -> None:
         chain.record(actor, "command_limit.delete", subject)
 
 
-def _broken(account: str, kind: CommandKind, number: int, now: datetime) -> str:
-    rows = CommandLimit.objects.filter(kind=kind, account__in=("", account))
+def _giver(actor: Actor) -> str:
+    """Return whose commands are counted together: an account by its number, since names change; others by name."""
+    if _is_program(actor):
+        return actor.name
+    account = actor.account_id
+    if account is None:  # of a command: the account with the system user's name
+        account = getattr(approvals.account_of(actor), "pk", None)
+    return actor.name if account is None else f"account:{account}"
+
+
+def _is_program(actor: Actor) -> bool:
+    return actor.name.startswith(_PROGRAM)
+
+
+def _held_acts(actor: Actor, now: datetime) -> QuerySet[Approval]:
+    rows = approvals.waiting(now).filter(act=approvals.SEND_COMMANDS)
+    account = None if _is_program(actor) else approvals.account_of(actor)
+    if account is None:
+        return rows.filter(requested_by=actor.name)
+    return rows.filter(requester=account).exclude(requested_by__startswith=_PROGRAM)
+
+
+def _broken(actor: Actor, kind: CommandKind, number: int, now: datetime) -> str:
+    rows = CommandLimit.objects.filter(kind=kind, account__in=("", actor.name))
     limits = command_limits.applying(
-        [(row.account, Limit(row.span, row.most, row.share_percent)) for row in rows], account
+        [(row.account, Limit(row.span, row.most, row.share_percent)) for row in rows], actor.name
     )
     if not limits:
         return ""
     in_service = 0
     if number > SMALLEST_SHARE and any(limit.share_percent for limit in limits):
         in_service = Meter.objects.filter(status=MeterStatus.COMMISSIONED).count()
-    why = command_limits.broken(limits, number, Given(_before(account, kind, now), in_service))
+    why = command_limits.broken(limits, number, Given(_before(_giver(actor), kind, now), in_service))
     return f"{kind.label} commands {why}" if why else ""
 
 

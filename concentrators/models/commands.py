@@ -214,7 +214,7 @@ class CommandLimit(models.Model):
 class CommandTally(models.Model):
     """How many commands an account gave in a minute that were not held."""
 
-    account = models.CharField(max_length=160)
+    account = models.CharField(max_length=160, help_text="account:NUMBER, token:NAME, or a system user's name")
     kind = models.PositiveSmallIntegerField(choices=CommandKind)
     minute = models.DateTimeField(help_text="when it began")
     number = models.PositiveIntegerField()

@@ -168,6 +168,27 @@ class TestCounting:
         assert give(devices[2]).state == "queued"
         assert sum(CommandTally.objects.filter(account="ops", kind=4).values_list("number", flat=True)) == 2
 
+    def test_a_new_name_gives_an_account_nothing_more(self, devices: list[Device], ops: Person, ben: Person) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 1)
+        assert give(devices[0], by=ops.actor).state == "queued"
+        program = Actor("token:billing", "10.0.0.1", ops.account.pk)
+        assert [give(devices[1], by=program).state for _ in range(2)] == ["queued", "held"]  # it has a limit of its own
+        User.objects.filter(pk=ops.account.pk).update(username="other")
+        renamed = Person(User.objects.get(pk=ops.account.pk), "test")
+        User.objects.filter(pk=ben.account.pk).update(username="ops")
+        other = Person(User.objects.get(pk=ben.account.pk), "test")
+        assert give(devices[1], by=renamed.actor).state == "held"
+        assert give(devices[2], by=other.actor).state == "queued"  # whoever has the name now gave nothing yet
+
+    def test_a_new_name_makes_no_room_for_held_acts(self, devices: list[Device], ops: Person) -> None:
+        limit(CommandKind.SET_CLOCK, "act", 0)
+        give(devices[0], by=Actor("token:billing", "10.0.0.1", ops.account.pk))  # counts for the program
+        for _ in range(guard.HELD_ACTS_MAX):
+            give(devices[0], by=ops.actor)
+        User.objects.filter(pk=ops.account.pk).update(username="other")
+        with pytest.raises(DownlinkError, match="20 acts of other wait for a second person already"):
+            give(devices[1], by=Person(User.objects.get(pk=ops.account.pk), "test").actor)
+
     def test_an_account_may_have_a_limit_of_its_own(self, devices: list[Device]) -> None:
         limit(CommandKind.SET_CLOCK, "hour", 5)
         CommandLimit.objects.create(kind=CommandKind.SET_CLOCK, span="hour", most=0, account="ops")
