@@ -42,6 +42,14 @@ class ConcentratorForm(forms.ModelForm[Concentrator]):
         if self.instance.system_title is not None:
             self.initial["system_title_hex"] = bytes(self.instance.system_title).hex()
 
+    def clean_is_active(self) -> bool:
+        wanted = bool(self.cleaned_data["is_active"])
+        if wanted and self.instance.moved_to:
+            raise forms.ValidationError(
+                f"This concentrator was moved to cell {self.instance.moved_to}: only that one may let it in."
+            )
+        return wanted
+
     def clean_system_title_hex(self) -> bytes | None:
         title: bytes | None = self.cleaned_data["system_title_hex"] or None
         standing = self.instance.system_title

@@ -8,10 +8,11 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from ami_headend.core.sql import fetch_rows
 from concentrators.commands import concentrator_titles
-from concentrators.models import Assignment
+from concentrators.models import Assignment, Concentrator
 from concentrators.totals import totals
-from meters.models import Installation, Meter, Place
+from meters.models import Installation, Meter, MeterStatus, Place
 from meters.readings.partitions import stored_from
 from meters.registry import lifecycle
 from meters.registry.interval_lengths import LONGEST_MINUTES
@@ -37,7 +38,8 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
     """Assign meters to concentrators from an instant on, ending present assignments; later totals move along.
 
     Meters of concentrators with a system title are then told the title (concentrators.commands.concentrator_titles).
-    Return how many assignments changed. AssignmentError if a meter has an assignment that begins after ``valid_from``.
+    Return how many assignments changed. AssignmentError if a meter has an assignment that begins after ``valid_from``,
+    or if another cell has it, or one of its concentrators.
     All or nothing, with a fixed number of queries.
     """
     wanted = dict(pairs)
@@ -61,6 +63,7 @@ def assign(pairs: Iterable[NewAssignment | tuple[int, int]], valid_from: datetim
             or standing[meter_id].concentrator_id != concentrator_id
             or standing[meter_id].valid_to is not None
         }
+        _require_here(changed, [*changed.values(), *(standing[pk].concentrator_id for pk in changed if pk in standing)])
         _require_totals(standing.keys() & changed.keys(), valid_from)
         # An interval that began earlier may count for the concentrator at its end.
         start = valid_from - timedelta(minutes=LONGEST_MINUTES)
@@ -92,6 +95,24 @@ def end(meter_ids: Sequence[int], at: datetime) -> None:
         totals.shift(meter_ids, at, -1)
         standing.update(valid_to=at)
         totals.shift(meter_ids, at, +1)
+
+
+def moved_away(concentrator_ids: Collection[int]) -> dict[int, str]:
+    """Return which concentrators are of another cell, and of which. The others stay until this transaction ends."""
+    rows = fetch_rows(
+        """SELECT id, moved_to FROM concentrators_concentrator WHERE id = ANY(%s::bigint[]) ORDER BY id FOR SHARE""",
+        [*set(concentrator_ids)],
+    )
+    return {pk: cell for pk, cell in rows if cell}
+
+
+def _require_here(meter_ids: Collection[int], concentrator_ids: Collection[int]) -> None:
+    for pk, cell in moved_away(concentrator_ids).items():
+        raise AssignmentError(
+            f"concentrator {Concentrator.objects.get(pk=pk)} was moved to cell {cell}: assign it there"
+        )
+    for meter in Meter.objects.filter(pk__in=meter_ids, status=MeterStatus.MOVED).order_by("pk")[:1]:
+        raise AssignmentError(f"meter {meter} was moved to another cell: assign it there")
 
 
 def _require_totals(meter_ids: Collection[int], at: datetime) -> None:

@@ -4,6 +4,7 @@ One rule makes it exact: from ``release`` on, A accepts no frame of these meters
 A did before is in the backup that is taken afterwards. B, restored from it, takes in these and gives away all others.
 """
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +13,21 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from ami_headend.core import bearer
 from ami_headend.core.csv_tables import BadLine, FileError
 from ami_headend.core.sql import fetch_rows
 from concentrators.fleet import registry, tokens
 from concentrators.fleet.assignments import holding
-from concentrators.models import Concentrator, ConcentratorToken, Uplink
+from concentrators.models import Assignment, Concentrator, ConcentratorToken, Uplink
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from meters.models import Meter, MeterStatus
 from meters.registry import lifecycle
 
 _LOOK_EVERY_S = 0.2
+_BACKEND = re.compile("[A-Za-z0-9_.:-]+")
 _FILE_MAX_OCTETS = 32 * 2**20
 
 
@@ -60,8 +62,10 @@ def chosen(path: Path) -> tuple[list[Concentrator], list[BadLine]]:
 def map_lines(concentrators: Sequence[Concentrator], backend: str, now: datetime) -> list[str]:
     """Return the lines of the entrance's map that lead each valid token of these concentrators to a backend.
 
-    A token is named by its SHA-256, as it is stored: nobody can make it from that.
+    A token is named by its SHA-256, as it is stored: nobody can make it from that. CellError.
     """
+    if not _BACKEND.fullmatch(backend):
+        raise CellError("--backend takes the name of a backend in haproxy.cfg: letters, digits, and any of - _ . :")
     rows = ConcentratorToken.objects.filter(concentrator__in=concentrators).order_by("concentrator_id", "pk")
     return [f"{bytes(row.digest).hex()} {backend}" for row in rows if tokens.state(row, now) == "valid"]
 
@@ -72,7 +76,7 @@ def release(actor: Actor, concentrators: Sequence[Concentrator], to: str, now: d
     Meters that are suspended stay so in both. If it is interrupted, the same call goes on. ``wait_until_settled`` comes
     next.
     """
-    check_release(concentrators, to)
+    check_release(concentrators, to, now)
     let_go = [one for one in concentrators if not one.moved_to]
     for concentrator in let_go:
         concentrator.is_active, concentrator.moved_to = False, to
@@ -84,7 +88,7 @@ def release(actor: Actor, concentrators: Sequence[Concentrator], to: str, now: d
     return Moved(len(let_go), meters)
 
 
-def check_release(concentrators: Sequence[Concentrator], to: str) -> None:
+def check_release(concentrators: Sequence[Concentrator], to: str, now: datetime) -> None:
     """CellError if these cannot be given to the cell."""
     _check_names("--to", to)
     if before := _moving(to).exclude(pk__in=[one.pk for one in concentrators]).order_by("pk").first():
@@ -95,6 +99,11 @@ def check_release(concentrators: Sequence[Concentrator], to: str) -> None:
         raise CellError(f"concentrator {elsewhere[0]} was moved to cell {elsewhere[0].moved_to} already")
     if shut := [one for one in concentrators if not one.is_active and not one.moved_to]:
         raise CellError(f"concentrator {shut[0]} is not active, and would be in the other cell: leave it out")
+    if later := _to_change(concentrators, now):
+        raise CellError(
+            f"meter {later.meter} changes its concentrator after this instant ({later}): release them once that is "
+            "over, or assign it for good before"
+        )
 
 
 def wait_until_settled(to: str, timeout_s: float) -> None:
@@ -114,7 +123,7 @@ def take_back(actor: Actor, to: str, now: datetime) -> Moved:
 
     If it is interrupted, the same call goes on. CellError: nothing was changed.
     """
-    _check_names("--to", to)
+    _check_released(to)
     return _let_in(actor, to, now, "cell.take_back")
 
 
@@ -146,7 +155,7 @@ def forget(actor: Actor, to: str, now: datetime) -> int:
     """In A, once B works: revoke the tokens of the concentrators that moved there, so that nobody lets one in again,
     and mark their suspended meters as moved, too. Return how many tokens. CellError: nothing was changed.
     """
-    _check_names("--to", to)
+    _check_released(to)
     lifecycle.move_out(_meters_of(_moving(to), now), now)
     rows = ConcentratorToken.objects.filter(concentrator__moved_to=to, revoked_at=None).select_related("concentrator")
     found = list(rows.order_by("pk"))
@@ -165,7 +174,7 @@ def give_away(now: datetime) -> int:
 
 def would_release(concentrators: Sequence[Concentrator], to: str, now: datetime) -> Moved:
     """Return what ``release`` would move. CellError."""
-    check_release(concentrators, to)
+    check_release(concentrators, to, now)
     meters = _meters_of(Concentrator.objects.filter(pk__in=[one.pk for one in concentrators]), now)
     return Moved(sum(not one.moved_to for one in concentrators), _in_service(meters).count())
 
@@ -182,6 +191,24 @@ def _check_names(option: str, other: str) -> None:
         raise CellError("this head-end has no name among cells: set CELL for all its processes")
     if not bearer.is_cell(other) or other == settings.CELL:
         raise CellError(f"{option} takes the name of another cell than this, which is {settings.CELL}")
+
+
+def _check_released(to: str) -> None:
+    _check_names("--to", to)
+    if not _moving(to).exists():
+        raise CellError(
+            f"no concentrator is released to cell {to}: manage.py concentrator list says where each went, or this was "
+            "done already"
+        )
+
+
+def _to_change(concentrators: Sequence[Concentrator], now: datetime) -> Assignment | None:
+    """Return an assignment that begins or ends later: A and B would not agree whose its meter is."""
+    ids = [one.pk for one in concentrators]
+    theirs = Assignment.objects.filter(concentrator__in=ids)
+    rows = Assignment.objects.filter(meter__in=theirs.filter(Q(valid_to=None) | Q(valid_to__gt=now)).values("meter"))
+    changing = rows.filter(Q(valid_from__gt=now) | Q(valid_to__gt=now))
+    return changing.select_related("meter", "concentrator").order_by("pk").first()
 
 
 def _moving(to: str) -> QuerySet[Concentrator]:

@@ -13,7 +13,7 @@ from ami_headend.core.sql import chunks
 from concentrators.commands import capture_period, concentrator_titles
 from concentrators.commands.capture_period import IntervalError
 from concentrators.fleet import first_keys, groups, imported_groups
-from concentrators.fleet.assignments import AssignmentError, assign
+from concentrators.fleet.assignments import AssignmentError, assign, moved_away
 from concentrators.fleet.first_keys import KeyPolicy, Progress
 from concentrators.models import Assignment, Concentrator
 from concentrators.totals import totals
@@ -141,9 +141,13 @@ def _new_lengths(plan: ImportPlan) -> list[tuple[Meter, int]]:
 def _check(plan: ImportPlan, concentrators: dict[str, Concentrator], *, update: bool) -> dict[int, Concentrator]:
     """Report lines with an impossible concentrator; return registered meters that move, with their new ones."""
     standing = [(change.line, change.meter) for change in plan.changed] + plan.unchanged
+    away = moved_away([row.pk for row in concentrators.values()])
     for line in (*plan.new, *(line for line, _ in standing)):
         if line.concentrator and line.concentrator not in concentrators:
             plan.bad.append(BadLine(line.line, f"there is no concentrator {line.concentrator}; register it first"))
+        elif line.concentrator and (cell := away.get(concentrators[line.concentrator].pk)):
+            reason = f"concentrator {line.concentrator} was moved to cell {cell}: import the meter there"
+            plan.bad.append(BadLine(line.line, reason))
     _check_titles(plan)
     moving: dict[int, Concentrator] = {}
     for chunk in chunks(standing):

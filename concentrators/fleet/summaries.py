@@ -18,20 +18,22 @@ class ConcentratorRow(NamedTuple):
 
     name: str
     is_active: bool
+    moved_to: str  # a cell; empty: it is of this one
     meters: int
     valid_tokens: int
     posted_at: datetime | None
 
 
 def concentrators(now: datetime) -> list[ConcentratorRow]:
-    """Return all concentrators by name, in three queries."""
+    """Return all concentrators by name, in four queries."""
     usable = ConcentratorToken.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now), revoked_at=None)
     meters, tokens = (
         Counter(dict(rows.order_by().values_list("concentrator").annotate(n=Count("pk"))))
         for rows in (holding(now), usable)
     )
+    cells = dict(Concentrator.objects.exclude(moved_to="").values_list("pk", "moved_to").order_by("pk"))
     return [
-        ConcentratorRow(one.name, one.is_active, meters[one.id], tokens[one.id], one.posted_at)
+        ConcentratorRow(one.name, one.is_active, cells.get(one.id, ""), meters[one.id], tokens[one.id], one.posted_at)
         for one in health.of_concentrators(now, now)
     ]
 

@@ -61,6 +61,7 @@ def exchange(place: Place, old: Meter, new: Meter, at: datetime) -> Installation
     with transaction.atomic():
         # In the order of their ids, so that two exchanges do not deadlock.
         list(Meter.objects.select_for_update().filter(pk__in=[old.pk, new.pk]).order_by("pk"))
+        _check_is_here(_locked(old))
         standing = _standing(old)
         if standing is None or standing.place_id != place.pk:
             raise RegistryError(f"meter {old} does not hang at {place}")

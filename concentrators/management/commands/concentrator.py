@@ -128,7 +128,7 @@ class Command(DomainCommand):
             return
         for row in rows:
             posted = f"posted {row.posted_at:%Y-%m-%d %H:%M} UTC" if row.posted_at else "never posted"
-            state = "active" if row.is_active else "REFUSED (not active)"
+            state = "active" if row.is_active else f"REFUSED ({_why_refused(row.moved_to)})"
             self.stdout.write(f"{row.name}  {state}, {row.meters} meters, {row.valid_tokens} valid tokens, {posted}")
         if not rows:
             self.stdout.write("There is no concentrator: manage.py concentrator add NAME")
@@ -155,6 +155,10 @@ class Command(DomainCommand):
             raise CommandError(f"{concentrator} has no token {pk}: manage.py concentrator tokens {concentrator}")
         registry.revoke_token(command_actor(), token)
         self.stdout.write(f"Token {pk} of {concentrator} is refused from now on.")
+
+
+def _why_refused(moved_to: str) -> str:
+    return f"moved to cell {moved_to}" if moved_to else "not active"
 
 
 def _add(name: str) -> Concentrator:

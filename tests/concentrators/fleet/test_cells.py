@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend.core import bearer
 from ami_headend.core.csv_tables import FileError
 from concentrators.fleet import cells, registry, tokens
+from concentrators.fleet.assignments import AssignmentError, assign
 from concentrators.fleet.cells import CellError, Moved
+from concentrators.fleet.first_keys import KeyPolicy
+from concentrators.fleet.meter_import import import_file
 from concentrators.ingest import reverification_queue, verification
 from concentrators.journal_replay import AccessReplayer
 from concentrators.models import Concentrator, ConcentratorToken
@@ -20,7 +25,7 @@ from keyvault import master_key
 from keyvault.audit.chain import Actor
 from keyvault.journal import reading
 from keyvault.models import AuditRecord
-from meters.models import Meter, MeterStatus
+from meters.models import Installation, Meter, MeterStatus, Place
 from meters.registry import lifecycle
 from meters.registry.lookup import RegistryError
 from tests.concentrators.fleet import Device, commission, judged, outcome, post, verified
@@ -105,6 +110,16 @@ def test_what_moved_is_changed_there_alone(moving: list[Concentrator]) -> None:
         moving[0].save()
 
 
+def test_pages_say_where_it_is_and_do_not_let_it_in(moving: list[Concentrator], admin_client: Client) -> None:
+    cells.release(ANN, moving, "b", NOW)
+    page = admin_client.get(reverse("admin:concentrator", args=[moving[0].pk])).content.decode()
+    assert "Moved to cell b: its requests are refused here" in page
+    form = {"name": moving[0].name, "is_active": "on"}
+    answer = admin_client.post(reverse("admin:concentrators_concentrator_change", args=[moving[0].pk]), form)
+    assert "This concentrator was moved to cell b: only that one may let it in." in answer.content.decode()
+    assert state(moving[0]) == (False, "b")
+
+
 def test_keep_is_the_mirror_image(moving: list[Concentrator], staying: Concentrator, settings: Settings) -> None:
     kept, stays, suspended = commission(1, moving[0])[0], commission(1, staying)[0], commission(1, moving[1])[0]
     lifecycle.suspend(suspended.meter)
@@ -138,6 +153,48 @@ def test_a_frame_that_came_too_late_for_a_is_accepted_by_b(moving: list[Concentr
         pass
     uplink.refresh_from_db()
     assert (outcome(uplink), uplink.waiting) == ({"accepted": 1}, 0)
+
+
+def test_nothing_comes_to_what_moved_away(moving: list[Concentrator], staying: Concentrator, tmp_path: Path) -> None:
+    moved, stays, alone = commission(1, moving[0])[0].meter, commission(1, staying)[0].meter, MeterFactory.create()
+    cells.release(ANN, moving, "b", NOW)
+    for meter, concentrator, why in (
+        (stays, moving[1], "concentrator moves 1 was moved to cell b"),
+        (moved, staying, "concentrator moves 0 was moved to cell b"),
+    ):
+        with pytest.raises(AssignmentError, match=why):
+            assign([(meter.pk, concentrator.pk)], NOW + timedelta(minutes=1))
+    Meter.objects.filter(pk=alone.pk).update(status=MeterStatus.MOVED, retired_at=NOW)
+    with pytest.raises(AssignmentError, match="was moved to another cell: assign it there"):
+        assign([(alone.pk, staying.pk)], NOW)
+    place = Place.objects.create(name="mill lane 4")
+    Installation.objects.create(meter=moved, place=place, installed_at=NOW - timedelta(days=1))
+    with pytest.raises(RegistryError, match="was moved to another cell: change it there"):
+        lifecycle.exchange(place, moved, MeterFactory.create(), NOW)
+    table = tmp_path / "new.csv"
+    table.write_text("system_title,serial_number,concentrator\n0024befffe00aaaa,S9,moves 0\n")
+    report = import_file(table, KeyPolicy(make=False), ANN, NOW)
+    assert [line.reason for line in report.bad] == ["concentrator moves 0 was moved to cell b: import the meter there"]
+    assert not Meter.objects.filter(serial_number="S9").exists()
+
+
+def test_whose_a_meter_is_must_not_change_during_a_split(moving: list[Concentrator], staying: Concentrator) -> None:
+    comes, goes = commission(1, staying)[0].meter, commission(1, moving[0])[0].meter
+    for meter, concentrator in ((comes, moving[0]), (goes, staying)):
+        with transaction.atomic():
+            assign([(meter.pk, concentrator.pk)], NOW + timedelta(days=1))
+            with pytest.raises(CellError, match=f"meter {meter} changes its concentrator after this instant"):
+                cells.would_release(moving, "b", NOW)
+            transaction.set_rollback(True)
+    assert cells.would_release(moving, "b", NOW) == Moved(2, 1)
+
+
+def test_nothing_is_released_to_a_cell_that_is_mistyped(moving: list[Concentrator]) -> None:
+    cells.release(ANN, moving, "b", NOW)
+    for act in (cells.take_back, cells.forget):
+        with pytest.raises(CellError, match="no concentrator is released to cell c"):
+            act(ANN, "c", NOW)
+    assert not AuditRecord.objects.filter(act="cell.take_back").exists()
 
 
 def test_take_back(moving: list[Concentrator]) -> None:
@@ -194,6 +251,9 @@ def test_lines_of_the_entrance_are_digests_of_valid_tokens(moving: list[Concentr
     tokens.issue(moving[1], expires_at=NOW)
     assert cells.map_lines(moving, "hold", NOW) == [f"{bearer.digest(valid).hex()} hold"]
     assert gone not in "".join(cells.map_lines(moving, "hold", NOW))
+    for backend in ("", "cell b", "cell_b\nother"):
+        with pytest.raises(CellError, match="takes the name of a backend"):
+            cells.map_lines(moving, backend, NOW)
 
 
 def test_a_file_names_concentrators(moving: list[Concentrator], tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_concentrators_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0].startswith("DCU-1  active, 2 meters, 1 valid tokens, posted 20")
     assert lines[1] == "DCU-2  REFUSED (not active), 0 meters, 1 valid tokens, never posted"
     listed = json.loads(said(capsys, "concentrator", "list", "--json"))
-    assert [row["name"] for row in listed] == ["DCU-1", "DCU-2"]
+    assert [(row["name"], row["moved_to"]) for row in listed] == [("DCU-1", ""), ("DCU-2", "")]
+    Concentrator.objects.filter(pk=other.pk).update(moved_to="b")
+    assert "DCU-2  REFUSED (moved to cell b), 0 meters" in said(capsys, "concentrator", "list")
 
 
 @pytest.mark.parametrize("words", [["list", "DCU-1"], ["add"], ["token"]])
