@@ -34,6 +34,14 @@ def allows(rate: str, counted: Counted) -> bool:
         return True
 
 
+def has_room(rate: str, counted: Counted) -> bool:
+    """Return whether one call more would keep to the rate; count nothing."""
+    try:
+        return bool(broker_errors.redis.ask(lambda: limiter().test(parse(rate), *counted)))
+    except BROKER_ERRORS:
+        return True
+
+
 def wait_s(rate: str, counted: Counted) -> float:
     """Return the seconds until the caller may come again, at least one."""
     try:

@@ -1,6 +1,7 @@
 """The pages of a sign-in at the OpenID provider: the way there, and the way back."""
 
 import logging
+from http import HTTPStatus
 
 from django.conf import settings
 from django.contrib import admin
@@ -30,7 +31,7 @@ from keyvault.master_key import MasterKeyError
 
 logger = logging.getLogger(__name__)
 
-_RATE = "60/minute"  # of one address: each begins a session
+_RATE = "60/minute"  # of one address: each begins a session, or is a logout that is refused
 _SESSION_CHARACTERS = 255
 _NEXT, _CONFIRMS = "single_sign_on_next", "single_sign_on_confirms"
 
@@ -126,6 +127,19 @@ class LogoutView(View):
     def post(self, request: HttpRequest) -> HttpResponse:
         if not provider.is_configured():
             raise Http404("There is no sign-in at a provider: OIDC_ISSUER is not set.")
+        refused = Counted("single-sign-on-logout", client_address(request) or "")
+        if not rate_limits.has_room(_RATE, refused):
+            said = "too many logouts from this address were refused; no session was ended"
+            wait = {"Retry-After": f"{rate_limits.wait_s(_RATE, refused):.0f}"}
+            return JsonResponse(
+                {"error": "temporarily_unavailable", "error_description": said}, status=429, headers=wait
+            )
+        answer = self._ended(request)
+        if answer.status_code != HTTPStatus.OK:  # whoever sends tokens that are none gets so many looked at
+            rate_limits.allows(_RATE, refused)
+        return answer
+
+    def _ended(self, request: HttpRequest) -> HttpResponse:
         try:
             found = provider.logged_out(request.POST.get("logout_token", ""), timezone.now().timestamp())
             federated.log_out(found, client_address(request) or "")
