@@ -8,7 +8,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
@@ -98,10 +98,11 @@ class AlertsPage(ListPage):
         if self.is_live_request:
             return ConsolePage.get_context_data(self, figures=figures, **kwargs)
         state = self.state
-        kept = {name: value for name in ("rule", "group") if (value := self.request.GET.get(name))}
+        kept = _kept(self.request.GET)
         return super().get_context_data(
             figures=figures,
             state=state,
+            kept=kept,
             tabs=[(name, f"?{urlencode({'state': name, **kept})}", name == state) for name in STATES],
             handling=HandlingForm() if self._may_handle() else None,
             **kwargs,
@@ -133,7 +134,13 @@ class AlertsPage(ListPage):
         ids = row_numbers(request.POST.getlist("alert"))
         _handle(request, ids)
         state = request.POST.get("state", "open")
-        return HttpResponseRedirect(f"{reverse('admin:alerts')}?state={state if state in STATES else 'open'}")
+        where = urlencode({"state": state if state in STATES else "open", **_kept(request.POST)})
+        return HttpResponseRedirect(f"{reverse('admin:alerts')}?{where}")
+
+
+def _kept(asked: QueryDict) -> dict[str, str]:
+    """Return the filters that stay when the tab changes, or an alert was handled."""
+    return {name: value for name in ("rule", "group") if (value := asked.get(name))}
 
 
 class AlertPage(ConsolePage):

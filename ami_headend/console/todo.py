@@ -64,7 +64,7 @@ def to_do(user: Any, findings: Sequence[CheckResult], now: datetime) -> ToDo:
     items += requests[_REQUESTS:]
     steps = [] if items else _first_steps(user)
     shown = items[:SHOWN]
-    return ToDo(shown, known - sum(item.number for item in shown), steps)
+    return ToDo(shown, max(0, known - sum(item.number for item in shown)), steps)  # some may have ended meanwhile
 
 
 def _item(severity: Severity, title: str, text: str, **more: Any) -> Item:

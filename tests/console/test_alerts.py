@@ -4,6 +4,7 @@ import re
 from datetime import timedelta
 from html import unescape
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -27,6 +28,7 @@ from ami_headend.alerts.models import (
 from ami_headend.console.alert_links import links
 from ami_headend.signin import roles
 from keyvault.models import AuditRecord, SigningSecret
+from meters.group_models import FleetGroup
 from tests.concentrators.statements import counting
 from tests.console.people import person
 from tests.factories import ConcentratorFactory, MeterFactory
@@ -113,6 +115,17 @@ class TestList:
         assert one.subject in shown(client, "snoozed")
         assert "1 alert taken out of the snooze." in do(client, one, do="wake", state="snoozed")
         assert one.subject in shown(client)
+
+    def test_the_filters_stay(self) -> None:
+        one, client = alert(), person(roles.OPERATOR)
+        FleetGroup.objects.create(kind="district", name="North")
+        where = {"state": "open", "rule": str(one.rule_id), "group": "district:North"}
+        page = client.get(reverse("admin:alerts"), where).content.decode()
+        form = page[page.index(f'<form method="post" action="{reverse("admin:alerts")}"') :]
+        sent = dict(re.findall(r'<input type="hidden" name="(state|rule|group)" value="([^"]*)">', form))
+        assert sent == where
+        answer = client.post(reverse("admin:alerts"), {**sent, "alert": one.pk, "do": "acknowledge"})
+        assert parse_qs(urlsplit(answer["Location"]).query) == {name: [value] for name, value in where.items()}
 
     @pytest.mark.parametrize(
         ("form", "said"),
