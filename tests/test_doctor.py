@@ -170,6 +170,25 @@ def test_a_host_says_what_is_wrong_where_it_is(settings: Settings, tmp_path: Pat
     assert "; key journal: " in host.of_worker()
 
 
+def test_a_host_says_that_a_mirror_lacks_what_it_wrote(settings: Settings, tmp_path: Path) -> None:
+    """Others cannot look at it: a mirror is the one of a host."""
+    settings.KEY_JOURNAL_DIR = tmp_path / "journal"
+    settings.KEY_JOURNAL_MIRRORS = [str(tmp_path / "mirror")]
+    assert f"journal mirrors: {tmp_path / 'mirror'}: there is no folder" in host.of_worker()
+    (tmp_path / "mirror").mkdir()
+    assert "journal mirrors" not in host.of_worker()
+
+
+@pytest.mark.usefixtures("quick")
+def test_mirrors_of_a_key_journal_that_cannot_be_used_end_no_check(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("no folder")
+    settings.KEY_JOURNAL_DIR = tmp_path / "journal"
+    settings.KEY_JOURNAL_MIRRORS = [str(tmp_path)]
+    found = findings()
+    assert [found[name].well for name in ("key journal", "journal mirrors", "database")] == [False, False, True]
+    assert "the key journal itself cannot be used" in found["journal mirrors"].found
+
+
 def test_a_locked_table_costs_its_own_checks_alone(live_stack: Stack) -> None:
     with psycopg.connect(live_stack.owner_url) as other:
         other.execute("LOCK TABLE concentrators_uplink")

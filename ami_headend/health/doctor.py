@@ -319,7 +319,7 @@ _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {
     "broker": host.broker,
     "master key": host.master_key,
     "key journal": host.key_journal,
-    "journal mirrors": lambda: CheckResult("journal mirrors", *neighbours.journal_mirrors()),
+    "journal mirrors": host.journal_mirrors,
     "disk": host.disk,
     "sign-in provider": lambda: CheckResult("sign-in provider", *neighbours.sign_in_provider()),
 }

@@ -12,6 +12,8 @@ from ami_headend.core.broker_errors import BROKER_ERRORS, summary
 from ami_headend.health.results import CheckResult
 from keyvault import journal
 from keyvault import master_key as master_keys
+from keyvault.journal import mirrors, writing
+from keyvault.journal.mirrors import Standing
 from keyvault.master_key import MasterKeyError
 
 DISK_FREE_MIN_OCTETS = 2 * 1024**3
@@ -56,6 +58,33 @@ def key_journal() -> CheckResult:
     )
 
 
+def journal_mirrors() -> CheckResult:
+    """Check that each mirror of the key journal has all that is written on this host."""
+    if not settings.KEY_JOURNAL_MIRRORS:
+        return _mirrors(True, "none: the key journal of this host stands on this host alone")
+    try:
+        standings = mirrors.standings(writing.own_segments())
+    except MasterKeyError:
+        return _mirrors(False, "cannot be compared: the key journal itself cannot be used", "See key journal.")
+    wrong = [one for one in standings if one.trouble or one.octets]
+    if not wrong:
+        return _mirrors(True, f"{len(standings)} hold all that this host wrote")
+    found = "; ".join(f"{one.folder}: {one.trouble or _behind(one)}" for one in wrong)
+    may_wait = settings.KEY_JOURNAL_MIRRORS_NEEDED != mirrors.Needed.NONE
+    acts = " Acts on keys may be refused until then." if may_wait else ""
+    return _mirrors(False, found, f"Mend the folder; then manage.py journal mirror.{acts}")
+
+
+def _mirrors(well: bool, found: str, to_do: str = "") -> CheckResult:
+    return CheckResult("journal mirrors", well, found, to_do)
+
+
+def _behind(mirror: Standing) -> str:
+    names = [lack.segment.path.name for lack in mirror.lacks]
+    more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
+    return f"{mirror.octets:,} octets behind, of {names[0]}{more}"
+
+
 def disk() -> CheckResult:
     """Check that there is room on the disk of our files."""
     place = next(path for path in (settings.VAR_DIR, *settings.VAR_DIR.absolute().parents) if path.exists())
@@ -77,7 +106,7 @@ def _probed(name: str, probe: Callable[[], str], to_do: str) -> CheckResult:
 
 def of_worker() -> str:
     """Return what is wrong on this host that a worker or web host needs; nothing if all is well."""
-    return _trouble(broker, key_journal, disk)
+    return _trouble(broker, key_journal, journal_mirrors, disk)
 
 
 def of_schedule() -> str:

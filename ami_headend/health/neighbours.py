@@ -20,8 +20,6 @@ from concentrators.models import ReadDeadline
 from concentrators.totals import mask_client
 from concentrators.totals.mask_client import NoAnswerError
 from keyvault import journal
-from keyvault.journal import mirrors, writing
-from keyvault.journal.mirrors import Standing
 from keyvault.masking import pinned
 from keyvault.masking.pinned import PinnedMaskAuthority
 from keyvault.models import MeterIdentity
@@ -138,26 +136,6 @@ def messages() -> tuple[bool, str, str]:
     found = f"{late.count()} wait, one to {first.channel_name} since {first.created_at:%Y-%m-%d %H:%M} UTC"
     to_do = "Repair the receiver or EMAIL_URL, and send a test on the page Channels. All of them are tried again."
     return False, f"{found}: {first.last_error or 'nobody has sent it'}", to_do
-
-
-def journal_mirrors() -> tuple[bool, str, str]:
-    """Check that each mirror of the key journal has all that is written on this host."""
-    if not settings.KEY_JOURNAL_MIRRORS:
-        return True, "none: the key journal of this host stands on this host alone", ""
-    standings = mirrors.standings(writing.own_segments())
-    wrong = [one for one in standings if one.trouble or one.octets]
-    if not wrong:
-        return True, f"{len(standings)} hold all that this host wrote", ""
-    found = "; ".join(f"{one.folder}: {one.trouble or _behind(one)}" for one in wrong)
-    may_wait = settings.KEY_JOURNAL_MIRRORS_NEEDED != mirrors.Needed.NONE
-    acts = " Acts on keys may be refused until then." if may_wait else ""
-    return False, found, f"Mend the folder; then manage.py journal mirror.{acts}"
-
-
-def _behind(mirror: Standing) -> str:
-    names = [lack.segment.path.name for lack in mirror.lacks]
-    more = f" and {len(names) - 1} more files" if len(names) > 1 else ""
-    return f"{mirror.octets:,} octets behind, of {names[0]}{more}"
 
 
 def mask_authorities() -> tuple[bool, str, str]:

@@ -18,7 +18,7 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 from pytest_django import Settings
 
-from ami_headend.health import neighbours
+from ami_headend.health import host
 from keyvault import master_key
 from keyvault.device_keys.provisioning import provision_devices
 from keyvault.journal import copies, mirrors, reading, writing
@@ -189,8 +189,8 @@ def test_a_host_that_was_set_back_is_not_counted_as_mirrored(
         write(number, octets)
     settings.KEY_JOURNAL_MIRRORS_NEEDED = "none"
     write(5)
-    assert not neighbours.journal_mirrors()[0]
-    assert str(others[1] / path.name) in neighbours.journal_mirrors()[1]
+    assert not host.journal_mirrors().well
+    assert str(others[1] / path.name) in host.journal_mirrors().found
     with pytest.raises(CommandError, match=re.escape(f"2 records would be lost with this host (numbers {number} to")):
         call_command("journal", "drill", stdout=StringIO())
     said = StringIO()
@@ -198,7 +198,7 @@ def test_a_host_that_was_set_back_is_not_counted_as_mirrored(
     assert re.search(rf"{path} is {path.stem}-[0-9a-f]{{8}}\.journal now:", said.getvalue())
     settings.KEY_JOURNAL_MIRRORS_NEEDED = "all"
     write(6)
-    assert neighbours.journal_mirrors()[0]
+    assert host.journal_mirrors().well
     assert content(others[0]) == content(others[1]) == before | content(own)
     assert numbers(*others) == sorted([1, 2, 3, number, 5, 6])
     call_command("journal", "drill", stdout=StringIO())
@@ -295,9 +295,9 @@ def test_segments_of_a_host_whose_name_begins_alike_are_not_ours(
     places: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, *_ = places
-    for number, host in enumerate(("web-2", "web", "web-2"), 1):
+    for number, name in enumerate(("web-2", "web", "web-2"), 1):
         writing._last.clear()
-        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
         write(number)
     assert {path.name[:6] for path in own.glob("*.journal")} == {"web-20", "web-2-"}  # web's begins with a year
     monkeypatch.setattr(socket, "gethostname", lambda: "web")
@@ -387,17 +387,17 @@ def test_a_lost_host_leaves_its_mirrors(places: list[Path], settings: Settings) 
     assert "If this host were lost now, no record would be." in said.getvalue()
     for folder in others:
         shutil.rmtree(folder)
-    assert not neighbours.journal_mirrors()[0]
+    assert not host.journal_mirrors().well
     with pytest.raises(JournalError, match="nothing was done"):
         write(3)
     for folder in others:
         folder.mkdir()
     with pytest.raises(CommandError, match="3 records would be lost with this host \\(numbers 1 to 3\\)"):
         call_command("journal", "drill", stdout=StringIO())
-    assert "octets behind" in neighbours.journal_mirrors()[1]
+    assert "octets behind" in host.journal_mirrors().found
     call_command("journal", "mirror", stdout=StringIO())
     call_command("journal", "drill", stdout=StringIO())
-    assert neighbours.journal_mirrors() == (True, "2 hold all that this host wrote", "")
+    assert host.journal_mirrors() == ("journal mirrors", True, "2 hold all that this host wrote", "")
     shutil.rmtree(own)  # the host is lost, and another of its name begins
     assert numbers(others[1]) == [1, 2, 3]
     write(4)
