@@ -16,7 +16,6 @@ from ami_headend.schedule_lease import Lease
 from tests.flows import databases
 from tests.flows.stack import wait_for
 
-
 LONG_S = 30.0  # a thread of a busy machine may wait for its turn longer than a quick lease lasts
 
 

@@ -30,6 +30,8 @@ def run(matrix: Matrix, say: Say) -> Measured:
         began = found.since_s = time.monotonic()
         for host in (rack.webs[0], rack.workers[0]):
             lost |= _lose(matrix, host, watch, say)
+        for host in rack.ours:  # the lost disks held mirrors, too
+            rack.manage_on(host, "journal", "mirror")
         ended = time.monotonic()
         matrix.wait_whole()
         found.whole_s = time.monotonic() - ended
@@ -68,7 +70,7 @@ def _assert_nothing_forgotten(matrix: Matrix, backup: str, lost: set[int]) -> No
     """The mirrors alone have what was lost, and a restore from before all of it would find every act in them."""
     rack = matrix.rack
     for host in rack.ours:
-        rack.manage_on(host, "journal", "mirror")
+        rack.manage_on(host, "journal", "mirror")  # also what was written to one mirror alone when its host was lost
         rack.manage_on(host, "journal", "drill")
     missing = lost - _numbers(*map(rack.mirror_at, rack.ours))
     if missing:

@@ -249,6 +249,12 @@ def take_disk(folder: Path) -> None:
     subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
 
 
+def empty(folder: Path) -> None:
+    """Delete what is in a folder; the folder stays, which may have a disk of its own."""
+    for path in folder.iterdir():
+        path.unlink()
+
+
 @contextmanager
 def filled(folder: Path) -> Iterator[None]:
     """A disk without room while the block runs."""

@@ -17,7 +17,7 @@ import psycopg
 
 from ami_headend.local.embedded.paths import postgres_program
 from tests.rack import services
-from tests.rack.hosts import Host, give_disk, make_bridge
+from tests.rack.hosts import Host, empty, give_disk, make_bridge
 from tests.rack.services import DATABASE, DATABASE_PORT, OWNER, PATRONI_PORT, REDIS_PORT, SUPERUSER, WORKING_ROLE
 
 CODE = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ class Rack:
         for host in (*self.ours, self.redis):
             host.stop()
         for path in self.journals:
-            shutil.rmtree(path)
+            empty(path)
         self.on(self.primary(), f"DROP DATABASE {DATABASE} WITH (FORCE)", database="postgres")
         self._make_database()
         self.manage("migrate", "--verbosity", "0", timeout_s=300, code=code)

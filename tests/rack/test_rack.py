@@ -15,7 +15,7 @@ from tests.flows.load import posting
 from tests.rack import former, machine, preconditions
 from tests.rack.cells import CELLS, NAMES
 from tests.rack.fleet import ObservedSpool
-from tests.rack.hosts import Host, halted, sides
+from tests.rack.hosts import Host, empty, halted, sides
 from tests.rack.matrix import Measured, longest, table
 from tests.rack.rack import CODE
 
@@ -80,6 +80,14 @@ def test_a_service_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch, t
         service.look()
         assert monotonic() < until
     service.stop()
+
+
+def test_a_folder_with_a_disk_of_its_own_is_emptied_and_stays(tmp_path: Path) -> None:
+    """Nobody can delete a place where a disk is mounted."""
+    (tmp_path / "one.journal").touch()
+    (tmp_path / ".one.lock").touch()
+    empty(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_soak_names_cells_that_there_are() -> None:
