@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -24,13 +25,15 @@ from keyvault.audit.chain import Actor
 from keyvault.device_keys import provisioning
 from keyvault.device_keys.provisioning import NewKey
 from keyvault.models import AuditRecord, DeviceKey
-from meters.models import Reading
+from meters.archive_models import ArchivedMonth
+from meters.models import Reading, Register
 from meters.readings import partitions
 from tests.concentrators.fleet import START_S, WINDOW
 from tests.flows import databases, warm
 from tests.flows import site as sites
 from tests.flows.site import Site, assert_one_verdict_each, assert_readings, frames_of, readings_expected
 from tests.flows.stack import Stack, wait_for
+from tests.meters.archive.readings import LATER, MONTH
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,37 @@ def test_partitions_are_made_and_dropped_past_the_retention_only(live_stack: Sta
         found = {name for (name,) in owner.execute("SELECT inhrelid::regclass::text FROM pg_inherits")}
     assert f"meters_reading_{ahead:%Y_%m}" in found
     assert f"meters_reading_{expired:%Y_%m}" not in found
+
+
+def test_a_month_goes_into_the_archive_and_comes_back(live_stack: Stack, site: Site, tmp_path: Path) -> None:
+    """A restore that was interrupted is undone, and then done as a whole."""
+    half = "restoring._begin(month, now) or restoring._restore_file(store(), month)"
+    script = f"""
+from django.conf import settings
+from django.utils import timezone
+from meters.archive import months, restoring, verification
+from meters.archive.files import store
+settings.ARCHIVE_URL, settings.ARCHIVE_AFTER_MONTHS = {f"file://{tmp_path}/archive"!r}, 13
+month, now = months.month_of("{MONTH:%Y-%m}"), timezone.now()
+assert months.archive(month, now)
+assert verification.verify_next(now) == month
+assert {half}
+assert months.archive(month, now)
+print(restoring.restore(month, now), "restored")
+"""
+    register = Register.objects.order_by("pk")[0]
+    try:
+        for day in (1, 2):
+            Reading.objects.create(
+                meter=site.devices[0].meter, register=register, captured_at=MONTH + timedelta(days=day), value=day,
+                uplink_id=1,
+            )  # fmt: skip
+        done = live_stack.manage("shell", "-c", script)
+        assert "2 restored" in done.stdout, done.stderr
+        assert sorted(Reading.objects.filter(captured_at__lt=LATER).values_list("value", flat=True)) == [1, 2]
+    finally:
+        ArchivedMonth.objects.all().delete()
+        Reading.objects.filter(captured_at__lt=LATER).delete()
 
 
 @pytest.mark.parametrize(
