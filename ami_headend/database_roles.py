@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection, transaction
 from psycopg import sql
 
 from ami_headend.core.sql import select
+from ami_headend.core.text import counted
 from keyvault import journal
 from meters.readings import partitions
 from meters.registry import access_record
@@ -171,7 +172,7 @@ def excess_rights() -> list[str]:
     told = {
         f"{role} is a superuser": is_superuser,
         f"{role} may make roles or databases, or bypass row security": makes_roles and not is_superuser,
-        f"{role} owns {owned} tables and sequences": owned,
+        f"{role} owns {counted(owned, 'table or sequence', 'tables and sequences')}": owned,
         f"{role} may make tables": may_create,
         f"{role} may change the audit record": may_change_audit,
         f"{role} may change the record of who looked at households": may_change_looks,

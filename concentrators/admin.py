@@ -16,6 +16,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, BooleanRadioF
 from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
+from ami_headend.core.text import counted
 from ami_headend.web.admin import AuditedAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
 from concentrators import (  # noqa: F401 - they register their pages
     admin_commands,
@@ -194,7 +195,9 @@ class AssignableMeterAdmin(MeterAdmin):
                 found = length_corrections.correct(meter, wish, web_actor(request), timezone.now())
             except (IntervalError, MasterKeyError, AuditError) as error:
                 raise RegistryError(str(error)) from None
-            return f"is corrected to {wish.interval_minutes} min in that span, with {found.readings} readings"
+            return (
+                f"is corrected to {wish.interval_minutes} min in that span, with {counted(found.readings, 'reading')}"
+            )
 
         text = (
             "For a meter that was registered with a wrong interval length. Readings and totals of the span move along,"
@@ -224,10 +227,10 @@ class AssignableMeterAdmin(MeterAdmin):
             except AssignmentError as error:
                 form.add_error(None, str(error))
             else:
-                self.log_change(request, concentrator, f"{changed} meters assigned")
-                text = f"{changed} of {len(meters)} meters now belong to {concentrator}; the others did already."
-                if changed == len(meters):
-                    text = f"{changed} meters now belong to {concentrator}."
+                self.log_change(request, concentrator, f"{counted(changed, 'meter')} assigned")
+                text = f"{counted(changed, 'meter now belongs', 'meters now belong')} to {concentrator}."
+                if changed < len(meters):
+                    text = f"{changed} of {len(meters)} meters now belong to {concentrator}; the others did already."
                 self.message_user(request, text, messages.SUCCESS)
                 return HttpResponseRedirect(reverse("admin:meters_meter_changelist"))
         back = reverse("admin:meters_meter_changelist")

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminTextInputWidget
 
+from ami_headend.core.text import counted
 from ami_headend.web.admin import AuditedAdmin
 from concentrators.models import ReadDay, ReadDeadline
 from concentrators.totals import read_success
@@ -48,7 +49,9 @@ class ReadDeadlineAdmin(AuditedAdmin):
         self, objs: Any, request: HttpRequest
     ) -> tuple[list[str], dict[str, int], set[str], list[str]]:
         """Return what is deleted: the deadline and its history."""
-        said = [f"{one}, with its history of {ReadDay.objects.filter(deadline=one).count()} days" for one in objs]
+        said = [
+            f"{one}, with its history of {counted(ReadDay.objects.filter(deadline=one).count(), 'day')}" for one in objs
+        ]
         return said, {}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: ReadDeadline) -> None:

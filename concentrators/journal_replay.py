@@ -8,6 +8,7 @@ from typing import Any
 from django.db import connection
 
 from ami_headend.core.sql import execute, fetch_rows
+from ami_headend.core.text import counted
 from concentrators.commands import concentrator_titles
 from concentrators.feed import eras
 from concentrators.fleet import cells
@@ -38,9 +39,21 @@ class AccessReplayer:
         notes = []
         _end_what_arrived()
         if told := _tell_homes(now):
-            notes.append(f"{told} meters that were told another concentrator are told the one that they belong to")
+            notes.append(
+                counted(
+                    told,
+                    "meter that was told another concentrator is told the one that it belongs to",
+                    "meters that were told another concentrator are told the one that they belong to",
+                )
+            )
         if given := cells.give_away(now):
-            notes.append(f"{given} meters are of concentrators that were moved to another cell, and were given to it")
+            notes.append(
+                counted(
+                    given,
+                    "meter is of a concentrator that was moved to another cell, and was given to it",
+                    "meters are of concentrators that were moved to another cell, and were given to it",
+                )
+            )
         if leaked := Concentrator.objects.filter(system_title__in=self._cut_off).order_by("name"):
             names = ", ".join(one.name for one in leaked)
             notes.append(
@@ -48,7 +61,10 @@ class AccessReplayer:
                 "rotations of their meters: manage.py rotate_device_keys begin --concentrator NAME"
             )
         if paused := RotationWave.objects.filter(state=WaveState.RUNNING).update(state=WaveState.PAUSED):
-            notes.append(f"{paused} rotation waves are paused: manage.py rotate_device_keys resume --wave N, or cancel")
+            notes.append(
+                f"{counted(paused, 'rotation wave is', 'rotation waves are')} paused: "
+                "manage.py rotate_device_keys resume --wave N, or cancel"
+            )
         meterless = fetch_rows(
             """SELECT count(DISTINCT k.system_title) FROM keyvault_devicekey k
                WHERE NOT EXISTS (SELECT 1 FROM meters_meter m WHERE m.system_title = k.system_title)
@@ -56,8 +72,9 @@ class AccessReplayer:
         )[0][0]
         if meterless:
             notes.append(
-                f"{meterless} devices have keys, but no meter: import again what was imported since the backup "
-                "(manage.py import_meters), then manage.py verify_again --all-waiting"
+                f"{counted(meterless, 'device has', 'devices have')} keys, but no meter: "
+                "import again what was imported since the backup (manage.py import_meters), then "
+                "manage.py verify_again --all-waiting"
             )
         return notes
 

@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import display
 
+from ami_headend.core.text import counted
 from ami_headend.web.admin import PeriodFilter, ReadOnlyAdmin, hex_of, shown
 from keyvault.colours import KEY_COLOURS
 from keyvault.device_keys import last_heard
@@ -160,7 +161,7 @@ class InvocationCounterAdmin(OfDeviceKeyAdmin):
     @display(description="not taken above the floor")
     def missing(self, counter: InvocationCounter) -> str:
         gaps = counter.gaps
-        return f"{sum(gap.upper - gap.lower for gap in gaps)} counters in {len(gaps)} runs"
+        return f"{counted(sum(gap.upper - gap.lower for gap in gaps), 'counter')} in {counted(len(gaps), 'run')}"
 
 
 @admin.register(DownlinkCounter)

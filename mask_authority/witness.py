@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ami_headend.core.text import counted
 from mask_authority.keys import AuthorityStateError
 
 
@@ -62,7 +63,7 @@ def check(seen: Seen | None, state: str, answers: int, path: Path) -> None:
     elif seen.state != state:
         why = "is that of another state"
     else:
-        why = f"saw {seen.answers} answers, and the state knows {answers}"
+        why = f"saw {counted(seen.answers, 'answer')}, and the state knows {answers}"
     raise AuthorityStateError(
         f"the witness {path} {why}: the state was restored, or the witness was. Nothing is answered before you say so: "
         "manage.py mask_authority restored"

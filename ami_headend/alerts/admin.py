@@ -293,4 +293,4 @@ def _minutes(minutes: int) -> str:
     for unit, name in ((1_440, "days"), (60, "hours")):
         if minutes % unit == 0 and minutes >= 2 * unit:
             return f"{minutes // unit} {name}"
-    return f"{minutes} minutes"
+    return counted(minutes, "minute")

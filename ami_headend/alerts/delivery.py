@@ -22,7 +22,7 @@ from ami_headend.alerts.reminders import MessageType, taken
 from ami_headend.core import clock
 from ami_headend.core.backoff import longest, pause
 from ami_headend.core.refused_addresses import RefusedAddressError
-from ami_headend.core.text import one_line
+from ami_headend.core.text import counted, one_line
 from ami_headend.core.webhook_exchange import WebhookError
 from keyvault.master_key import MasterKeyError
 from keyvault.webhook_signatures import SigningError
@@ -184,7 +184,9 @@ def _note_failure(delivery: Delivery, error: Exception, now: datetime) -> bool:
     give_up_after = _GIVE_UP_AFTER.get(MessageType(delivery.event))
     if give_up_after is not None and now - delivery.created_at >= give_up_after:
         delivery.given_up_at = now
-        logger.error("%s is given up after %d attempts: %s", delivery, delivery.attempts, delivery.last_error)
+        logger.error(
+            "%s is given up after %s: %s", delivery, counted(delivery.attempts, "attempt"), delivery.last_error
+        )
         return False
     delivery.due_at = now + pause(delivery.attempts, _FIRST, _MOST)
     logger.warning("%s was not taken, attempt %d: %s", delivery, delivery.attempts, delivery.last_error)

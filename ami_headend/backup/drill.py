@@ -84,8 +84,14 @@ def _counts(found: Manifest) -> CheckResult:
         named = ", ".join(
             f"{table} {counts.get(table)} instead of {found.counts.get(table)}" for table in others[:_NAMED]
         )
-        return CheckResult("counts", False, f"{len(others)} tables differ: {named}", "Do not rely on this backup.")
-    return CheckResult("counts", True, f"{sum(counts.values())} rows in {len(counts)} tables, as the manifest says")
+        return CheckResult(
+            "counts",
+            False,
+            f"{counted(len(others), 'table differs', 'tables differ')}: {named}",
+            "Do not rely on this backup.",
+        )
+    rows, held = counted(sum(counts.values()), "row"), counted(len(counts), "table")
+    return CheckResult("counts", True, f"{rows} in {held}, as the manifest says")
 
 
 def _keys(step: Step) -> CheckResult:
@@ -108,7 +114,9 @@ def _audit(found: Manifest) -> CheckResult:
         return CheckResult(
             "audit chain", False, str(error), "Somebody changed it before the backup, or inside the backup."
         )
-    return CheckResult("audit chain", True, f"{head.number} records, none changed; its head is the exported one")
+    return CheckResult(
+        "audit chain", True, f"{counted(head.number, 'record')}, none changed; its head is the exported one"
+    )
 
 
 def _journal(found: Manifest, folders: Sequence[Path], known: int, step: Step) -> CheckResult:
@@ -135,8 +143,9 @@ def _journal(found: Manifest, folders: Sequence[Path], known: int, step: Step) -
         return CheckResult(
             "key journal", False, f"the present database knows {acts} more: a journal was not read", to_do
         )
+    replayed = counted(len(journal), "record since the backup replays", "records since the backup replay")
     return CheckResult(
         "key journal",
         True,
-        f"{len(journal)} records since the backup replay: {verified.opened} keys open, {head.number} audit records",
+        f"{replayed}: {counted(verified.opened, 'key opens', 'keys open')}, {counted(head.number, 'audit record')}",
     )

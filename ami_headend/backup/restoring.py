@@ -20,6 +20,7 @@ from ami_headend.backup import databases, identifiers, manifest, programs
 from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import Program
 from ami_headend.core import upgrades
+from ami_headend.core.text import counted
 from ami_headend.database_roles import grant_rights
 from ami_headend.signin.models import Session
 from concentrators.feed import eras
@@ -123,8 +124,8 @@ def check_nobody_works(role: str | None) -> None:
     connected = databases.other_sessions([] if role is None else [role])
     if connected:
         raise BackupError(
-            f"{connected} other sessions are connected to the database {connection.settings_dict['NAME']}: stop web, "
-            "workers, beat and commands first"
+            f"{counted(connected, 'other session is', 'other sessions are')} connected to the database "
+            f"{connection.settings_dict['NAME']}: stop web, workers, beat and commands first"
         )
 
 
@@ -249,7 +250,9 @@ class _UplinksReplayer:
         if not databases.has_table(databases.ASIDE, databases.UPLINKS):
             return []
         carried = uplinks_across_restore.carry(databases.ASIDE, "public")
-        notes = [f"{carried.uplinks} uplinks of the replaced database are carried over and will be verified again"]
+        were = counted(carried.uplinks, "uplink of the replaced database is", "uplinks of the replaced database are")
+        notes = [f"{were} carried over and will be verified again"]
         if carried.without_octets:
-            notes.append(f"{carried.without_octets} uplinks are not: their octets had been deleted (UPLINK_KEEP_DAYS)")
+            others = counted(carried.without_octets, "uplink is", "uplinks are")
+            notes.append(f"{others} not: the octets had been deleted (UPLINK_KEEP_DAYS)")
         return notes

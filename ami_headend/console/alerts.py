@@ -31,7 +31,7 @@ from ami_headend.console.lists import ListPage, choice, number_of, page_key, tim
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
-from ami_headend.core.text import NOTE_LENGTH
+from ami_headend.core.text import NOTE_LENGTH, counted
 from ami_headend.health.doctor import EVALUATED_LATE
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
@@ -257,7 +257,7 @@ def _evaluated(now: datetime) -> Figure:
     if not clock.is_within(max(times, default=None), EVALUATED_LATE, now):
         said = "never" if not times else ago(max(times), now)
         return Figure("Rules evaluated", str(said), "beat or the workers are not running", "heart_broken", tone="bad")
-    note = f"{failing} rules cannot be evaluated" if failing else f"{len(rules)} rules"
+    note = f"{counted(failing, 'rule')} cannot be evaluated" if failing else counted(len(rules), "rule")
     return Figure("Rules evaluated", ago(max(times), now), note, "monitor_heart", tone="bad" if failing else "good")
 
 
@@ -304,7 +304,7 @@ def _handle(request: HttpRequest, ids: Sequence[int]) -> None:
     except HandlingError as error:
         messages.error(request, str(error))
         return
-    many = "1 alert" if done == 1 else f"{done} alerts"
+    many = counted(done, "alert")
     messages.success(request, f"{many} {said}." if done else f"No alert was left to be {said}.")
 
 
@@ -374,7 +374,7 @@ def delivery_label(row: Any) -> Any:
     if row.given_up_at is not None:
         return format_html('{} <span class="console-wrap">{}</span>', label("given up", "danger"), row.last_error)
     if row.attempts:
-        said = f"{row.attempts} attempts, next at "
+        said = f"{counted(row.attempts, 'attempt')}, next at "
         return format_html(
             '{} {}{} <span class="console-wrap">{}</span>',
             label("waits", "warning"),

@@ -18,6 +18,7 @@ from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, label, link, percent, thousands
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import FilteredPage, choice
+from ami_headend.core.text import counted
 from ami_headend.web.admin import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet import groups
@@ -201,11 +202,11 @@ def _is_followed(day: ReadDay) -> bool:
     return ReadDay.objects.filter(deadline=day.deadline_id, day=day.day + timedelta(days=1)).exists()
 
 
-def _parts(counted: Success) -> list[Figure]:
-    missing = counted.expected - counted.in_time - counted.late
+def _parts(success: Success) -> list[Figure]:
+    missing = success.expected - success.in_time - success.late
     return [
-        Figure("In time", thousands(counted.in_time), f"of {thousands(counted.expected)} intervals", "check"),
-        Figure("Late so far", thousands(counted.late), "arrived after the deadline", "schedule"),
+        Figure("In time", thousands(success.in_time), f"of {counted(success.expected, 'interval')}", "check"),
+        Figure("Late so far", thousands(success.late), "arrived after the deadline", "schedule"),
         Figure("Missing", thousands(missing), "have not arrived", "block", "", "" if not missing else "unsure"),
     ]
 

@@ -22,7 +22,7 @@ from ami_headend.console.formatting import NOTHING, ago, clipped, kind_label, la
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ROWS, ListPage, MeterField, box, choice, chosen, number_of, page_key, time_of
 from ami_headend.console.traffic_queries import OPEN_FAILURES
-from ami_headend.core.text import NOTE_LENGTH
+from ami_headend.core.text import NOTE_LENGTH, counted
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators import tasks
@@ -149,7 +149,7 @@ def groups_table(rows: Sequence[FailureGroupRow], now: Any) -> HtmlTable:
         [
             kind_label(row.kind),
             "no known meter" if row.meter is None else clipped(row.meter),
-            clipped(row.concentrator) if row.concentrator else f"{row.concentrators} concentrators",
+            clipped(row.concentrator) if row.concentrator else counted(row.concentrators, "concentrator"),
             link(
                 failures_url(kind=row.kind, meter=row.meter, concentrator=None if row.meter else row.concentrator),
                 thousands(row.failures),

@@ -30,6 +30,7 @@ from ami_headend.console.lists import sentence
 from ami_headend.console.meters import meters_url
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import labels
+from ami_headend.core.text import counted
 from concentrators.fleet import groups as acts
 from concentrators.fleet import outages
 from concentrators.totals import completeness
@@ -97,13 +98,13 @@ class GroupPage(ConsolePage):
         figures = _of_meters(found, str(self.group), can)
         if PROFILES.name in answers:
             shares = [share for share in answers[PROFILES.name].found.shares if share.concentrator_id in set(mine)]
-            counted, due = sum(share.counted for share in shares), sum(share.expected for share in shares)
-            said = f"{thousands(counted)} of {thousands(due)} intervals of its {thousands(len(mine))} concentrators"
+            there, due = sum(share.counted for share in shares), sum(share.expected for share in shares)
+            said = f"{thousands(there)} of {counted(due, 'interval')} of its {counted(len(mine), 'concentrator')}"
             if not mine:
                 said = "it has no concentrator: totals and completeness are those of concentrators"
-            tone = completeness_tone(counted, due) if due else ""
+            tone = completeness_tone(there, due) if due else ""
             url = f"{reverse('admin:interval_totals')}?{urlencode({'group': str(self.group)})}"
-            share = percent(counted, due) if due else "none"
+            share = percent(there, due) if due else "none"
             figures[1:1] = group_figures(mine, self.group, now)
             figures.insert(1, Figure("Completeness, 24 hours", share, said, "stacked_bar_chart", url, tone))
         return figures
@@ -196,7 +197,7 @@ def _of_meters(found: GroupStanding, name: str, can: Any) -> list[Figure]:
         figures.append(Figure("Open failures", thousands(found.open_failures), said, "gpp_maybe", url, tone))
     if can("keyvault.view_devicekey"):
         lacking = found.compromised + found.without_key
-        said = f"{thousands(found.compromised)} have compromised keys only, {thousands(found.without_key)} have no key"
+        said = f"{thousands(found.compromised)} with compromised keys only, {thousands(found.without_key)} with no key"
         tone = "bad" if lacking else "good"
         figures.append(Figure("Meters without a usable key", thousands(lacking), said, "vpn_key", "", tone))
     return figures

@@ -14,6 +14,7 @@ from ami_headend.console.formatting import completeness_tone, moment, thousands
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.periods import KINDS, ShownPeriod, day_of, midnight, period_of
 from ami_headend.console.profiles import DayShare
+from ami_headend.core.text import counted
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from meters.models import Meter, Place, Register
 from meters.readings.expectation import ExpectedPeriod
@@ -134,7 +135,7 @@ def _day(share: DayShare, today: date) -> dict[str, Any]:
         tone, said = "whole", "complete"
     else:
         tone = "part" if share.counted else "empty"
-        said = f"{share.expected - share.counted} of {share.expected} intervals missing"
+        said = f"{share.expected - share.counted} of {counted(share.expected, 'interval')} missing"
     return {
         "day": share.day,
         "tone": tone,

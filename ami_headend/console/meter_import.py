@@ -16,6 +16,7 @@ from unfold.widgets import UnfoldAdminFileFieldWidget, UnfoldAdminSelectWidget, 
 from ami_headend.console.lists import agreement_key_field
 from ami_headend.console.page import ConsolePage
 from ami_headend.core.csv_tables import BadLine, FileError
+from ami_headend.core.text import counted
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet.first_keys import KeyPolicy
 from concentrators.fleet.meter_import import REFUSALS, MeterImportReport, import_file
@@ -110,7 +111,7 @@ class MeterImportPage(ConsolePage):
         messages.success(
             request,
             f"Imported: {report.new:,} new, {report.changed:,} changed, {report.unchanged:,} unchanged;"
-            f" {report.assigned:,} assigned to a concentrator; {report.keyed:,} given keys;"
+            f" {report.assigned:,} assigned to a concentrator; {counted(report.keyed, 'given key')};"
             f" {report.awaited:,} may enrol by certificate.",
         )
         return HttpResponseRedirect(reverse("admin:meters"))

@@ -262,16 +262,16 @@ def rotation(found: list[WaveRow], master: MasterKeyRotation | None) -> Panel:
 
 
 def _wave(wave: WaveRow) -> RotationBar:
-    note = f"{wave.state}, {thousands(wave.done)} of {thousands(wave.meters)} meters, {thousands(wave.open)} on the way"
+    note = f"{wave.state}, {thousands(wave.done)} of {counted(wave.meters, 'meter')}, {thousands(wave.open)} on the way"
     if wave.failures:
-        note += f", {thousands(wave.failures)} of {thousands(wave.failure_budget)} failures used"
+        note += f", {thousands(wave.failures)} of {counted(wave.failure_budget, 'failure')} used"
     tone = "" if wave.state == WaveState.RUNNING else "warning"
     return RotationBar(wave.name, note, wave.done, wave.meters, reverse("admin:wave", args=[wave.id]), tone)
 
 
 def _master_key(standing: MasterKeyRotation) -> RotationBar:
     done = standing.rewrapped + standing.unreadable
-    note = f"{standing.state}, {thousands(done)} of {thousands(standing.total)} secrets rewrapped"
+    note = f"{standing.state}, {thousands(done)} of {counted(standing.total, 'secret')} rewrapped"
     tone = "" if standing.state == RotationState.RUNNING else "warning"
     title = f"Master key to version {standing.to_version}"
     return RotationBar(title, note, done, max(1, standing.total), reverse("admin:master-key"), tone)
@@ -284,12 +284,12 @@ def counted_at(answers: Mapping[str, KeptResult], now: datetime) -> datetime | N
 
 
 def _completeness(title: str, found: Profiles, period: timedelta, url: str) -> Figure:
-    counted, expected = found.over(period)
+    there, expected = found.over(period)
     if not expected:
         return Figure(title, "-", "no intervals are expected yet", "fact_check", url)
-    missing = expected - counted
-    note = f"{missing:,} of {expected:,} intervals missing" if missing else f"all {expected:,} intervals"
-    return Figure(title, percent(counted, expected), note, "fact_check", url, completeness_tone(counted, expected))
+    missing = expected - there
+    note = f"{missing:,} of {counted(expected, 'interval')} missing" if missing else f"all {expected:,} intervals"
+    return Figure(title, percent(there, expected), note, "fact_check", url, completeness_tone(there, expected))
 
 
 def _completeness_chart(found: Profiles) -> Chart:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ami_headend.core.csv_tables import BadLine
+from ami_headend.core.text import counted
 
 SETTINGS = "settings"  # the tag of checks of what a deployment sets; the others ask of the code
 _BAD_LINES_SHOWN = 50
@@ -51,7 +52,7 @@ class DomainCommand(BaseCommand):
         if len(bad) > _BAD_LINES_SHOWN:
             self.stderr.write(f"and {len(bad) - _BAD_LINES_SHOWN} more")
         if bad:
-            raise CommandError(f"{len(bad)} bad lines: nothing was imported.")
+            raise CommandError(f"{counted(len(bad), 'bad line')}: nothing was imported.")
 
     def write_json(self, found: Any) -> None:
         """Write an object as JSON for programs, with times in ISO 8601."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from ami_headend.core import names
+from ami_headend.core.text import counted
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -165,7 +166,7 @@ def _row(line: int, cells: list[str], columns: list[str]) -> Row | BadLine:
     while len(cells) > len(columns) and not cells[-1]:
         cells.pop()
     if len(cells) != len(columns):
-        return BadLine(line, f"{len(cells)} cells, but the header names {len(columns)} columns")
+        return BadLine(line, f"{counted(len(cells), 'cell')}, but the header names {counted(len(columns), 'column')}")
     return Row(line, dict(zip(columns, cells, strict=True)))
 
 

@@ -16,6 +16,7 @@ from ami_headend.core import clock, kernelclock, upgrades
 from ami_headend.core.database_errors import Trouble, is_writable, trouble_of
 from ami_headend.core.deadline import DeadlineError, deadline
 from ami_headend.core.sql import select
+from ami_headend.core.text import counted
 from ami_headend.health import heartbeats, host, neighbours, pooler
 from ami_headend.health.results import CheckResult
 from ami_headend.queues import QUEUES
@@ -134,7 +135,7 @@ def _role() -> CheckResult:
     to_do = "Run manage.py grant_rights if OWNER_DATABASE_URL is set."
     if missing:
         return CheckResult(
-            "database role", False, f"may not read {len(missing)} tables, for example {missing[0]}", to_do
+            "database role", False, f"may not read {counted(len(missing), 'table')}, for example {missing[0]}", to_do
         )
     if days != settings.RETENTION_DAYS:
         found = f"may drop readings after {days} days, but RETENTION_DAYS is {settings.RETENTION_DAYS}"
@@ -155,7 +156,9 @@ def _workers() -> CheckResult:
     if lacking:
         found = f"no worker serves the queue{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
         return CheckResult("workers", False, found, f"Start one with --queues {','.join(lacking)}: {_START}")
-    return CheckResult("workers", True, ", ".join(f"{one.name} ({one.processes} processes)" for one in workers))
+    return CheckResult(
+        "workers", True, ", ".join(f"{one.name} ({counted(one.processes, 'process', 'processes')})" for one in workers)
+    )
 
 
 def _schedule() -> CheckResult:
@@ -186,7 +189,15 @@ def _hosts() -> CheckResult:
             "Run manage.py doctor there, and do what it says. If one is gone for good: manage.py doctor --forget NAME."
         )
         return CheckResult("hosts", False, "; ".join(wrong), to_do)
-    return CheckResult("hosts", True, f"{len(living)} processes live, and find nothing wrong where they are")
+    return CheckResult(
+        "hosts",
+        True,
+        counted(
+            len(living),
+            "process lives, and finds nothing wrong where it is",
+            "processes live, and find nothing wrong where they are",
+        ),
+    )
 
 
 def _clock() -> CheckResult:
@@ -244,7 +255,9 @@ def _master_key_opens() -> CheckResult:
     if refusals:
         to_do = "Set the master key that belongs to this database (MASTER_KEY_FILE, PKCS11_TOKEN), or restore it."
         return CheckResult("master key opens", False, refusals[0], to_do)
-    return CheckResult("master key opens", True, f"{tried} stored keys tried" if tried else "no stored key to open yet")
+    return CheckResult(
+        "master key opens", True, f"{counted(tried, 'stored key')} tried" if tried else "no stored key to open yet"
+    )
 
 
 def _replayed() -> CheckResult:
@@ -277,10 +290,11 @@ def _backlog() -> CheckResult:
         return CheckResult("backlog", True, "nothing waits")
     now = timezone.now()
     age_s = clock.age_s(waiting.oldest_received_at, now)
+    wait = counted(waiting.uplinks, "uplink waits", "uplinks wait")
     if clock.is_ahead(waiting.oldest_received_at, now):
-        found = f"{waiting.uplinks} uplinks wait, the oldest received {-age_s:.0f} s in the future"
+        found = f"{wait}, the oldest received {-age_s:.0f} s in the future"
         return CheckResult("backlog", False, found, _WAS_AHEAD.format(when="once workers have verified them"))
-    found = f"{waiting.uplinks} uplinks wait, the oldest for {age_s:.0f} s"
+    found = f"{wait}, the oldest for {age_s:.0f} s"
     if (
         clock.has_rested(waiting.oldest_received_at, BACKLOG_AGE_MAX, now)
         or waiting.uplinks > settings.UPLINK_QUEUE_MAX
@@ -310,9 +324,9 @@ def _alerts() -> CheckResult:
     failing = [(name, error) for name, _, error in rules if error]
     if failing:
         name, error = failing[0]
-        found = f"{len(failing)} of {len(rules)} rules cannot be evaluated; {name}: {error}"
+        found = f"{len(failing)} of {counted(len(rules), 'rule')} cannot be evaluated; {name}: {error}"
         return CheckResult("alerts", False, found, "See the worker's log; if the error stays, report it.")
-    return CheckResult("alerts", True, f"{len(rules)} rules are evaluated")
+    return CheckResult("alerts", True, f"{counted(len(rules), 'rule is', 'rules are')} evaluated")
 
 
 _BESIDE_DATABASE: dict[str, Callable[[], CheckResult]] = {

@@ -12,6 +12,7 @@ from django.utils import timezone
 from ami_headend.alerts.models import Delivery
 from ami_headend.core import clock
 from ami_headend.core.sql import select
+from ami_headend.core.text import counted
 from ami_headend.siem import pending
 from ami_headend.signin import provider, unknown_clients
 from ami_headend.signin.provider import ProviderError
@@ -95,7 +96,9 @@ def siem() -> tuple[bool, str, str]:
         return True, "none: security events stay here", ""
     found = pending.backlog()
     late = found.oldest_at is not None and clock.has_rested(found.oldest_at, _SIEM_LATE, timezone.now())
-    waiting = f"{found.waiting} events wait, {found.shipping.sent} were sent to {settings.SIEM_URL}"
+    waiting = (
+        f"{counted(found.waiting, 'event waits', 'events wait')}, {found.shipping.sent} sent to {settings.SIEM_URL}"
+    )
     if found.shipping.last_error:
         return (
             False,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from ami_headend.core import clock
+from ami_headend.core.text import counted
 from concentrators.commands import guard, rollouts, rotation_progress
 from concentrators.commands.rollouts import WaveError
 from concentrators.commands.rotation_progress import Kind
@@ -101,7 +102,7 @@ def _master_key(now: datetime) -> str:
     """Make a new version of the master key and rewrap every secret under it."""
     rotation = rewrap.begin(_BATCH, ACTOR)
     rewrap_master_key.delay(rotation.pk)
-    return f"master key to version {rotation.to_version}: {rotation.total} secrets"
+    return f"master key to version {rotation.to_version}: {counted(rotation.total, 'secret')}"
 
 
 def _wave(name: str, selection: Selection, now: datetime) -> str:

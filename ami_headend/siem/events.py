@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from ami_headend.core.text import counted
 from concentrators.failures.kinds import FailureKind, Severity
 
 # Severities of syslog (RFC 5424 section 6.2.1).
@@ -80,7 +81,7 @@ def of_sign_in(row: Any) -> Event:
         actor=row.account,
         source=row.address,
         outcome=row.outcome,
-        text=f"{name}: {row.get_outcome_display()}, {row.attempts} times this hour",
+        text=f"{name}: {row.get_outcome_display()}, {counted(row.attempts, 'time')} this hour",
         details={"attempts": str(row.attempts), "first_at": row.first_at.isoformat()},
     )
 
@@ -97,6 +98,6 @@ def of_rejected(row: Any) -> Event:
         actor=row.concentrator.name,
         source="",
         outcome="rejected",
-        text=f"{row.failures} frames of concentrator {row.concentrator.name} were rejected: {kind.label}",
+        text=f"{counted(row.failures, 'rejected frame')} of concentrator {row.concentrator.name}: {kind.label}",
         details={"frames": str(row.failures), "hour": row.hour.isoformat(), "seconds": str(_HOUR_S)},
     )

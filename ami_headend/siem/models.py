@@ -7,6 +7,8 @@ transactions commit. A row goes once the receiver has read the event.
 from django.db import models
 from django.db.models.functions import Now
 
+from ami_headend.core.text import counted
+
 
 class Source(models.TextChoices):
     """The table that an event comes from."""
@@ -46,4 +48,4 @@ class Shipping(models.Model):
     last_error = models.CharField(max_length=250, blank=True)
 
     def __str__(self) -> str:
-        return f"{self.sent} events were sent"
+        return f"{counted(self.sent, 'event was', 'events were')} sent"

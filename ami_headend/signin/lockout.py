@@ -13,6 +13,7 @@ from django.shortcuts import render
 from django.utils.crypto import salted_hmac
 
 from ami_headend.core.client_ip import client_address
+from ami_headend.core.text import counted
 from ami_headend.signin import journal
 from ami_headend.signin.models import SignInOutcome
 from ami_headend.web import problems
@@ -57,7 +58,9 @@ def answer(request: HttpRequest, response: HttpResponse, credentials: dict[str, 
     name = (credentials or {}).get("username") or ""
     journal.record(SignInOutcome.LOCKED_OUT, name, client_address(request) or "")
     minutes = settings.SIGN_IN_LOCKOUT_S // 60 or 1
-    text = f"Too many failed attempts. Wait {minutes} minutes, or ask an administrator to unlock the account."
+    text = (
+        f"Too many failed attempts. Wait {counted(minutes, 'minute')}, or ask an administrator to unlock the account."
+    )
     headers = {"Retry-After": str(settings.SIGN_IN_LOCKOUT_S)}
     if problems.asked_by_a_program(request):
         return problems.problem(request, 429, text, headers=headers)

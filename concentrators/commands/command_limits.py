@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+from ami_headend.core.text import counted
+
 SMALLEST_SHARE = 100  # commands: fewer are no share of a fleet, however small it is
 
 
@@ -46,7 +48,7 @@ def broken(limits: Sequence[Limit], number: int, given: Given) -> str:
             return f"beyond the limit of {limit.most:,} {span.words}: {told}"
         share = limit.share_percent
         if share is not None and number > SMALLEST_SHARE and 100 * number > share * given.in_service:
-            return f"beyond {share} % of the {given.in_service:,} meters in service: {number:,}"
+            return f"beyond {share} % of the {counted(given.in_service, 'meter')} in service: {number:,}"
     return ""
 
 

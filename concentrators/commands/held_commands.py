@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 
+from ami_headend.core.text import counted
 from concentrators.commands import queue
 from concentrators.models import Command, CommandKind, CommandState, RotationWave, WaveState
 from keyvault import approvals
@@ -59,4 +60,4 @@ def _refuse(approval: Approval, actor: Actor, now: datetime) -> None:
 
 def _record(approval: Approval, actor: Actor, act: str, commands: int, waves: int) -> None:
     subject = {"approval": approval.pk, "of": approval.subject, "given_by": approval.requested_by}
-    chain.record(actor, act, subject, f"{waves} waves" if waves else f"{commands} commands")
+    chain.record(actor, act, subject, counted(waves, "wave") if waves else counted(commands, "command"))

@@ -209,7 +209,7 @@ def resume(wave_id: int, actor: Actor, failure_budget: int | None = None) -> Rot
             wave.save(update_fields=["failure_budget"])
         failures = progress(wave).failures
         if failures > wave.failure_budget:
-            raise WaveError(f"wave {wave_id} has {failures} failures: its budget must be {failures} or more")
+            raise WaveError(f"wave {wave_id} has {counted(failures, 'failure')}: its budget must be {failures} or more")
     return wave
 
 

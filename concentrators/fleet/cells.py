@@ -18,6 +18,7 @@ from django.db.models import Q, QuerySet
 from ami_headend.core import bearer
 from ami_headend.core.csv_tables import BadLine, FileError
 from ami_headend.core.sql import fetch_rows
+from ami_headend.core.text import counted
 from concentrators.fleet import registry, tokens
 from concentrators.fleet.assignments import holding
 from concentrators.models import Assignment, Concentrator, ConcentratorToken, Uplink
@@ -246,11 +247,15 @@ def _unsettled(to: str, asked_at: datetime) -> str:
     """
     unverified = Uplink.objects.filter(concentrator__moved_to=to, verified_at=None).count()
     if unverified:
-        return f"{unverified} uplinks of these concentrators are not verified"
+        return counted(
+            unverified,
+            "uplink of these concentrators is not verified",
+            "uplinks of these concentrators are not verified",
+        )
     (older,) = fetch_rows(
         """SELECT count(*) FROM pg_stat_activity
            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
              AND xact_start <= %s""",
         asked_at,
     )[0]
-    return f"{older} transactions are open that began before" if older else ""
+    return f"{counted(older, 'transaction is open that', 'transactions are open that')} began before" if older else ""

@@ -15,6 +15,7 @@ from django.db.models import Count, ProtectedError, Q, QuerySet
 
 from ami_headend.core import database_errors, locks
 from ami_headend.core.sql import chunks, execute, int_array
+from ami_headend.core.text import counted
 from concentrators.models import Concentrator, ConcentratorInGroup
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -42,6 +43,10 @@ class Counts(NamedTuple):
     meters: int = 0
     places: int = 0
     concentrators: int = 0
+
+    def __str__(self) -> str:
+        both = f"{counted(self.meters, 'meter')}, {counted(self.places, 'place')}"
+        return f"{both}, {counted(self.concentrators, 'concentrator')}"
 
 
 def of_concentrators(group_ids: Collection[int], column: str = "concentrator") -> Q:
@@ -137,7 +142,12 @@ def put_meters(group: FleetGroup, chosen: Condition, actor: Actor) -> int:
     """
     with _locked(group):
         number = groups.add_selected(group.pk, chosen)
-        chain.record(actor, "group.put", {"group": str(group), "id": group.pk, "by": "filters"}, f"{number} meters new")
+        chain.record(
+            actor,
+            "group.put",
+            {"group": str(group), "id": group.pk, "by": "filters"},
+            f"{counted(number, 'meter')} new",
+        )
     return number
 
 
@@ -243,7 +253,7 @@ def _sum(one: Counts, other: Counts) -> Counts:
 def _note_all(actor: Actor, act: str, wanted: Wanted, total: Counts) -> None:
     if wanted.names:
         named = [str(name) for name in list(wanted.names.values())[:_NAMED_IN_AUDIT]]
-        chain.record(actor, act, {"groups": named, "count": len(wanted.names)}, _said(total))
+        chain.record(actor, act, {"groups": named, "count": len(wanted.names)}, str(total))
 
 
 def _add_concentrators(group_id: int, ids: Sequence[int]) -> int:
@@ -269,11 +279,7 @@ def _note(actor: Actor, act: str, group: FleetGroup, members: Members, counts: C
     for field in fields(Members):
         if ids := list(getattr(members, field.name)):
             subject[field.name] = {"ids": sorted(ids)[:_NAMED_IN_AUDIT], "count": len(ids)}
-    chain.record(actor, act, subject, _said(counts))
-
-
-def _said(counts: Counts) -> str:
-    return f"{counts.meters} meters, {counts.places} places, {counts.concentrators} concentrators"
+    chain.record(actor, act, subject, str(counts))
 
 
 def sizes(now: datetime) -> dict[int, Counts]:

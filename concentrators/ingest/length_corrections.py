@@ -14,7 +14,7 @@ from django.db import transaction
 
 from ami_headend.core import clock
 from ami_headend.core.sql import fetch_rows
-from ami_headend.core.text import NOTE_LENGTH, is_note
+from ami_headend.core.text import NOTE_LENGTH, counted, is_note
 from concentrators.commands.capture_period import IntervalError, check_boundary, checked_length
 from concentrators.commands.queue import UNDER_WAY
 from concentrators.feed import lots
@@ -154,7 +154,7 @@ def _readings(meter: Meter, wish: LengthRequest, now: datetime) -> int:
     others, off_grid, first = rows[0]
     if off_grid:
         raise IntervalError(
-            f"{off_grid} readings of meter {meter} stand in that span that no meter measures in "
+            f"meter {meter} has {counted(off_grid, 'reading')} in that span that no meter measures in "
             f"{wish.interval_minutes} min, the first of {first:%Y-%m-%d %H:%M} UTC: leave them out of the span"
         )
     return int(others)

@@ -78,7 +78,7 @@ class Comparing:
         if age <= self._facts.retransmission_window:
             uplink.verdicts.duplicate += 1
         else:
-            uplink.refuse(frame, FailureKind.REPLAYED, f"accepted already, {age.days} days ago")
+            uplink.refuse(frame, FailureKind.REPLAYED, f"accepted already, {age.days} day{'s' * (age.days != 1)} ago")
 
     def _is_accepted(self, uplink: ExaminedUplink, one: SumsFrame) -> bool:
         """Return whether a frame of sums is to be stored; with a seen counter it is decided like readings."""

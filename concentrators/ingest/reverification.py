@@ -15,6 +15,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from ami_headend.core.sql import fetch_rows, int_array
+from ami_headend.core.text import counted
 from concentrators.failures import record
 from concentrators.failures.kinds import NOT_BY_ITSELF, WAITING, FailureKind
 from concentrators.ingest import uplink_state
@@ -132,8 +133,8 @@ class ReverificationSummary:
         judged = self.verdicts.accepted + self.verdicts.duplicate + self.verdicts.rejected
         reasons = ", ".join(f"{kind} {count}" for kind, count in sorted(self.verdicts.failures.items()))
         return (
-            f"{judged} waiting frames of {self.uplinks} uplinks judged: {self.verdicts.accepted} accepted, "
-            f"{self.verdicts.duplicate} duplicate, {self.verdicts.rejected} rejected"
+            f"{counted(judged, 'waiting frame')} of {counted(self.uplinks, 'uplink')} judged: "
+            f"{self.verdicts.accepted} accepted, {self.verdicts.duplicate} duplicate, {self.verdicts.rejected} rejected"
             + (f" ({reasons})" * bool(reasons))
         )
 

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ami_headend.core.text import counted
 from concentrators.simulator.closing_report import Closing
 
 
@@ -45,4 +46,6 @@ def print_closing(closing: Closing, console: Console) -> None:
     console.print(table)
     for difference in closing.differences:
         console.print(f"DIFFERS: {difference}", markup=False)
-    console.print(f"{len(closing.differences)} differences." if closing.differences else "Truth and totals are equal.")
+    console.print(
+        f"{counted(len(closing.differences), 'difference')}." if closing.differences else "Truth and totals are equal."
+    )

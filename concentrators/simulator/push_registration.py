@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ami_headend.core.broker_errors import BROKER_ERRORS
+from ami_headend.core.text import counted
 from concentrators import tasks
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import IntegrityFailure, Uplink
@@ -79,7 +80,8 @@ class LateProfile:
                 fewest, moved_at = waiting, time.monotonic()
             elif time.monotonic() - moved_at > patience_s:
                 raise StillWaitingError(
-                    f"{waiting} frames wait for a push profile, and none was read for {patience_s:.0f} s"
+                    f"{counted(waiting, 'frame waits', 'frames wait')} for a push profile, and none was read for "
+                    f"{patience_s:.0f} s"
                 )
             _judge_again()
             time.sleep(_LOOK_EVERY_S)

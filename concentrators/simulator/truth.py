@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db.models import Count, Sum
 
 from ami_headend.core.sql import chunks
+from ami_headend.core.text import counted
 from concentrators.failures.kinds import FailureKind
 from concentrators.models import Concentrator, FailureTally, IntegrityFailure, Uplink
 from concentrators.simulator.closing_report import Closing, Look, nobody_looks
@@ -45,7 +46,8 @@ def wait_until_verified(spool: Spool, patience_s: float, tick: Callable[[int], N
         if len(waiting) < len(open_uplinks):
             moved_at = time.monotonic()
         elif time.monotonic() - moved_at > patience_s:
-            raise StalledError(f"{len(waiting)} uplinks are not verified, and none was for {patience_s:.0f} s")
+            lacking = counted(len(waiting), "uplink is", "uplinks are")
+            raise StalledError(f"{lacking} not verified, and none was for {patience_s:.0f} s")
         open_uplinks = waiting
         tick(len(waiting))
         if waiting:

@@ -14,6 +14,7 @@ from django.db import connection, transaction
 
 from ami_headend.core import locks
 from ami_headend.core.sql import select
+from ami_headend.core.text import counted
 from concentrators.models.masked import MaskedSet, MaskQuestion
 from keyvault.masking.masks import MODULUS, Cell, is_plausible, unmasked
 from keyvault.masking.messages import FEWEST, MOST, split_titles
@@ -162,7 +163,9 @@ def _closing(masked_sum: Decimal, meters: int, maximum: int, mask_sums: Sequence
     total = unmasked(int(masked_sum), map(int, mask_sums))
     if is_plausible(total, meters, maximum):
         return {"total": total}
-    return {"refusal": f"out of range: {meters} meters cannot have a total of {total}, so an answer is wrong"}
+    return {
+        "refusal": f"out of range: {counted(meters, 'meter')} cannot have a total of {total}, so an answer is wrong"
+    }
 
 
 def refuse(question_id: int, reason: str, now: datetime) -> None:

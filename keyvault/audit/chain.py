@@ -22,6 +22,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from ami_headend.core import locks
+from ami_headend.core.text import counted
 from keyvault import journal, master_key
 from keyvault.journal import JournalError, audit_commits
 from keyvault.master_key import Purpose, UnwrapError
@@ -127,9 +128,9 @@ def _check_beginning() -> None:
         return  # the very first act makes the folder
     if known.committed:
         raise AuditError(
-            f"the key journal in {known.folders[0]} knows an audit chain of {known.last} records, and the database has "
-            "none: it was removed, or this is another database. Restore it (manage.py restore); for a head-end that is "
-            "really new, move that folder away first"
+            f"the key journal in {known.folders[0]} knows an audit chain of {counted(known.last, 'record')}, and the "
+            "database has none: it was removed, or this is another database. Restore it (manage.py restore); for a "
+            "head-end that is really new, move that folder away first"
         )
 
 
@@ -173,9 +174,11 @@ def verify(known: Head | None = None, journaled: Mapping[int, bytes] | None = No
     journaled = journaled or {}
     if not AuditRecord.objects.exists():
         if journaled:
-            raise AuditError(f"the chain is empty; the key journal knows {max(journaled)} records: it was removed")
+            raise AuditError(
+                f"the chain is empty; the key journal knows {counted(max(journaled), 'record')}: it was removed"
+            )
         if known is not None and known.number > 0:
-            raise AuditError(f"the chain is empty; it had {known.number} records: it was cut off")
+            raise AuditError(f"the chain is empty; it had {counted(known.number, 'record')}: it was cut off")
         return Head(0, GENESIS)
     key = _key()
     previous = Head(0, GENESIS)

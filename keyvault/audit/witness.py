@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ami_headend.core.text import counted
 from keyvault.audit import chain
 from keyvault.audit.chain import Head
 from keyvault.journal import audit_commits
@@ -23,7 +24,8 @@ class Verified(NamedTuple):
     notes: list[str]
 
     def __str__(self) -> str:
-        return " ".join([f"{self.head.number:,} records, none changed, put in or taken out between them.", *self.notes])
+        records = counted(self.head.number, "record")
+        return " ".join([f"{records}, none changed, put in or taken out between them.", *self.notes])
 
 
 def verify(known: Head | None = None, folders: Sequence[Path] | None = None) -> Verified:
@@ -55,6 +57,7 @@ def _notes(head: Head, witness: Witness) -> Iterator[str]:
     else:
         yield f"The key journal in {places} knows none of them: whether the end was cut off it cannot tell (--head)."
     if witness.lost:
-        yield f"{witness.lost:,} records were given up by a restore that had not the whole journal."
+        lost = counted(witness.lost, "record was", "records were")
+        yield f"{lost} given up by a restore that had not the whole journal."
     if witness.faults:
         yield f"Parts of the journal cannot be read: {'; '.join(witness.faults)}."

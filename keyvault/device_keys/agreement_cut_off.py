@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from django.db import transaction
 
+from ami_headend.core.text import counted
 from keyvault import approvals, journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -47,7 +48,9 @@ def cut_off(name: str, version: int, actor: Actor, now: datetime) -> CutOff:
         agreed = DeviceKey.objects.filter(agreement_key=row, source=KeySource.AGREED)
         ids = list(agreed.exclude(state=KeyState.COMPROMISED).order_by("pk").values_list("pk", flat=True))
         done = CutOff(epochs.compromise(ids, actor) if ids else 0, _to_rotate(row))
-        chain.record(actor, approvals.CUT_OFF_AGREEMENT_KEY, {**subject, **spent}, f"{done.compromised} keys cut off")
+        chain.record(
+            actor, approvals.CUT_OFF_AGREEMENT_KEY, {**subject, **spent}, f"{counted(done.compromised, 'key')} cut off"
+        )
     return done
 
 

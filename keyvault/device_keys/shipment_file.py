@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ami_headend.core import eui64
 from ami_headend.core.csv_tables import BadLine, FileError, OnceEach, opened
 from ami_headend.core.eui64 import Eui64Error
+from ami_headend.core.text import counted
 from keyvault.device_keys.fingerprints import FINGERPRINT_OCTETS
 from keyvault.device_keys.shipment_kek import WRAPPED_OCTETS
 from keyvault.schemes.agreed import PUBLIC_OCTETS, AgreementError, check_public
@@ -168,7 +169,8 @@ def _read(stream: BinaryIO, sha256: bytes) -> Shipment:
             bad.append(BadLine(number, str(error)))
     if number - 1 < header.meters:
         raise ShipmentError(
-            f"the header says {header.meters} meters, but {number - 1} lines follow: the file is cut off"
+            f"the header says {counted(header.meters, 'meter')}, but "
+            f"{counted(number - 1, 'line follows', 'lines follow')}: the file is cut off"
         )
     return Shipment(header, lines, bad, sha256)
 
@@ -182,7 +184,7 @@ def _numbered(stream: BinaryIO, header: ShipmentHeader) -> Iterator[tuple[int, b
             raise ShipmentError(f"line {number} is longer than {_LINE_MAX_OCTETS} octets: this is no shipment")
         yield number, octets
     if stream.read(1):
-        raise ShipmentError(f"the header says {header.meters} meters, but more lines follow")
+        raise ShipmentError(f"the header says {counted(header.meters, 'meter')}, but more lines follow")
 
 
 def _object(octets: bytes) -> dict[str, Any]:

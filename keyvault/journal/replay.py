@@ -15,6 +15,7 @@ from django.db import transaction
 
 from ami_headend.core import locks
 from ami_headend.core.sql import execute, fetch_rows, int_array, octets_array
+from ami_headend.core.text import counted
 from keyvault import journal, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -183,7 +184,8 @@ class KeyReplayer:
         self.unchained = len(self._audited) - self._carry_on_audit()
         if self.unchained:
             notes.append(
-                f"{self.unchained} records of the audit chain could not be put back: those before them are missing"
+                f"{counted(self.unchained, 'record')} of the audit chain could not be put back: "
+                "what came before is missing"
             )
         active = master_key.current().active_version
         rotations = MasterKeyRotation.objects.exclude(state=RotationState.FINISHED).exclude(to_version=active)
@@ -191,7 +193,13 @@ class KeyReplayer:
             notes.append("A rotation to an older master key version is ended: manage.py master_key rotate --resume")
         open_ = Approval.objects.filter(used_at=None, refused_at=None, expires_at__gt=now)
         if expired := open_.update(expires_at=now):
-            notes.append(f"{expired} open approvals are expired: they may have been used. Ask for them again")
+            notes.append(
+                counted(
+                    expired,
+                    "open approval is expired: it may have been used. Ask for it again",
+                    "open approvals are expired: they may have been used. Ask for them again",
+                )
+            )
         return notes
 
     def _audit(self, record: JournalRecord) -> None:

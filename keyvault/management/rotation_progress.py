@@ -8,6 +8,7 @@ from django.utils import timezone
 from rich.console import Console
 
 from ami_headend.core.commands import bars
+from ami_headend.core.text import counted
 from keyvault import master_key
 from keyvault.device_keys import inventory
 from keyvault.master_key import census, rewrap
@@ -53,9 +54,9 @@ def told(found: dict[str, Any]) -> str:
             if row[name] is not None
         )
         lines.append(
-            f"  version {row['version']}: {row['state']}, {row['device_keys']} device keys, "
-            f"{row['fleet_keys']} fleet keys, {row['audit_keys']} audit key{'s' * (row['audit_keys'] != 1)}, "
-            f"{row['signing_secrets']} signing secrets, {row['agreement_keys']} agreement keys"
+            f"  version {row['version']}: {row['state']}, {counted(row['device_keys'], 'device key')}, "
+            f"{counted(row['fleet_keys'], 'fleet key')}, {counted(row['audit_keys'], 'audit key')}, "
+            f"{counted(row['signing_secrets'], 'signing secret')}, {counted(row['agreement_keys'], 'agreement key')}"
             + (f" ({dates} UTC)" if dates else "")
         )
     rotation = found["rotation"]

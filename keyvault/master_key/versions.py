@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, transaction
 
+from ami_headend.core.text import counted
 from keyvault import approvals, backups, master_key
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -32,7 +33,8 @@ def make_first(actor: Actor) -> tuple[int, bool]:
         return master_key.provider().init(), False
     if standing:
         raise MasterKeyError(
-            f"the database holds {standing} secrets under a master key: put that one back at {master_key.provider()}"
+            f"the database holds {counted(standing, 'secret')} under a master key: put that one back at "
+            f"{master_key.provider()}"
         )
     version = master_key.provider().init()
     try:
@@ -84,8 +86,8 @@ def _check(number: int, now: datetime) -> None:
     needing = census.count_needing(number)
     if needing:
         raise DestroyError(
-            f"{needing} secrets need version {number}: rewrap them (manage.py master_key rotate --resume), or see "
-            "what is wrong with them (manage.py master_key verify)"
+            f"{counted(needing, 'secret needs', 'secrets need')} version {number}: go on rewrapping (manage.py "
+            "master_key rotate --resume), or see what is wrong (manage.py master_key verify)"
         )
     kept = list(backups.needing(number)[:_NAMED])
     if kept:

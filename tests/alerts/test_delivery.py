@@ -172,7 +172,7 @@ class TestWebhooks:
         notices.test(channel, "ann", timezone.now() - timedelta(hours=24))
         delivery.deliver_for(channel.pk, 5)
         assert Delivery.objects.get().given_up_at is not None
-        assert "given up after 1 attempts: the receiver answered 500" in caplog.text
+        assert "given up after 1 attempt: the receiver answered 500" in caplog.text
         delivery.deliver_for(channel.pk, 5)
         assert receiver.messages == []
         assert delivery.purge(timezone.now() + timedelta(days=91)) == 1

@@ -46,14 +46,14 @@ def certificate(tmp_path: Path) -> Path:
 
 def test_an_identity_is_registered_once(certificate: Path) -> None:
     before = AuditRecord.objects.count()
-    assert "1 identities would be registered" in ran("meter_identity", "register", certificate, "--dry-run")
+    assert "1 identity would be registered" in ran("meter_identity", "register", certificate, "--dry-run")
     assert (MeterIdentity.objects.count(), AuditRecord.objects.count()) == (0, before)
     said = ran("meter_identity", "register", certificate)
-    assert "1 identities registered, 0 were registered before." in said
+    assert "1 identity registered, 0 had been registered before." in said
     assert f"No meter with system title {TITLE} is registered yet" in said
     MeterFactory.create(system_title=bytes.fromhex(TITLE))
     again = ran("meter_identity", "register", certificate)
-    assert ("0 identities registered, 1 were registered before." in again, "No meter" in again) == (True, False)
+    assert ("0 identities registered, 1 had been registered before." in again, "No meter" in again) == (True, False)
     assert PUBLIC.hex() in ran("meter_identity", "list")
     (row,) = json.loads(ran("meter_identity", "list", "--json"))
     assert (row["system_title"], row["authority"]) == (TITLE, "Our laboratory")
@@ -138,7 +138,7 @@ def test_identities_of_earlier_releases_are_confirmed(certificate: Path) -> None
     Reverification.objects.all().delete()
     assert TITLE in ran("meter_identity", "confirm", "--dry-run")
     assert bytes(MeterIdentity.objects.get().mac) == b""
-    assert "1 identities confirmed, 0 stood already." in ran("meter_identity", "confirm")
+    assert "1 identity confirmed, 0 stood already." in ran("meter_identity", "confirm")
     assert bytes(MeterIdentity.objects.get().mac) == bytes(before.mac)
     assert AuditRecord.objects.latest("number").act == "identity.confirm"
     assert Reverification.objects.filter(cause="coupon").exists(), "lists that waited are judged again"

@@ -156,7 +156,7 @@ class TestList:
         Rule.objects.update(evaluated_at=timezone.now())
         assert "beat or the workers are not running" not in shown(client)
         Rule.objects.filter(condition=Condition.AUDIT_BROKEN).update(last_error="no")
-        assert "1 rules cannot be evaluated" in shown(client)
+        assert "1 rule cannot be evaluated" in shown(client)
 
     def test_history_goes_on_after_a_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("ami_headend.console.alerts.ROWS", 2)

@@ -165,7 +165,7 @@ def test_an_inactive_deadline_is_deleted_in_the_console() -> None:
     address = reverse("admin:concentrators_readdeadline_delete", args=[row.deadline_id])
     assert client.post(address, {"post": "yes"}).status_code == 403
     ReadDeadline.objects.update(is_active=False)
-    assert "with its history of 1 days" in client.get(address).content.decode()
+    assert "with its history of 1 day" in client.get(address).content.decode()
     client.post(address, {"post": "yes"})
     assert not ReadDeadline.objects.exists()
 

@@ -73,7 +73,7 @@ def test_the_page_of_a_group_tells_how_its_meters_are_doing(root: Client, north:
     assert "DCU-1" in page
     assert "DCU-2" not in page
     assert f"{energy(4_000)} in all" in page
-    assert "2 have no key" in page
+    assert "2 with no key" in page
     assert reverse("admin:meters") + "?group=district%3ANorth" in page
 
 

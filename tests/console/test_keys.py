@@ -202,8 +202,8 @@ class TestMasterKey:
         assert 'value="resume"' in text(officer.get(str(MASTER_KEY), headers=LIVE))
         assert "continues" in act(officer, MASTER_KEY, "resume")
         destroy = reverse("admin:master-key-destroy", args=[1])
-        assert "secrets need version 1" in text(officer.get(destroy))
-        assert "secrets need version 1" in act(officer, destroy, "destroy", number="1")
+        assert "need version 1" in text(officer.get(destroy))
+        assert "need version 1" in act(officer, destroy, "destroy", number="1")
         self.run()
         page = text(officer.get(str(MASTER_KEY), headers=LIVE))
         assert "7 of 7 secrets" in page
@@ -388,7 +388,7 @@ class TestAudit:
     def test_the_chain_is_verified_on_demand(self, auditor: Client) -> None:
         chain.record(ACTOR, "test", {})
         assert "unverified" in text(auditor.get(str(AUDIT)))
-        assert "Verified: 1 records, none changed" in act(auditor, AUDIT, "verify")
+        assert "Verified: 1 record, none changed" in act(auditor, AUDIT, "verify")
         assert "verified up to record 1" in text(auditor.get(str(AUDIT)))
         chain.record(ACTOR, "test", {})
         assert "verified up to record 1, 1 since" in text(auditor.get(str(AUDIT)))
@@ -409,7 +409,7 @@ class TestAudit:
         chain.record(ACTOR, "test", {})
         page = text(auditor.get(str(AUDIT)))
         assert "verified up to" not in page
-        assert "1 records since the last check" in page
+        assert "1 record since the last check" in page
 
     def test_records_are_found_by_meter_and_key(self, auditor: Client) -> None:
         meter = MeterFactory.create(serial_number="SN-1", system_title=bytes.fromhex("02e1234567890123"))

@@ -157,6 +157,6 @@ class TestAlerts:
         assert self.evaluated(Condition.MASKED_REFUSED) == []
         one = a_set(authorities, 2, refusal="council: other_set", closed_at=timezone.now())
         (alert,) = self.evaluated(Condition.MASKED_REFUSED)
-        assert alert.summary == "1 sets of masked values have no total; the latest: council: other_set"
+        assert alert.summary == "1 set of masked values has no total; the latest: council: other_set"
         MaskedSet.objects.filter(pk=one.pk).update(closed_at=timezone.now() - timedelta(days=2))
         assert self.evaluated(Condition.MASKED_REFUSED) == []

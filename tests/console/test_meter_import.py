@@ -89,7 +89,7 @@ def test_public_keys_and_meters_that_enrol_come_through_the_page() -> None:
 """
     assert "none are to be made" in upload(octets.encode())[1]
     _, text = upload(octets.encode(), rights=("provision_devicekey",), keys="random")
-    assert "1 given keys; 1 may enrol by certificate" in text
+    assert "1 given key; 1 may enrol by certificate" in text
     assert set(DeviceKey.objects.values_list("source", flat=True)) == {"agreed"}
 
 
@@ -100,7 +100,7 @@ def test_of_several_agreement_keys_one_is_named() -> None:
     _, text = upload(octets, rights=("provision_devicekey",), keys="random")
     assert "none is named" in text
     _, text = upload(octets, rights=("provision_devicekey",), keys="random", agreement_key="hes-2")
-    assert "1 given keys" in text
+    assert "1 given key" in text
     assert DeviceKey.objects.get(epoch=1).agreement_key == agreement_keys.find("hes-2", 1)
 
 

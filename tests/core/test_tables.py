@@ -81,7 +81,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_line_of_another_length_is_bad_alone(tmp_path: Path) -> None:
     found = read(tmp_path, b"title,serial_number\nT1\nT2,S2,x\n\n,,\nT3,S3\n")
     assert found == [
-        BadLine(2, "1 cells, but the header names 2 columns"),
+        BadLine(2, "1 cell, but the header names 2 columns"),
         BadLine(3, "3 cells, but the header names 2 columns"),
         Row(6, {"title": "T3", "serial_number": "S3"}),
     ]

@@ -74,7 +74,7 @@ def test_key_row_that_was_changed(live_stack: Stack) -> None:
 
     DeviceKey.objects.filter(pk=tampered.pk).update(wrapped=whole)
     mended = live_stack.manage("verify_again", "--uplinks", str(uplink_id))
-    assert mended.stdout.startswith("5 waiting frames of 1 uplinks judged: 5 accepted"), mended.stderr
+    assert mended.stdout.startswith("5 waiting frames of 1 uplink judged: 5 accepted"), mended.stderr
     again = site.posted(frames[::-1])
     wait_verified([again])
     assert assert_one_verdict_each([uplink_id, again]) == {"accepted": 30, "duplicate": 30}

@@ -59,8 +59,8 @@ def certificate(path: Path, **other: Any) -> Path:
 
 def test_a_meter_is_taken_by_its_certificate(folder: Path, tmp_path: Path) -> None:
     file = certificate(tmp_path / "meter.cwt")
-    assert run("take", folder, file) == "1 meters were taken, 0 were taken already.\n"
-    assert run("take", folder, file) == "0 meters were taken, 1 were taken already.\n"
+    assert run("take", folder, file) == "1 meter was taken; 0 had been taken already.\n"
+    assert run("take", folder, file) == "0 meters were taken; 1 had been taken already.\n"
     listed = json.loads(run("list", folder, "--json"))
     assert (listed["name"], listed["meters"], listed["sets"]) == ("council", 1, 0)
     assert listed["certifiers"] == {"lab-1": CERTIFIER_PUBLIC.hex()}
@@ -129,7 +129,7 @@ def test_other_revocations_are_refused(folder: Path, tmp_path: Path, octets: byt
 def test_a_state_from_before_revocations_gets_its_table(folder: Path, tmp_path: Path) -> None:
     with sqlite3.connect(folder / "state.sqlite3") as db:
         db.execute("DROP TABLE revoked")
-    assert run("take", folder, certificate(tmp_path / "meter.cwt")).startswith("1 meters")
+    assert run("take", folder, certificate(tmp_path / "meter.cwt")).startswith("1 meter was taken")
 
 
 def test_requesters_the_log_and_restores(folder: Path) -> None:

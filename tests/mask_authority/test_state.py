@@ -160,7 +160,7 @@ class TestRestored:
 
     def test_it_is_recognised_by_the_witness(self, folder: Path) -> None:
         self.forgetful(folder)
-        with pytest.raises(AuthorityStateError, match="saw 1 answers, and the state knows 0: the state was restored"):
+        with pytest.raises(AuthorityStateError, match="saw 1 answer, and the state knows 0: the state was restored"):
             opened(folder)
 
     @pytest.mark.parametrize("how", ["killed", "the witness's disk was full"])
@@ -182,7 +182,7 @@ class TestRestored:
         authority.answer(asked(folder))  # the set that was written down
         state.close()
         shutil.copy2(folder / "backup", folder / FILE)
-        with pytest.raises(AuthorityStateError, match="saw 1 answers, and the state knows 0"):
+        with pytest.raises(AuthorityStateError, match="saw 1 answer, and the state knows 0"):
             opened(folder)
 
     def test_it_is_recognised_while_it_runs(self, folder: Path) -> None:
@@ -190,7 +190,7 @@ class TestRestored:
         authority, state = opened(folder)
         authority.answer(asked(folder))
         (folder / FILE).write_bytes((folder / "backup").read_bytes())
-        with pytest.raises(AuthorityStateError, match="saw 1 answers, and the state knows 0"):
+        with pytest.raises(AuthorityStateError, match="saw 1 answer, and the state knows 0"):
             authority.answer(asked(folder, TITLES))
         state.close()
 

@@ -77,7 +77,7 @@ def _assert_nothing_forgotten(matrix: Matrix, backup: str, lost: set[int]) -> No
         raise RackError(f"no mirror has records {sorted(missing)} of a lost host")
     acts = AuditRecord.objects.count()
     drilled = rack.manage("restore_drill", backup, *matrix.journals(), timeout_s=300).stdout
-    if f" {acts} audit records" not in drilled:
+    if f" {counted(acts, 'audit record')}" not in drilled:
         raise RackError(f"a restore would not find all {acts} acts:\n{drilled}")
     if lost & _numbers(*rack.own_journals):
         raise RackError("the hosts' own journals have records of a lost host: its disk was not lost")

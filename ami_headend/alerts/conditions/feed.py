@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
+from ami_headend.core.text import counted
 from concentrators.feed import sequencer, subscriptions
 from concentrators.feed.subscriptions import Standing
 
@@ -21,7 +22,7 @@ def feed_lag(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     if late:
         named = "; ".join(
             f"{one.name} since {(one.moved_at if one.is_gone else now - one.lag):%Y-%m-%d %H:%M} UTC"
-            f" ({'cursor gone' if one.is_gone else f'{one.rows:,} rows'}{_failing(one)})"
+            f" ({'cursor gone' if one.is_gone else counted(one.rows, 'row')}{_failing(one)})"
             for one in late[:_NAMED]
         )
         texts.append(f"{len(late):,} behind: {named}")

@@ -8,6 +8,7 @@ from django.conf import settings
 from ami_headend.alerts.conditions.finding import NOTHING, SUBJECTS_KEPT, SUBJECTS_MAX, Finding, Findings, few, within
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core.sql import fetch_rows, int_array
+from ami_headend.core.text import counted
 from concentrators.models import WaveState
 from keyvault import master_key
 from keyvault.audit import witness
@@ -29,7 +30,7 @@ def rotation_stalled(rule: Rule, open_ids: Sequence[int], now: datetime) -> Find
         state = "was stopped" if rotation.state == RotationState.STOPPED else "has stalled"
         summary = (
             f"the rotation to master key version {rotation.to_version} {state} at {rotation.rewrapped:,} of "
-            f"{rotation.total:,} secrets, since {rotation.beat_at:%Y-%m-%d %H:%M} UTC"
+            f"{counted(rotation.total, 'secret')}, since {rotation.beat_at:%Y-%m-%d %H:%M} UTC"
         )
         found.append(Finding(SubjectKind.MASTER_KEY, rotation.pk, f"to version {rotation.to_version}", summary))
     rows = fetch_rows(
@@ -83,7 +84,8 @@ def agreement_key_in_use(rule: Rule, open_ids: Sequence[int], now: datetime) -> 
                 SubjectKind.AGREEMENT_KEY,
                 use.key.pk,
                 str(use.key)[:120],
-                f"replaced since {use.key.replaced_at:%Y-%m-%d}, and {use.meters:,} meters still send under its keys",
+                f"replaced since {use.key.replaced_at:%Y-%m-%d}, and "
+                f"{counted(use.meters, 'meter still sends', 'meters still send')} under its keys",
                 subjects=use.meters,
             )
             for use in agreement_keys.standings()

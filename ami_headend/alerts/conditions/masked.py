@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from ami_headend.alerts.conditions.finding import NOTHING, Finding, Findings, few
 from ami_headend.alerts.models import Rule, SubjectKind
+from ami_headend.core.text import counted
 from concentrators.totals import masked_queries
 
 
@@ -23,5 +24,6 @@ def masked_refused(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findin
     refused = masked_queries.refused_since(now - timedelta(minutes=rule.period_minutes or 0))
     if not refused.sets:
         return NOTHING
-    summary = f"{refused.sets:,} sets of masked values have no total; the latest: {refused.latest}"
+    which = counted(refused.sets, "set of masked values has no total", "sets of masked values have no total")
+    summary = f"{which}; the latest: {refused.latest}"
     return few([Finding(SubjectKind.FLEET, 0, "masked totals", summary)])

@@ -66,7 +66,8 @@ def siem_behind(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
     if clock.is_within(found.oldest_at, timedelta(minutes=rule.period_minutes or 0), now):
         return NOTHING
     why = f": {found.shipping.last_error}" if found.shipping.last_error else ""
-    summary = f"{found.waiting:,} security events wait, since {found.oldest_at:%Y-%m-%d %H:%M} UTC{why}"
+    waits = counted(found.waiting, "security event waits", "security events wait")
+    summary = f"{waits}, since {found.oldest_at:%Y-%m-%d %H:%M} UTC{why}"
     return few([Finding(SubjectKind.FLEET, 0, "SIEM", summary[:250])])
 
 

@@ -13,6 +13,7 @@ from ami_headend.alerts.high_water_marks import marked_before
 from ami_headend.alerts.models import Rule, SubjectKind
 from ami_headend.core import keyset
 from ami_headend.core.sql import fetch_rows, int_array
+from ami_headend.core.text import counted
 from concentrators.failures.kinds import FailureKind
 from concentrators.fleet import groups, health, outages
 from concentrators.fleet.laboratory import IS_OF_LABORATORY
@@ -87,7 +88,9 @@ def failure_rate(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
     return _found(
         SubjectKind.CONCENTRATOR,
         rows,
-        lambda rejected, frames: f"{rejected:,} of {frames:,} frames rejected ({100 * rejected / frames:.1f} %)",
+        lambda rejected, frames: (
+            f"{rejected:,} of {counted(frames, 'frame')} rejected ({100 * rejected / frames:.1f} %)"
+        ),
     )
 
 
@@ -209,7 +212,8 @@ def outage(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings:
             SubjectKind.CONCENTRATOR,
             one.id or 0,
             one.name,
-            f"{one.out:,} of its {one.meters:,} meters{in_group} said that their power went, and nothing since; "
+            f"{one.out:,} of its {counted(one.meters, 'meter')}{in_group} said that their power went, "
+            "and nothing since; "
             f"the first at {one.since:%Y-%m-%d %H:%M} UTC, the last at {one.latest:%Y-%m-%d %H:%M} UTC",
         )
         for one in many[:SUBJECTS_KEPT]
@@ -241,8 +245,9 @@ def aggregate_mismatch(rule: Rule, open_ids: Sequence[int], now: datetime) -> Fi
             SubjectKind.CONCENTRATOR,
             row_id,
             name,
-            f"it adds up {said:,} over {of:,} meters, we {own:,} over {here:,}, from {start:%Y-%m-%d %H:%M} UTC on;"
-            f" {sums:,} sum{'s differ' if sums > 1 else ' differs'}",
+            f"it adds up {said:,} over {counted(of, 'meter')}, we {own:,} over {here:,}, "
+            f"from {start:%Y-%m-%d %H:%M} UTC on;"
+            f" {counted(sums, 'sum differs', 'sums differ')}",
         )
         for row_id, name, said, of, own, here, start, sums, _ in rows
     ]
@@ -343,7 +348,7 @@ def completeness(rule: Rule, open_ids: Sequence[int], now: datetime) -> Findings
             SubjectKind.CONCENTRATOR,
             share.concentrator_id,
             names[share.concentrator_id],
-            f"{share.counted:,} of {share.expected:,} intervals are there "
+            f"{share.counted:,} of {counted(share.expected, 'interval')} are there "
             f"({100 * share.counted / share.expected:.1f} %), {period}",
         )
         for share in shown

@@ -22,6 +22,7 @@ from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, number_of, page_key, text
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import step_up
+from ami_headend.core.text import counted
 from ami_headend.web.admin import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from keyvault import rights
@@ -196,7 +197,9 @@ def _figures(head: Head) -> list[Figure]:
         since = head.number - kept["number"]
         state = Figure("Chain", "whole", f"{far}, {since:,} since" if since > 0 else far, "verified", tone="good")
     elif kept is not None:
-        state = Figure("Chain", "unverified", f"{head.number:,} records since the last check", "help", tone="unsure")
+        state = Figure(
+            "Chain", "unverified", f"{counted(head.number, 'record')} since the last check", "help", tone="unsure"
+        )
     else:
         state = Figure("Chain", "unverified", "the alert rule for it has not run yet", "help", tone="unsure")
     return [state, Figure("Records", thousands(head.number), "records are never removed", "receipt_long")]

@@ -21,6 +21,7 @@ from ami_headend.console.keys import questions
 from ami_headend.console.keys.questions import AgreementRow
 from ami_headend.console.lists import TitlesField, choice, sentence
 from ami_headend.console.page import ConsolePage
+from ami_headend.core.text import counted
 from ami_headend.web.tables import Column, HtmlTable, table
 from concentrators.failures import queries
 from concentrators.failures.kinds import ENROLMENT
@@ -160,7 +161,11 @@ def _figures(versions: Sequence[AgreementRow], found: EnrolmentStanding) -> list
     active = sum(row.state == AgreementState.ACTIVE for row in versions)
     on_old = sum(row.meters for row in versions if row.state != AgreementState.ACTIVE)
     pinned = sum(row.unpinned_at is None for row in found.authorities)
-    note = f"{thousands(on_old)} meters still use an older version" if on_old else "one version of each is active"
+    note = (
+        f"{counted(on_old, 'meter still uses', 'meters still use')} an older version"
+        if on_old
+        else "one version of each is active"
+    )
     return [
         Figure(
             "Agreement keys", thousands(active), note if versions else "none yet", "key", "", "unsure" * bool(on_old)

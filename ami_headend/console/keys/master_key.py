@@ -14,6 +14,7 @@ from ami_headend.console.acts import Act, ActingPage, Wrong
 from ami_headend.console.figures import Figure
 from ami_headend.console.formatting import NOTHING, ago, duration, label, link, moment, percent, thousands
 from ami_headend.console.keys import questions
+from ami_headend.core.text import counted
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from keyvault import approvals, master_key, rights
 from keyvault.approvals import ApprovalError, Person
@@ -137,7 +138,9 @@ class ConfirmForm(forms.Form):
 
 def _rotate(request: HttpRequest) -> str:
     rotation = rewrap.begin(None, chain.web_actor(request))
-    return f"Version {rotation.to_version} is active; {rotation.total:,} secrets to rewrap. {_enqueue(rotation)}"
+    return (
+        f"Version {rotation.to_version} is active; {counted(rotation.total, 'secret')} to rewrap. {_enqueue(rotation)}"
+    )
 
 
 def _stop(request: HttpRequest) -> str:
@@ -174,7 +177,7 @@ def _figures(found: Sequence[VersionStanding]) -> list[Figure]:
         Figure(
             "Under the active version",
             percent(under, total) if total else NOTHING,
-            f"{under:,} of {total:,} secrets",
+            f"{under:,} of {counted(total, 'secret')}",
             "shield_lock",
             tone="good" if under == total else "unsure",
         ),

@@ -12,6 +12,7 @@ from django.db import DatabaseError
 from ami_headend.backup import making, pruning
 from ami_headend.backup.programs import ProgramError
 from ami_headend.core.commands import DomainCommand, bars
+from ami_headend.core.text import counted
 from ami_headend.database_roles import as_owner
 from keyvault import backups
 from keyvault.audit import chain
@@ -74,7 +75,7 @@ class Command(DomainCommand):
             )
         rows = sum(made.counts.values())
         self.stderr.write(
-            f"{made.octets / 1024**2:.1f} MiB, {rows} rows, journal up to {made.journal_number}, audit head "
+            f"{made.octets / 1024**2:.1f} MiB, {counted(rows, 'row')}, journal up to {made.journal_number}, audit head "
             f"{made.audit_head}. It needs master key version {', '.join(map(str, made.master_key_versions))}."
         )
         self.stdout.write(str(folder))

@@ -13,6 +13,7 @@ from ami_headend.backup.manifest import Manifest
 from ami_headend.backup.programs import ProgramError
 from ami_headend.backup.restoring import Step
 from ami_headend.core.commands import DomainCommand, bars
+from ami_headend.core.text import counted
 from ami_headend.database_roles import RoleError, as_owner, working_role
 from keyvault import journal
 from keyvault.audit import chain
@@ -127,8 +128,8 @@ class Command(DomainCommand):
             ) from None
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(outcome.records.items()))
         self.stdout.write(
-            f"Replayed {outcome.records.total()} records of the key journal, up to number {outcome.last_number}"
-            f"{f' ({kinds})' * bool(kinds)}. Verification continues."
+            f"Replayed {counted(outcome.records.total(), 'record')} of the key journal, up to number "
+            f"{outcome.last_number}{f' ({kinds})' * bool(kinds)}. Verification continues."
         )
         for note in outcome.notes:
             self.stdout.write(f"- {note}")

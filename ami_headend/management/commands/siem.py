@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from ami_headend.core import clock
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from ami_headend.siem import pending, shipping
 
 _SECONDS = 600.0
@@ -37,19 +38,23 @@ class Command(DomainCommand):
             if number is None or number < 1:
                 raise CommandError("say from which record on: --from 1")
             pending.switch(is_on=True)
-            self.stdout.write(f"{pending.again_from(number)} records of the audit chain will be sent.")
+            self.stdout.write(f"{counted(pending.again_from(number), 'record')} of the audit chain will be sent.")
             return
         if action == "send":
-            self.stdout.write(f"{shipping.ship_for(_SECONDS)} events were sent to {settings.SIEM_URL}.")
+            self.stdout.write(
+                f"{counted(shipping.ship_for(_SECONDS), 'event was', 'events were')} sent to {settings.SIEM_URL}."
+            )
         self._status()
 
     def _status(self) -> None:
         found = pending.backlog()
-        self.stdout.write(f"{found.shipping.sent} events were sent so far, {found.waiting} wait.")
+        self.stdout.write(
+            f"{counted(found.shipping.sent, 'event was', 'events were')} sent so far, {found.waiting} to go."
+        )
         if found.oldest_at is not None:
             age_s = clock.age_s(found.oldest_at, timezone.now())
             self.stdout.write(f"The oldest has waited for {age_s:.0f} s.")
         if found.shipping.last_error:
             raise CommandError(
-                f"the last {found.shipping.attempts} attempts failed: {found.shipping.last_error}. Events are kept"
+                f"{counted(found.shipping.attempts, 'attempt')} failed: {found.shipping.last_error}. Events are kept"
             )

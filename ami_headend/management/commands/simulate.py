@@ -23,6 +23,7 @@ from rich.console import Console
 
 from ami_headend.core.broker_errors import BROKER_ERRORS
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from concentrators import tasks
 from concentrators.models import Uplink
 from concentrators.simulator import display, mask_authorities
@@ -143,7 +144,8 @@ class Command(DomainCommand):
         stack.callback(spool.close)
         _enter(plan, spool, folder)
         console.print(
-            f"Run {plan.run}: {len(plan.meters)} meters, {plan.concentrators} concentrators, state in {folder}"
+            f"Run {plan.run}: {counted(len(plan.meters), 'meter')}, "
+            f"{counted(plan.concentrators, 'concentrator')}, state in {folder}"
         )
         endless = plan.end_s is None
         _wake(spool)
@@ -321,7 +323,7 @@ def _play(run: Run, plan: Plan, console: Console, late: LateProfile) -> bool:
 
         def look(standing: RunProgress) -> None:
             late.look()
-            note = f"{standing.repeats} requests repeated" if standing.repeats else ""
+            note = f"{counted(standing.repeats, 'request')} repeated" if standing.repeats else ""
             progress.update(measured, completed=standing.ticks)
             progress.update(posted, completed=standing.posted, total=standing.handed_over, note=note)
 
@@ -348,7 +350,7 @@ def _verified(spool: Spool, console: Console, quit_now: threading.Event, late: L
     """Wait for the verdicts; False if the user interrupted."""
     with console.status("Waiting for the verdicts") as status:
         wait_until_verified(
-            spool, _PATIENCE_S, lambda left: status.update(f"Waiting for {left} uplinks"), quit_now.is_set
+            spool, _PATIENCE_S, lambda left: status.update(f"Waiting for {counted(left, 'uplink')}"), quit_now.is_set
         )
         status.update("Waiting for frames that a push profile came late for")
         late.wait_until_read(_PATIENCE_S, quit_now.is_set)

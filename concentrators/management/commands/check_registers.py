@@ -8,6 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.text import counted
 from concentrators.validation import differences, register_checks
 from concentrators.validation.differences import DifferenceSelection
 from meters.readings.partitions import NotStoredError, require_stored, retention_start
@@ -53,7 +54,7 @@ class Command(DomainCommand):
             days = start.astimezone(UTC).date(), (end.astimezone(UTC) + timedelta(days=1, microseconds=-1)).date()
             register_checks.recheck(*days, meters)
         checked = register_checks.check(now)
-        self.stdout.write(f"{checked} days of meters were compared.")
+        self.stdout.write(f"{counted(checked, 'day of a meter was', 'days of meters were')} compared.")
         found, more = differences.differences(DifferenceSelection(start, end, meters, is_open=True), _SHOWN)
         for one in found:
             self.stdout.write(

@@ -129,7 +129,10 @@ class Command(DomainCommand):
         for row in rows:
             posted = f"posted {row.posted_at:%Y-%m-%d %H:%M} UTC" if row.posted_at else "never posted"
             state = "active" if row.is_active else f"REFUSED ({_why_refused(row.moved_to)})"
-            self.stdout.write(f"{row.name}  {state}, {row.meters} meters, {row.valid_tokens} valid tokens, {posted}")
+            self.stdout.write(
+                f"{row.name}  {state}, {counted(row.meters, 'meter')}, "
+                f"{counted(row.valid_tokens, 'valid token')}, {posted}"
+            )
         if not rows:
             self.stdout.write("There is no concentrator: manage.py concentrator add NAME")
 

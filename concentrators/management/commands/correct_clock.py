@@ -6,6 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.text import counted
 from concentrators.ingest import clock_corrections
 from concentrators.ingest.clock_corrections import ClockError, ClockRequest
 from keyvault.audit import chain
@@ -45,8 +46,12 @@ Examples:
             found = clock_corrections.look(wish, timezone.now())
         else:
             found = clock_corrections.correct(wish, chain.command_actor(), timezone.now())
-        ahead = f"{found.frames} frames that were ahead of our clock"
         if options["dry_run"]:
-            self.stdout.write(f"Would correct {found.uplinks} uplinks with {ahead}; nothing changed.")
+            ahead = counted(found.frames, "frame that was ahead of our clock", "frames that were ahead of our clock")
+            self.stdout.write(f"Would correct {counted(found.uplinks, 'uplink')} with {ahead}; nothing changed.")
         else:
-            self.stdout.write(f"{found.uplinks} uplinks are corrected; their {ahead} are judged again by the workers.")
+            ahead = counted(
+                found.frames, "frame that was ahead of our clock is", "frames that were ahead of our clock are"
+            )
+            corrected = counted(found.uplinks, "uplink is corrected", "uplinks are corrected")
+            self.stdout.write(f"{corrected}; {ahead} judged again by the workers.")

@@ -6,6 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.text import counted
 from concentrators.commands.capture_period import IntervalError
 from concentrators.ingest import length_corrections
 from concentrators.ingest.length_corrections import LengthRequest
@@ -49,9 +50,9 @@ Examples:
         else:
             found = length_corrections.correct(meter, wish, chain.command_actor(), timezone.now())
         if options["dry_run"]:
-            self.stdout.write(f"Would correct {found.readings} readings of meter {meter}; nothing changed.")
+            self.stdout.write(f"Would correct {counted(found.readings, 'reading')} of meter {meter}; nothing changed.")
         else:
             self.stdout.write(
-                f"Meter {meter} is corrected, with {found.readings} readings. Frames that wait for it are judged again "
-                "by the workers."
+                f"Meter {meter} is corrected, with {counted(found.readings, 'reading')}. Frames that wait for it "
+                "are judged again by the workers."
             )

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.csv_tables import FileError
+from ami_headend.core.text import counted
 from concentrators.fleet import group_import, groups
 from concentrators.fleet.group_import import import_members
 from concentrators.fleet.groups import Counts, Members
@@ -85,9 +86,7 @@ class Command(DomainCommand):
             return
         for row in found:
             note = f"  {row['note']}" if row["note"] else ""
-            self.stdout.write(
-                f"{row['group']}: {_said(Counts(row['meters'], row['places'], row['concentrators']))}{note}"
-            )
+            self.stdout.write(f"{row['group']}: {Counts(row['meters'], row['places'], row['concentrators'])}{note}")
         if not found:
             self.stdout.write("There are no groups. Next: manage.py group add district:North")
 
@@ -97,18 +96,18 @@ class Command(DomainCommand):
         would = "Would take out" if take else "Would put in"
         told = would if dry_run else would.removeprefix("Would ").capitalize()
         new = (
-            f" {len(report.new_groups)} groups are new: {', '.join(report.new_groups[:20])}."
+            f" {counted(len(report.new_groups), 'group is', 'groups are')} new: {', '.join(report.new_groups[:20])}."
             if report.new_groups
             else ""
         )
-        self.stdout.write(f"{told}: {_said(report.changed)}, of {report.lines} lines.{new}")
+        self.stdout.write(f"{told}: {report.changed}, of {counted(report.lines, 'line')}.{new}")
 
     def _remove(self, group: FleetGroup, *, dry_run: bool) -> None:
         size = groups.size(group)
         if not dry_run:
             groups.remove(group, command_actor())
         told = "Would remove" if dry_run else "Removed"
-        self.stdout.write(f"{told} {group}, which had {_said(size)}. They stay.")
+        self.stdout.write(f"{told} {group}, which had {size}. They stay.")
 
     def _move(self, action: str, group: FleetGroup, options: dict[str, Any]) -> None:
         members = Members(
@@ -122,7 +121,7 @@ class Command(DomainCommand):
         counts = do(group, members, command_actor(), dry_run=options["dry_run"])
         would = "Would put into" if action == "put" else "Would take out of"
         told = would if options["dry_run"] else would.removeprefix("Would ").capitalize()
-        self.stdout.write(f"{told} {group}: {_said(counts)}.")
+        self.stdout.write(f"{told} {group}: {counts}.")
 
 
 def _ids(written: list[str], look: Any, what: str) -> tuple[int, ...]:
@@ -135,7 +134,3 @@ def _ids(written: list[str], look: Any, what: str) -> tuple[int, ...]:
 
 def _what(group: FleetGroup) -> str:
     return f"{'tag' if group.kind == TAG else 'group'} {group}"
-
-
-def _said(counts: Counts) -> str:
-    return f"{counts.meters} meters, {counts.places} places, {counts.concentrators} concentrators"

@@ -9,6 +9,7 @@ from django.db import IntegrityError
 
 from ami_headend.core.commands import DomainCommand, bars
 from ami_headend.core.csv_tables import BadLine
+from ami_headend.core.text import counted
 from concentrators.fleet import concentrator_keys
 from concentrators.ingest.reverification import verify_all_again, waiting_uplinks
 from concentrators.ingest.transaction_retry import TransientError
@@ -116,17 +117,19 @@ def _check_sha256(shipment: Shipment, wanted: str | None) -> None:
 
 
 def _told(report: ShipmentReport) -> str:
-    words = f"{report.active} active keys, {report.pending} pending, {report.transfer_keys} transfer keys"
+    words = f"{counted(report.active, 'active key')}, {report.pending} pending"
+    words += f", {counted(report.transfer_keys, 'transfer key')}"
     if report.replaced:
-        words += f", {report.replaced} transfer keys replaced"
+        words += f", {counted(report.replaced, 'transfer key')} replaced"
     if report.agreed:
-        words += f", {report.agreed} meters agreed with"
+        words += f", {counted(report.agreed, 'meter')} agreed with"
     words += f", {report.unchanged} unchanged"
     if report.at_last_epoch:
         words += (
-            f"; WARNING: the keys of {report.at_last_epoch} devices have epoch 65535, the last one: these devices "
-            "can never get another key"
+            f"; WARNING: {counted(report.at_last_epoch, 'device has', 'devices have')} keys of epoch 65535, the last "
+            "one, and can never get another key"
         )
     if report.without_transfer_key:
-        words += f"; {report.without_transfer_key} devices have no transfer key: no key command reaches them"
+        lacking = counted(report.without_transfer_key, "device has", "devices have")
+        words += f"; {lacking} no transfer key, and no key command gets there"
     return words

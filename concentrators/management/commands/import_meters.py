@@ -9,6 +9,7 @@ from django.db import IntegrityError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, bars
+from ami_headend.core.text import counted
 from concentrators.fleet.first_keys import KeyPolicy
 from concentrators.fleet.meter_import import REFUSALS, import_file
 from keyvault.audit.chain import command_actor
@@ -75,14 +76,15 @@ Examples:
         self.refuse(report.bad)
         self.stdout.write(
             f"{'Would import' if options['dry_run'] else 'Imported'}: {report.new} new, {report.changed} changed, "
-            f"{report.unchanged} unchanged; {report.assigned} assigned to a concentrator; {report.keyed} given keys; "
-            f"{report.awaited} may enrol by certificate; "
-            f"{report.grouped} times a meter or a place came into a group."
+            f"{report.unchanged} unchanged; {report.assigned} assigned to a concentrator; "
+            f"{counted(report.keyed, 'given key')}; {report.awaited} may enrol by certificate; "
+            f"{counted(report.grouped, 'time')} a meter or a place came into a group."
         )
         if report.schemes_unused:
             self.stdout.write(
-                f"{report.schemes_unused} new meters have a scheme or an algorithm in the file, which --no-keys does "
-                "not store: the shipment of their keys must name it, or the keys are for ccm."
+                f"{counted(report.schemes_unused, 'new meter has', 'new meters have')} a scheme or an algorithm in the "
+                "file, which --no-keys does not store: the shipment of their keys must name it, or the keys are for "
+                "ccm."
             )
 
 

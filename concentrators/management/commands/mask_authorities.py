@@ -10,6 +10,7 @@ from django.utils import timezone
 from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand
 from ami_headend.core.eui64 import Eui64Error
+from ami_headend.core.text import counted
 from concentrators.totals import mask_collector, masked_queries
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
@@ -88,7 +89,7 @@ class Command(DomainCommand):
 
     def group(self, *, group: str, titles: list[str], **options: Any) -> None:
         changed = mask_groups.assign([eui64.parse(title) for title in titles], group, chain.command_actor())
-        self.stdout.write(f"{changed} meters are now in mask group {group!r}.")
+        self.stdout.write(f"{counted(changed, 'meter is', 'meters are')} now in mask group {group!r}.")
 
     def list(self, *, json: bool, **options: Any) -> None:
         rows = masked_queries.authorities(timezone.now())
@@ -96,13 +97,17 @@ class Command(DomainCommand):
             self.write_json([row._asdict() for row in rows])
             return
         for row in rows:
-            state = f"withdrawn {row.withdrawn_at:%Y-%m-%d}" if row.withdrawn_at else f"{row.open} questions open"
+            state = (
+                f"withdrawn {row.withdrawn_at:%Y-%m-%d}"
+                if row.withdrawn_at
+                else f"{counted(row.open, 'question')} open"
+            )
             failing = (
                 f", failing since {row.failing_since:%Y-%m-%d %H:%M} UTC: {row.error}" if row.failing_since else ""
             )
             self.stdout.write(
-                f"{row.name} at {row.url}, group {row.mask_group!r}, public {row.public}: {row.answers} answers, "
-                f"{state}{failing}"
+                f"{row.name} at {row.url}, group {row.mask_group!r}, public {row.public}: "
+                f"{counted(row.answers, 'answer')}, {state}{failing}"
             )
         if not rows:
             self.stdout.write("No mask authority is pinned yet.")
@@ -111,8 +116,8 @@ class Command(DomainCommand):
         wait = None if settle is None else timedelta(seconds=settle)
         done = mask_collector.collect(timezone.now(), wait)
         self.stdout.write(
-            f"{done.formed} sets formed, {done.answers} answers came, {done.closed} sets closed, "
-            f"{done.failed} tries failed."
+            f"{counted(done.formed, 'set')} formed, {counted(done.answers, 'answer')} came, "
+            f"{counted(done.closed, 'set')} closed, {counted(done.failed, 'try', 'tries')} failed."
         )
 
 

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, bars, time_of
+from ami_headend.core.text import counted
 from concentrators.totals import totals
 from meters.readings.partitions import NotStoredError, first_stored, require_stored, retention_start
 
@@ -63,11 +64,17 @@ class Command(DomainCommand):
         if len(differences) > _SHOWN:
             self.stdout.write(f"... and {len(differences) - _SHOWN} more")
         if not differences:
-            self.stdout.write(f"Totals and readings agree, {len(days)} days.")
+            self.stdout.write(f"Totals and readings agree, {counted(len(days), 'day')}.")
         elif options["fix"]:
-            self.stdout.write(f"{len(differences)} totals were set to the sums of the readings.")
+            self.stdout.write(
+                f"{counted(len(differences), 'total was', 'totals were')} set to the sums of the readings."
+            )
         else:
-            raise CommandError(f"{len(differences)} totals differ from the readings; --fix sets them", returncode=1)
+            raise CommandError(
+                f"{counted(len(differences), 'total differs', 'totals differ')} from the readings; "
+                "--fix sets what differs",
+                returncode=1,
+            )
 
 
 def _days(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:

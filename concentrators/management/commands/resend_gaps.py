@@ -12,6 +12,7 @@ from django.utils import timezone
 from rich.console import Console
 
 from ami_headend.core.commands import DomainCommand, bars
+from ami_headend.core.text import counted
 from concentrators.commands import gap_recovery, guard
 from concentrators.commands.queue import DownlinkError
 from concentrators.management import choosing
@@ -73,7 +74,8 @@ class Command(DomainCommand):
         done_so = "held" if outcome.approval else "queued"
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(
-            f"{outcome.meters} meters have {outcome.gaps} gaps: {outcome.commands} resends {would}{done_so},"
+            f"{counted(outcome.meters, 'meter has', 'meters have')} {counted(outcome.gaps, 'gap')}: "
+            f"{counted(outcome.commands, 'resend')} {would}{done_so},"
             f" {outcome.put_off} put off to another day; the others were asked for before."
         )
 

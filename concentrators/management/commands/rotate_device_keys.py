@@ -148,9 +148,9 @@ class Command(DomainCommand):
             standing = rollouts.progress(wave)
             states = ", ".join(f"{number} {state}" for state, number in sorted(standing.states.items()))
             self.stdout.write(
-                f"{wave.pk} {wave.name}: {wave.state}; {standing.meters} meters, {standing.waiting} waiting"
+                f"{wave.pk} {wave.name}: {wave.state}; {counted(standing.meters, 'meter')}, {standing.waiting} waiting"
                 f"{', ' + states if states else ''}; {wave.rate_per_hour} an hour,"
-                f" {standing.failures} of {wave.failure_budget} failures"
+                f" {standing.failures} of {counted(wave.failure_budget, 'failure')}"
             )
         if not found:
             self.stdout.write("There is no wave yet.")

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ami_headend.core.commands import DomainCommand, bars
+from ami_headend.core.text import counted
 from concentrators.ingest.reverification import ready, verify_all_again, waiting_uplinks
 from concentrators.ingest.transaction_retry import TransientError
 from meters.registry.lookup import RegistryError, parse_system_title
@@ -48,7 +49,8 @@ Examples:
             raise CommandError(f"{error}. What was judged stays; run the command again for the rest.") from None
         if options["dry_run"]:
             self.stdout.write(
-                f"{sum(found)} waiting frames of {len(found)} uplinks can be judged now; nothing changed."
+                f"{counted(sum(found), 'waiting frame')} of {counted(len(found), 'uplink')} can be judged now; "
+                "nothing changed."
             )
         else:
             self.stdout.write(f"{outcome}.")

@@ -7,6 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from keyvault import approvals
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
@@ -83,19 +84,24 @@ class Command(DomainCommand):
         for use in agreement_keys.standings():
             if use.key.name == name and use.meters and (before == use.key or use.key.state == "replaced"):
                 self.stdout.write(
-                    f"{use.meters} meters still use version {use.key.version}. Move them in a wave: manage.py "
+                    f"{counted(use.meters, 'meter still uses', 'meters still use')} "
+                    f"version {use.key.version}. Begin a wave: manage.py "
                     f"rotate_device_keys begin --name NAME --agreed-with {name}:{use.key.version}"
                 )
 
     def cut_off(self, *, name: str, version: int, dry_run: bool, yes: bool, **options: Any) -> None:
         would = agreement_cut_off.would_be(name, version)
         if dry_run:
-            self.stdout.write(f"{would.compromised} keys would be compromised, {would.to_rotate} must be rotated.")
+            self.stdout.write(
+                f"{counted(would.compromised, 'key')} would be compromised, {would.to_rotate} must be rotated."
+            )
             return
         subject = agreement_cut_off.approval_subject(name, version)
         approvals.check(approvals.CUT_OFF_AGREEMENT_KEY, subject, timezone.now())
         if not yes:
-            self.stdout.write(f"{would.compromised} keys are compromised with it; their meters need new pairs.")
+            one = "key is compromised with it; its meter needs a new pair."
+            more = "keys are compromised with it; their meters need new pairs."
+            self.stdout.write(counted(would.compromised, one, more))
             try:
                 typed = input(f"Type {version} to cut that version of {name} off for good: ").strip()
             except EOFError:
@@ -103,10 +109,13 @@ class Command(DomainCommand):
             if typed != str(version):
                 raise CommandError(f"{typed!r} is not {version}: nothing was done.")
         done = agreement_cut_off.cut_off(name, version, chain.command_actor(), timezone.now())
-        self.stdout.write(
-            f"Version {version} of {name} is cut off, and {done.compromised} keys that were agreed on with it. "
-            f"{done.to_rotate} keys of other sources seal to it: rotate their meters."
+        agreed = counted(done.compromised, "key that was", "keys that were")
+        one, more = (
+            "key of another source seals to it: rotate its meter.",
+            "keys of other sources seal to it: rotate their meters.",
         )
+        self.stdout.write(f"Version {version} of {name} is cut off, and {agreed} agreed on with it.")
+        self.stdout.write(counted(done.to_rotate, one, more))
 
     def _tell_made(self, key: AgreementKey) -> None:
         self.stdout.write(f"Made version {key.version} of {key.name}, public {bytes(key.public).hex()}.")

@@ -7,6 +7,7 @@ from typing import Any
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, bars
+from ami_headend.core.text import counted
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -50,6 +51,7 @@ Examples:
                 progress.step("wrapping", len(titles)),
             )
         self.stdout.write(
-            f"Exported {exported.keys} keys and {exported.transfer_keys} transfer keys to {options['output']}, "
-            f"wrapped under {transport_key.fingerprint.hex()}.\nSHA-256 of the file: {exported.sha256.hex()}"
+            f"Exported {counted(exported.keys, 'key')} and {counted(exported.transfer_keys, 'transfer key')} to "
+            f"{options['output']}, wrapped under {transport_key.fingerprint.hex()}.\n"
+            f"SHA-256 of the file: {exported.sha256.hex()}"
         )

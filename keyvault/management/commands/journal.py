@@ -84,7 +84,9 @@ class Command(DomainCommand):
         for folder in folders:
             found = reading.read([folder], master)
             faults += found.faults
-            self.stdout.write(f"{folder}: {len(here & _records(found)):,} of this host's {len(here):,} records.")
+            self.stdout.write(
+                f"{folder}: {len(here & _records(found)):,} of this host's {counted(len(here), 'record')}."
+            )
         lost = here - _records(reading.read(folders, master))
         if lost:
             said, numbers = counted(len(lost), "record"), [number for number, _ in lost]
@@ -100,10 +102,11 @@ class Command(DomainCommand):
             torn = f", and {state.torn_octets} octets of a record that a crash cut short" if state.torn_octets else ""
             numbers = f" ({state.first} to {state.last})" if state.records else ""
             beside = "" if state.beside is None else f" that {state.beside} lacks"
-            self.stdout.write(f"{state.path}: {state.records} records{beside}{numbers}{torn}")
+            self.stdout.write(f"{state.path}: {counted(state.records, 'record')}{beside}{numbers}{torn}")
         records = sum(state.records for state in found.states)
         self.stdout.write(
-            f"{records} records in {len(found.states)} segments; the last record is number {found.last_number}."
+            f"{counted(records, 'record')} in {counted(len(found.states), 'segment')}; "
+            f"the last record is number {found.last_number}."
         )
 
 

@@ -8,6 +8,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from keyvault import approvals, master_key
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
@@ -99,7 +100,7 @@ class Command(DomainCommand):
             return
         actor, batch_size = chain.command_actor(), options["batch_size"]
         rotation = rewrap.resume(actor, batch_size) if resume else rewrap.begin(batch_size, actor)
-        self.stdout.write(f"Version {rotation.to_version} is active; {rotation.total} secrets to rewrap.")
+        self.stdout.write(f"Version {rotation.to_version} is active; {counted(rotation.total, 'secret')} to rewrap.")
         if here:
             rotation_progress.work(rotation)
         else:
@@ -123,35 +124,40 @@ class Command(DomainCommand):
         if rotation.state != rotation_progress.FINISHED:
             self.stdout.write(f"The rotation is {rotation.state} at {rotation.rewrapped} of {rotation.total}.")
             return
-        self.stdout.write(f"Finished: {rotation.rewrapped} secrets rewrapped under version {rotation.to_version}.")
+        self.stdout.write(
+            f"Finished: {counted(rotation.rewrapped, 'secret')} rewrapped under version {rotation.to_version}."
+        )
         if rotation.unreadable:
-            self.name_faults(rewrap.unreadable(rotation), "were left as they are")
+            self.name_faults(rewrap.unreadable(rotation), "was left as it is", "were left as they are")
 
     def try_out(self) -> None:
         if rewrap.current() is not None:
             raise CommandError("A rotation is unfinished; see manage.py master_key status.")
         found = rotation_progress.verify()
         total = found.opened + len(found.faults)
-        self.stdout.write(f"Would make a new version and rewrap {found.opened} of {total} secrets.")
+        self.stdout.write(f"Would make a new version and rewrap {found.opened} of {counted(total, 'secret')}.")
         if found.faults:
-            self.name_faults(found.faults, "would be left as they are")
+            self.name_faults(found.faults, "would be left as it is", "would be left as they are")
 
     def verify(self, **options: Any) -> None:
         found = rotation_progress.verify()
-        result = f"{found.opened} secrets open, {len(found.faults)} do not"
+        result = (
+            f"{counted(found.opened, 'secret opens', 'secrets open')}, {counted(len(found.faults), 'does', 'do')} not"
+        )
         chain.record(
             chain.command_actor(), "master_key.verify", {"opened": found.opened, "faults": len(found.faults)}, result
         )
         self.stdout.write(f"{result}.")
         if found.faults:
-            self.name_faults(found.faults, "do not open as they should")
+            self.name_faults(found.faults, "does not open as it should", "do not open as they should")
 
-    def name_faults(self, faults: list[str], what: str) -> None:
+    def name_faults(self, faults: list[str], one: str, more: str) -> None:
         for fault in faults[:_NAMED]:
             self.stderr.write(f"  {fault}")
         if len(faults) > _NAMED:
             self.stderr.write(f"  and {len(faults) - _NAMED} more")
-        raise CommandError(f"{len(faults)} secrets {what}: restore their rows from a backup.", returncode=UNREADABLE)
+        said = counted(len(faults), f"secret {one}: restore its row", f"secrets {more}: restore their rows")
+        raise CommandError(f"{said} from a backup.", returncode=UNREADABLE)
 
     def destroy(self, *, version: int, yes_destroy: int | None, **options: Any) -> None:
         versions.check_destroyable(version, timezone.now())

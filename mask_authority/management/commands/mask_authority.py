@@ -17,6 +17,7 @@ from django.core.management.base import CommandError, CommandParser
 from waitress.server import create_server
 
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.text import counted
 from keyvault.enrolment.certificates import (
     CertificateError,
     check_authority_key,
@@ -145,10 +146,16 @@ class Command(DomainCommand):
                 octets = file.read_bytes()
                 taken += _take(state, octets, _now())
             except OSError as error:
-                raise CommandError(f"cannot read {file}: {error.strerror}. {taken} meters were taken.") from None
+                raise CommandError(
+                    f"cannot read {file}: {error.strerror}. {counted(taken, 'meter was', 'meters were')} taken."
+                ) from None
             except self.refusals as error:
-                raise CommandError(f"{file}: {error}. {taken} meters were taken before it.") from None
-        self.stdout.write(f"{taken} meters were taken, {len(files) - taken} were taken already.")
+                raise CommandError(
+                    f"{file}: {error}. {counted(taken, 'meter was', 'meters were')} taken before it."
+                ) from None
+        self.stdout.write(
+            f"{counted(taken, 'meter was', 'meters were')} taken; {len(files) - taken} had been taken already."
+        )
 
     def revoke(self, folder: Path, *, files: list[Path], **options: Any) -> None:
         """Take revocations, each whole or not; the first that is refused ends it."""
@@ -157,9 +164,14 @@ class Command(DomainCommand):
             try:
                 kid, cti, is_new = _revoke(state, file.read_bytes(), _now())
             except OSError as error:
-                raise CommandError(f"cannot read {file}: {error.strerror}. {done} revocations were taken.") from None
+                raise CommandError(
+                    f"cannot read {file}: {error.strerror}. "
+                    f"{counted(done, 'revocation was', 'revocations were')} taken."
+                ) from None
             except self.refusals as error:
-                raise CommandError(f"{file}: {error}. {done} revocations were taken before it.") from None
+                raise CommandError(
+                    f"{file}: {error}. {counted(done, 'revocation was', 'revocations were')} taken before it."
+                ) from None
             self.stdout.write(f"Certificate {cti.hex()} is revoked{'' if is_new else ' already'}.")
             for title in _taken_by(state, kid, cti):
                 self.stdout.write(
@@ -215,7 +227,8 @@ class Command(DomainCommand):
         for public, name in state.requesters.items():
             self.stdout.write(f"requester {name}: public {public.hex()}")
         self.stdout.write(
-            f"{counts['meters']} meters, {counts['revoked']} certificates revoked, {counts['sets']} sets answered."
+            f"{counted(counts['meters'], 'meter')}, {counted(counts['revoked'], 'certificate')} revoked, "
+            f"{counted(counts['sets'], 'set')} answered."
         )
 
     def log(self, folder: Path, *, last: int, **options: Any) -> None:

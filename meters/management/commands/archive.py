@@ -65,7 +65,7 @@ class Command(DomainCommand):
     def _plan(self) -> None:
         for one in months.plan(timezone.now()):
             state = one.state or ("empty" if one.rows == 0 else "old enough")
-            rows = "" if one.rows is None else f"  {one.rows:,} readings"
+            rows = "" if one.rows is None else f"  {counted(one.rows, 'reading')}"
             verified = "" if one.checked_at is None else f"  verified {one.checked_at:%Y-%m-%d}"
             self.stdout.write(f"{one.month:%Y-%m}  {state:10}  {one.octets / _MIB:,.1f} MiB{rows}{verified}")
 
@@ -79,7 +79,7 @@ class Command(DomainCommand):
             except self.refusals as error:
                 bad.append(f"{month:%Y-%m}: {error}")
             else:
-                self.stdout.write(f"{month:%Y-%m}: {rows:,} readings, as they were written")
+                self.stdout.write(f"{month:%Y-%m}: {counted(rows, 'reading')}, as written")
         if bad:
             raise CommandError(f"{len(bad)} of {counted(len(wanted), 'month')} did not pass. {'; '.join(bad)}")
 
@@ -102,4 +102,4 @@ class Command(DomainCommand):
         except OperationalError as error:
             said = str(error).splitlines()[0]
             raise CommandError(f"{month:%Y-%m} waits, since its table is busy ({said}): call this again") from None
-        self.stdout.write(f"{month:%Y-%m} is restored: {rows:,} readings")
+        self.stdout.write(f"{month:%Y-%m} is restored: {counted(rows, 'reading')}")

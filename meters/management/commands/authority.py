@@ -11,6 +11,7 @@ from django.utils import timezone
 from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand, time_of
 from ami_headend.core.eui64 import Eui64Error
+from ami_headend.core.text import counted
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -139,7 +140,7 @@ class Command(DomainCommand):
         parsed = [eui64.parse(title) for title in titles]
         allowed = authorities.allow(parsed, chain.command_actor(), timezone.now(), scheme, algorithm)
         kinds = ", ".join(f"{count} for scheme {name}" for name, count in sorted(allowed.items()))
-        self.stdout.write(f"{allowed.total()} meters may enrol, once each: {kinds}.")
+        self.stdout.write(f"{counted(allowed.total(), 'meter')} may enrol, once each: {kinds}.")
         unknown = unregistered(parsed)
         if unknown:
             named = ", ".join(title.hex() for title in unknown[:_NAMED])
@@ -178,7 +179,7 @@ class Command(DomainCommand):
         title = bytes(revoked.enrolment.system_title).hex()
         if compromise:
             moved = epochs.compromise(revoked.key_ids, chain.command_actor())
-            self.stdout.write(f"{moved} keys of {title}, which it had enrolled, are compromised.")
+            self.stdout.write(f"Compromised: {counted(moved, 'key')} of {title}, which it had enrolled.")
             return
         self.stdout.write(
             f"It enrolled {title}, whose keys stay valid. If others may know them: "
@@ -197,12 +198,12 @@ class Command(DomainCommand):
             until += "" if row.unpinned_at is None else f", unpinned {row.unpinned_at:%Y-%m-%d}"
             self.stdout.write(
                 f"{row}: kid {kid_text(bytes(row.kid))}, public {bytes(row.public).hex()}, pinned "
-                f"{row.pinned_at:%Y-%m-%d}{until}; it enrolled {row.enrolments} meters, and revoked "
-                f"{row.revocations} certificates"
+                f"{row.pinned_at:%Y-%m-%d}{until}; it enrolled {counted(row.enrolments, 'meter')}, and revoked "
+                f"{counted(row.revocations, 'certificate')}"
             )
         if not rows:
             self.stdout.write("No authority is pinned yet.")
-        self.stdout.write(f"{awaited} meters may enrol.")
+        self.stdout.write(f"{counted(awaited, 'meter')} may enrol.")
 
 
 def add_names(parser: CommandParser) -> None:

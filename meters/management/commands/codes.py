@@ -9,6 +9,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
@@ -89,10 +90,12 @@ Examples:
             for key, value in entries.items():
                 tables.check_key(table, key)
                 tables.check(table, value)
-            self.stdout.write(f"{len(entries)} entries are right. Nothing was changed: this was a dry run.")
+            self.stdout.write(
+                f"{counted(len(entries), 'entry is', 'entries are')} right. Nothing was changed: this was a dry run."
+            )
             return
         changed = site_codes.put(table, entries, chain.command_actor(), timezone.now())
-        self.stdout.write(f"{changed} of {len(entries)} entries are new or changed.")
+        self.stdout.write(f"New or changed: {changed} of {counted(len(entries), 'entry', 'entries')}.")
 
 
 def _entry(words: list[str]) -> Entry:

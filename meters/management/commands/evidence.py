@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.text import counted
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from meters.archive.files import ArchiveError
@@ -48,7 +49,8 @@ class Command(DomainCommand):
         found = [lookup.look_up(text) for text in meters]
         done = evidence.export(found, Period(start, end), output, chain.command_actor())
         self.stdout.write(
-            f"{output}: {done.readings} readings of {done.meters} meters, with {done.signatures} signatures."
+            f"{output}: {counted(done.readings, 'reading')} of {counted(done.meters, 'meter')}, "
+            f"with {counted(done.signatures, 'signature')}."
         )
         if not done.signatures:
             self.stderr.write("None of them signed anything in that time.")

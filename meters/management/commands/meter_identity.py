@@ -8,6 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
+from ami_headend.core.text import counted
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.coupons import identities
@@ -62,7 +63,8 @@ class Command(DomainCommand):
         registered = identities.register(octets, chain.command_actor(), timezone.now(), dry_run=dry_run)
         would = "would be " if dry_run else ""
         self.stdout.write(
-            f"{registered.new} identities {would}registered, {registered.unchanged} were registered before."
+            f"{counted(registered.new, 'identity', 'identities')} {would}registered, "
+            f"{registered.unchanged} had been registered before."
         )
         if unknown := unregistered(registered.system_titles):
             named = ", ".join(title.hex() for title in unknown[:_NAMED])
@@ -72,10 +74,13 @@ class Command(DomainCommand):
     def confirm(self, *, dry_run: bool, **options: Any) -> None:
         if dry_run:
             titles = [bytes(row.system_title).hex() for row in identities.unconfirmed()]
-            self.stdout.write(f"{len(titles)} identities are to be confirmed{': ' * bool(titles)}{', '.join(titles)}.")
+            self.stdout.write(
+                f"{counted(len(titles), 'identity is', 'identities are')} to be confirmed"
+                f"{': ' * bool(titles)}{', '.join(titles)}."
+            )
             return
         done = identities.confirm(chain.command_actor(), timezone.now())
-        self.stdout.write(f"{done.new} identities confirmed, {done.unchanged} stood already.")
+        self.stdout.write(f"{counted(done.new, 'identity', 'identities')} confirmed, {done.unchanged} stood already.")
 
     def list(self, *, json: bool, **options: Any) -> None:
         rows = list(identities.listed())

@@ -97,10 +97,10 @@ def test_a_wrong_total_is_found_and_mended(totals_of_a_day: Concentrator, change
         row = total.get()
         row.interval_start -= timedelta(minutes=30)
         row.save(force_insert=True)
-    with pytest.raises(CommandError, match="1 totals differ") as refused:
+    with pytest.raises(CommandError, match="1 total differs") as refused:
         recompute()
     assert refused.value.returncode == 1
-    assert "1 totals were set" in recompute("--fix")
+    assert "1 total was set" in recompute("--fix")
     assert "Totals and readings agree" in recompute()
     assert IntervalTotal.objects.get(interval_start=START).value_sum == 300
     assert IntervalTotal.objects.count() == 4

@@ -178,7 +178,7 @@ class TestCommand:
 
     def test_it_says_what_it_did(self, device: Device) -> None:
         said = self.run("--all", "--days", "2", "--dry-run")
-        assert said.startswith("1 meters have 3 gaps: 3 resends would be queued")
+        assert said.startswith("1 meter has 3 gaps: 3 resends would be queued")
         assert not Command.objects.exists()
         assert "3 resends queued, 0 put off" in self.run("--meter", device.title.hex(), "--days", "2")
 

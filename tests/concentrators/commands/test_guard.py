@@ -106,7 +106,7 @@ class TestHeld:
         assert [*acts][-3:] == [
             ("ops", "command.set_clock", "1 held"),
             ("ben", "approval.approve", "done"),
-            ("ben", "command.release", "1 commands"),
+            ("ben", "command.release", "1 command"),
         ]
         with pytest.raises(ApprovalError, match="used already"):
             released(held.approval, ben)

@@ -299,7 +299,7 @@ class TestCommandLine:
         assert said == f"Wave {wave.pk} (spring) has begun: 1 meter.\n"
         tasks.step_rotation_waves()
         assert self.run("status", "--wave", wave.pk) == (
-            f"{wave.pk} spring: running; 1 meters, 0 waiting, 1 queued; 1000 an hour, 0 of 10 failures\n"
+            f"{wave.pk} spring: running; 1 meter, 0 waiting, 1 queued; 1000 an hour, 0 of 10 failures\n"
         )
         for action, after in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
             assert self.run(action, "--wave", wave.pk) == f"Wave {wave.pk} is {after}.\n"

@@ -239,7 +239,7 @@ def test_it_is_settled_when_all_is_verified(moving: list[Concentrator]) -> None:
     (device,) = commission(1, moving[0])
     uplink = post(moving[0], [device.frame(0)])
     cells.release(ANN, moving, "b", NOW)
-    with pytest.raises(CellError, match="after 0 s 1 uplinks of these concentrators are not verified"):
+    with pytest.raises(CellError, match="after 0 s 1 uplink of these concentrators is not verified"):
         cells.wait_until_settled("b", 0)
     verification.verify(uplink.pk)
     cells.wait_until_settled("b", 5)
@@ -284,4 +284,4 @@ def test_a_restore_of_an_older_backup_gives_them_away_again(
     notes = replayer.conclude(NOW)
     assert [*map(state, moving)] == [(False, "b")] * 2
     assert status(moves, stays) == ["moved", "commissioned"]
-    assert any("1 meters are of concentrators that were moved to another cell" in note for note in notes)
+    assert any("1 meter is of a concentrator that was moved to another cell" in note for note in notes)

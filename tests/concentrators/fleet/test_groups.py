@@ -185,7 +185,7 @@ def test_a_table_puts_members_in_and_takes_them_out(table: Callable[..., Path]) 
     )
     out = StringIO()
     call_command("group", "import", str(path), stdout=out)
-    assert "Put in: 2 meters, 1 places, 1 concentrators, of 4 lines. 2 groups are new" in out.getvalue()
+    assert "Put in: 2 meters, 1 place, 1 concentrator, of 4 lines. 2 groups are new" in out.getvalue()
     north, leaky = groups.find(["district:North", "leaky"])
     assert (members(north), members(leaky)) == ({one.serial_number}, {other.serial_number})
     assert list(acts.of_concentrator(concentrator.pk)) == list(groups.of_place(place.pk)) == [north]
@@ -234,13 +234,13 @@ def test_the_command_makes_lists_and_removes() -> None:
     assert "There are no groups" in run("list")
     assert run("add", "district:North", "--note", "all of it") == "Made group district:North.\n"
     meter = MeterFactory.create(serial_number="SN-1")
-    assert "Would put into district:North: 1 meters" in run("put", "district:North", "--meter", "SN-1", "--dry-run")
-    assert "Put into district:North: 1 meters" in run("put", "district:North", "--meter", "SN-1")
-    assert "district:North: 1 meters, 0 places, 0 concentrators  all of it" in run("list", "--kind", "district")
+    assert "Would put into district:North: 1 meter" in run("put", "district:North", "--meter", "SN-1", "--dry-run")
+    assert "Put into district:North: 1 meter" in run("put", "district:North", "--meter", "SN-1")
+    assert "district:North: 1 meter, 0 places, 0 concentrators  all of it" in run("list", "--kind", "district")
     assert run("rename", "district:North", "--to", "district:Nord") == "district:North is now district:Nord.\n"
     assert "Would remove district:Nord" in run("remove", "district:Nord", "--dry-run")
     assert members(*groups.find(["district:Nord"])) == {meter.serial_number}
-    assert "Removed district:Nord, which had 1 meters" in run("remove", "district:Nord")
+    assert "Removed district:Nord, which had 1 meter" in run("remove", "district:Nord")
     for words in (["put", "x", "--meter", "SN-1"], ["add"], ["list", "x"], ["put", "x"]):
         with pytest.raises(CommandError):
             run(*words)

@@ -243,7 +243,7 @@ def test_keys_from_a_fleet_key_from_a_shipment_and_kept_ones(path: Path, capsys:
     assert list(DeviceKey.objects.values()) == kept
 
     assert "0 given keys" in run(path, [HEADER, "0024befffe000003,S3,,,,,,,"], "--no-keys")
-    assert "1 given keys" in run(path, [HEADER, FULL], "--fleet-key", "2026")
+    assert "1 given key;" in run(path, [HEADER, FULL], "--fleet-key", "2026")
     assert set(DeviceKey.objects.filter(algorithm=11).values_list("source", "fleet_key__name")) == {("derived", "2026")}
     assert "there is no fleet key 2027" in refused(path, capsys, [HEADER, BARE], "--fleet-key", "2027")
 
@@ -257,7 +257,7 @@ def test_an_algorithm_changes_with_the_key_only(path: Path, capsys: pytest.Captu
 def test_without_keys_a_scheme_in_the_file_is_said_to_be_lost(path: Path) -> None:
     header = "system_title,serial_number,scheme"
     said = run(path, [header, "0024befffe000001,S1,mac", "0024befffe000002,S2,ccm"], "--no-keys", "--dry-run")
-    assert "1 new meters have a scheme or an algorithm in the file, which --no-keys does not store" in said
+    assert "1 new meter has a scheme or an algorithm in the file, which --no-keys does not store" in said
     assert "--no-keys" not in run(path, [header, "0024befffe000002,S2,ccm"], "--no-keys")
     assert "--no-keys" not in run(path, [header, "0024befffe000001,S1,mac"])
 
@@ -269,7 +269,7 @@ def test_with_several_agreement_keys_one_is_named(path: Path, capsys: pytest.Cap
     lines = ["system_title,serial_number,scheme", "0024befffe000001,S1,sealed"]
     assert "several agreement keys, hes-1 and hes-2 among them, and none is named" in refused(path, capsys, lines)
     assert "no agreement key hes-3" in refused(path, capsys, lines, "--agreement-key", "hes-3")
-    assert "1 given keys" in run(path, lines, "--agreement-key", "hes-2")
+    assert "1 given key;" in run(path, lines, "--agreement-key", "hes-2")
     assert DeviceKey.objects.get(epoch=1).agreement_key == second
 
 

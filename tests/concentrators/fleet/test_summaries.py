@@ -34,8 +34,8 @@ def test_concentrators_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     tokens.issue(one, expires_at=timezone.now() - timedelta(days=1))
     tokens.issue(other)
     lines = said(capsys, "concentrator", "list").splitlines()
-    assert lines[0].startswith("DCU-1  active, 2 meters, 1 valid tokens, posted 20")
-    assert lines[1] == "DCU-2  REFUSED (not active), 0 meters, 1 valid tokens, never posted"
+    assert lines[0].startswith("DCU-1  active, 2 meters, 1 valid token, posted 20")
+    assert lines[1] == "DCU-2  REFUSED (not active), 0 meters, 1 valid token, never posted"
     listed = json.loads(said(capsys, "concentrator", "list", "--json"))
     assert [(row["name"], row["moved_to"]) for row in listed] == [("DCU-1", ""), ("DCU-2", "")]
     Concentrator.objects.filter(pk=other.pk).update(moved_to="b")

@@ -378,7 +378,7 @@ class TestCommands:
         assert not AuditRecord.objects.exists()
         sha256 = said.split()[-1]
         said = self.run("import_keys", path, "--transport-key", key_file, "--sha256", sha256)
-        assert "4 waiting frames of 1 uplinks judged: 4 accepted, 0 duplicate, 0 rejected." in said
+        assert "4 waiting frames of 1 uplink judged: 4 accepted, 0 duplicate, 0 rejected." in said
         uplink.refresh_from_db()
         assert outcome(uplink) == {"accepted": 4, "unknown_device": 2}
         said = self.run("import_keys", path, "--transport-key", key_file)
@@ -416,10 +416,10 @@ class TestCommands:
         other = verified(concentrator, [devices[2].frame(5)])
         give_keys(devices)
         assert self.run("verify_again", "--all-waiting", "--dry-run").startswith("7 waiting frames of 2 uplinks can be")
-        assert self.run("verify_again", "--meters", devices[0].title.hex()).startswith("2 waiting frames of 1 uplinks")
-        assert self.run("verify_again", "--uplinks", other.pk).startswith("1 waiting frames of 1 uplinks judged: 1 acc")
+        assert self.run("verify_again", "--meters", devices[0].title.hex()).startswith("2 waiting frames of 1 uplink")
+        assert self.run("verify_again", "--uplinks", other.pk).startswith("1 waiting frame of 1 uplink judged: 1 acc")
         assert list(ready(waiting_uplinks())) == [(uplink.pk, 4)]
-        assert self.run("verify_again", "--all-waiting").startswith("4 waiting frames of 1 uplinks judged: 4 accepted")
+        assert self.run("verify_again", "--all-waiting").startswith("4 waiting frames of 1 uplink judged: 4 accepted")
         assert self.run("verify_again", "--all-waiting").startswith("0 waiting frames of 0 uplinks")
         with pytest.raises(CommandError, match="is not 16 hex digits"):
             self.run("verify_again", "--meters", "17")

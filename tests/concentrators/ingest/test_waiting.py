@@ -472,15 +472,11 @@ class TestClock:
         words = ["correct_clock", "--from", start, "--to", end, "--behind", "3600", "--note", "NTP was off"]
         out = StringIO()
         call_command(*words, "--dry-run", stdout=out)
-        assert (
-            out.getvalue() == "Would correct 1 uplinks with 3 frames that were ahead of our clock; nothing changed.\n"
-        )
+        assert out.getvalue() == "Would correct 1 uplink with 3 frames that were ahead of our clock; nothing changed.\n"
         assert not AuditRecord.objects.exists()
         out = StringIO()
         call_command(*words, stdout=out)
-        assert out.getvalue().startswith(
-            "1 uplinks are corrected; their 3 frames that were ahead of our clock are judged"
-        )
+        assert out.getvalue().startswith("1 uplink is corrected; 3 frames that were ahead of our clock are judged")
         assert judged_by_itself(slow) == {"accepted": 3}
         with pytest.raises(CommandError, match="is not a time"):
             call_command("correct_clock", "--from", "x", "--to", end, "--behind", "1", "--note", "x")

@@ -71,7 +71,7 @@ def test_it_comes_when_a_frame_waits_for_it(
     spool.hand_over([], [])
     spool.db().execute("INSERT INTO batches (concentrator, first_seq, last_seq, frames, verdicts, uplink)"
                        " VALUES (0, 0, 0, 1, '{\"accepted\": 1}', ?)", [uplink.pk])  # fmt: skip
-    with pytest.raises(StillWaitingError, match="1 frames wait for a push profile"):
+    with pytest.raises(StillWaitingError, match="1 frame waits for a push profile"):
         late.wait_until_read(0, lambda: False)
     assert reverification.verify_again(uplink.pk).accepted == 1
     late.wait_until_read(0, lambda: False)

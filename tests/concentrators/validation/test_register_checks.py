@@ -248,7 +248,7 @@ def test_the_command_compares_again(wrong: Meter, capsys: pytest.CaptureFixture[
     days = {"start": START.isoformat(), "end": (START + DAY).isoformat()}
     call_command("check_registers", **days, meter=wrong.serial_number)
     said = capsys.readouterr().out
-    assert "1 days of meters" in said
+    assert "1 day of a meter was" in said
     assert "register 241, intervals 240 Wh" in said
     for wrongly, reason in (
         ({"meter": "nobody"}, "--meter: "),

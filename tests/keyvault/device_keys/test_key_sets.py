@@ -47,7 +47,7 @@ def octets_of(title: bytes = TITLE) -> dict[int, bytes]:
 
 class TestShipments:
     def test_a_set_is_stored_as_it_came(self, tmp_path: Path) -> None:
-        assert "1 active keys, 0 pending, 1 transfer keys" in bring(tmp_path, [line()])
+        assert "1 active key, 0 pending, 1 transfer key" in bring(tmp_path, [line()])
         assert octets_of() == {0: KEK, 1: GUEK + GAK}
         assert "2 unchanged" in bring(tmp_path, [line()])
 

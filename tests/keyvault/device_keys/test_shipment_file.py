@@ -85,13 +85,13 @@ class TestFile:
 
     def test_half_a_plain_file(self, tmp_path: Path) -> None:
         lines = text([line(TITLE), line(bytes(8))]).splitlines(keepends=True)
-        with pytest.raises(ShipmentError, match="says 2 meters, but 1 lines follow: the file is cut off"):
+        with pytest.raises(ShipmentError, match="says 2 meters, but 1 line follows: the file is cut off"):
             read_octets(tmp_path, b"".join(lines[:2]))
         cut = read_octets(tmp_path, b"".join(lines)[:-30])
         assert cut.bad == [(3, "it is not JSON in UTF-8")]
 
     def test_more_lines_than_the_header_says(self, tmp_path: Path) -> None:
-        with pytest.raises(ShipmentError, match="says 1 meters, but more lines follow"):
+        with pytest.raises(ShipmentError, match="says 1 meter, but more lines follow"):
             read_octets(tmp_path, text([line(TITLE), line(bytes(8))], header(1)))
 
     @pytest.mark.parametrize(

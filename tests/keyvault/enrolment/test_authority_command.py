@@ -136,17 +136,17 @@ def test_from_pinning_to_a_meter_and_its_revocation(key_file: Path) -> None:
     title = newcomer.title.hex()
     certificate = key_file.with_name("meter.cwt")
     issue(key_file, title, newcomer.public, certificate)
-    assert "1 meters may enrol, once each: 1 for scheme ccm." in run("allow", title)
-    assert "1 meters may enrol" in run("list")
+    assert "1 meter may enrol, once each: 1 for scheme ccm." in run("allow", title)
+    assert "1 meter may enrol" in run("list")
     frames = [newcomer.frame(certificate.read_bytes())]
     assert judged(ConcentratorFactory.create(), frames, timezone.now()) == {"accepted": 1}
-    assert "it enrolled 1 meters" in run("list")
+    assert "it enrolled 1 meter," in run("list")
     revocation = key_file.with_name("meter.revocation")
     run("revoke", title, "--with", key_file, "--output", revocation)
     assert not RevokedCertificate.objects.exists()
     assert "whose keys stay valid" in run("revoke", revocation)
     assert set(DeviceKey.objects.values_list("state", flat=True)) == {KeyState.ACTIVE}
-    assert f"2 keys of {title}, which it had enrolled, are compromised" in run("revoke", revocation, "--compromise")
+    assert f"Compromised: 2 keys of {title}, which it had enrolled" in run("revoke", revocation, "--compromise")
     assert set(DeviceKey.objects.values_list("state", flat=True)) == {KeyState.COMPROMISED}
     with pytest.raises(CommandError, match="no certificate"):
         run("revoke", title, "--with", key_file, "--output", key_file.with_name("another"))

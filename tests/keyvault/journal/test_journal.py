@@ -343,7 +343,7 @@ def test_the_journal_is_verified_and_shown(folder: Path, capsys: pytest.CaptureF
     write(1, [b"\x01"])
     write(2)
     call_command("journal", "verify")
-    assert "2 records in 1 segments; the last record is number 2." in capsys.readouterr().out
+    assert "2 records in 1 segment; the last record is number 2." in capsys.readouterr().out
     call_command("journal", "show", "--after", "1")
     assert json.loads(capsys.readouterr().out)["number"] == 2
     [path] = folder.glob("*.journal")

@@ -231,7 +231,7 @@ def test_copies_that_part_count_with_all_their_records(places: list[Path], caplo
     assert "records of both count" in caplog.text
     said = StringIO()
     call_command("journal", "verify", stdout=said)
-    assert f"1 records that {first / path.name} lacks" in said.getvalue()
+    assert f"1 record that {first / path.name} lacks" in said.getvalue()
     found = reading.read(places, master_key.current(), after=3)
     assert [record.number for record in found] == [4, 5]
     (second / path.name).write_bytes(damaged((second / path.name).read_bytes()))

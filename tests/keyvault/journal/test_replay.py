@@ -635,7 +635,7 @@ def test_what_must_not_go_on_is_settled(folder: Path) -> None:
     assert MasterKeyRotation.objects.get().state == RotationState.FINISHED
     assert Approval.objects.get().expires_at <= timezone.now()
     told = " ".join(outcome.notes)
-    for words in ("1 rotation waves are paused", "2 devices have keys, but no meter", "1 open approvals", "--resume"):
+    for words in ("1 rotation wave is paused", "2 devices have keys, but no meter", "1 open approval is", "--resume"):
         assert words in told
 
 

@@ -346,10 +346,10 @@ class TestVerify:
         assert found.opened == 30
         assert len(found.faults) == 1
         assert said in found.faults[0]
-        with pytest.raises(CommandError, match="1 secrets do not open") as raised:
+        with pytest.raises(CommandError, match="1 secret does not open") as raised:
             call("verify")
         assert raised.value.returncode == 2
-        assert acts()[-1] == ("master_key.verify", "30 secrets open, 1 do not")
+        assert acts()[-1] == ("master_key.verify", "30 secrets open, 1 does not")
 
     def test_all_is_well(self, secrets: dict[int, bytes]) -> None:
         assert f"{SECRETS} secrets open, 0 do not" in call("verify")
@@ -386,7 +386,7 @@ class TestDestroy:
         run(rotation)
         row = DeviceKey.objects.exclude(wrapped=None)[0]
         DeviceKey.objects.filter(pk=row.pk).update(master_key_version=1)
-        with pytest.raises(DestroyError, match="1 secrets need version 1"):
+        with pytest.raises(DestroyError, match="1 secret needs version 1"):
             versions.destroy(1, OFFICER, timezone.now() + timedelta(seconds=1))
         assert provider.fresh().versions == [1, 2]
 
@@ -395,7 +395,7 @@ class TestDestroy:
         before = bytes(row.wrapped or b"")
         run(rewrap.begin(100, OFFICER))
         DeviceKey.objects.filter(pk=row.pk).update(wrapped=before)
-        with pytest.raises(DestroyError, match="1 secrets need version 1"):
+        with pytest.raises(DestroyError, match="1 secret needs version 1"):
             versions.destroy(1, OFFICER, timezone.now())
 
     def test_not_before_its_time(self, secrets: dict[int, bytes], settings: Settings) -> None:
@@ -431,8 +431,7 @@ class TestCommand:
             in told
         )
         assert (
-            "version 2: active, 30 device keys, 1 fleet keys, 1 audit key, 0 signing secrets, 0 agreement keys ("
-            in told
+            "version 2: active, 30 device keys, 1 fleet key, 1 audit key, 0 signing secrets, 0 agreement keys (" in told
         )
         assert f"Rotation to version 2: finished, {SECRETS} of {SECRETS} rewrapped, 0 unreadable" in told
         found = json.loads(call("status", "--json"))
@@ -444,7 +443,7 @@ class TestCommand:
         assert f"Would make a new version and rewrap {SECRETS} of {SECRETS}" in call("rotate", "--dry-run")
         damage(DeviceKey.objects.exclude(wrapped=None)[0])
         damaged = list(DeviceKey.objects.order_by("pk").values())
-        with pytest.raises(CommandError, match="1 secrets would be left") as raised:
+        with pytest.raises(CommandError, match="1 secret would be left") as raised:
             call("rotate", "--dry-run")
         assert raised.value.returncode == 2
         assert (damaged, *before[1:]) == (
@@ -457,7 +456,7 @@ class TestCommand:
     def test_unreadable_rows_end_it_with_2(self, in_file: Path) -> None:
         damage(DeviceKey.objects.get(system_title=TITLES[3], epoch=0))
         out = StringIO()
-        with pytest.raises(CommandError, match="1 secrets were left as they are") as raised:
+        with pytest.raises(CommandError, match="1 secret was left as it is") as raised:
             call_command("master_key", "rotate", "--here", stdout=out, stderr=out)
         assert raised.value.returncode == 2
         assert f"transfer key of {TITLES[3].hex()}, epoch 0" in out.getvalue()

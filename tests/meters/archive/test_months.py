@@ -306,7 +306,7 @@ def test_the_command(meters: list[Meter], capsys: pytest.CaptureFixture[str]) ->
     assert not ArchivedMonth.objects.exists()
     assert said("run", f"{MONTH:%Y-%m}") == f"{MONTH:%Y-%m} is archived\n"
     assert f"{MONTH:%Y-%m}  archived" in said("plan")
-    assert "readings, as they were written" in said("verify")
+    assert "readings, as written" in said("verify")
     assert "would be restored" in said("restore", f"{MONTH:%Y-%m}", "--dry-run")
     assert "is restored" in said("restore", f"{MONTH:%Y-%m}")
     for words, reason in (

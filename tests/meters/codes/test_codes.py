@@ -103,8 +103,8 @@ class TestCommand:
         file.write_text(json.dumps({f"{STANDARD_LOG}/{n}": LOST for n in range(300, 310)}))
         assert "10 entries are right" in run("load", "events", str(file), "--dry-run")
         assert not SiteCode.objects.exists()
-        assert run("load", "events", str(file)) == "10 of 10 entries are new or changed.\n"
-        assert run("load", "events", str(file)) == "0 of 10 entries are new or changed.\n"
+        assert run("load", "events", str(file)) == "New or changed: 10 of 10 entries.\n"
+        assert run("load", "events", str(file)) == "New or changed: 0 of 10 entries.\n"
         file.write_text(json.dumps({f"{STANDARD_LOG}/400": LOST, f"{STANDARD_LOG}/401": {**LOST, "type": "x"}}))
         for words in ([], ["--dry-run"]):
             with pytest.raises(CommandError, match="type: an EndDeviceEventType"):
