@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from ami_headend.core import clock
 from ami_headend.core.sql import select
 from concentrators.fleet.outages import PERIOD, PLACED, given, spells
 from concentrators.models import ConcentratorInGroup
@@ -155,7 +156,7 @@ def restored(codes: EventCodes, now: datetime, within: timedelta, group_ids: Seq
 
 def _chosen(selection: OutageSelection, codes: EventCodes) -> tuple[str, dict[str, Any]]:
     """Return the SQL of the outages of a selection (``matching``), and its values."""
-    since = selection.start - PERIOD  # of those that had begun before
+    since = max(selection.start, clock.EARLIEST) - PERIOD  # of those that had begun before
     values = given(codes, since, selection.end, selection.group_ids)
     at = "" if selection.concentrator_ids is None else _AT
     statement = f"""{spells(selection.group_ids)}, {PLACED.format(outages="spell")}, matching AS (

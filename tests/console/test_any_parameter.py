@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from drf_spectacular.generators import SchemaGenerator
 
 from ami_headend.console.lists import ListPage
 from ami_headend.console.site import PAGES as CONSOLE
@@ -108,6 +109,24 @@ def test_no_field_of_a_form_is_a_fault(root: Client, values: list[str]) -> None:
                 body |= dict.fromkeys(("act", "do"), act)
                 sign_in_again(root, User.objects.get_or_create(username="root")[0])
                 found.append((f"{address} {act} {body['number'][:40]!r}", root.post(address, body)))
+    assert not faults(found)
+
+
+def test_no_period_of_a_rest_list_is_a_fault(root: Client) -> None:
+    """From the first instant that can be written, and until the last one."""
+    paths = SchemaGenerator().get_schema(request=None, public=True)["paths"]  # type: ignore[no-untyped-call]
+    found = []
+    for path, ways in paths.items():
+        names = {one["name"] for one in ways.get("get", {}).get("parameters", ()) if one["in"] == "query"}
+        if {"from", "to"} <= names and "{" not in path:
+            for first, last in (
+                ("0001-01-01", "0001-01-02"),
+                ("2026-01-01", "9999-12-31"),
+                ("9999-12-30", "9999-12-31"),
+            ):
+                period = {"from": f"{first}T00:00:00Z", "to": f"{last}T23:59:59Z"}
+                found += [(f"{path} {said}", root.get(path, said)) for said in (period, {"from": period["from"]})]
+    assert len(found) > 30
     assert not faults(found)
 
 
