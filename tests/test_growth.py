@@ -66,6 +66,7 @@ def test_a_number_that_was_measured_is_not_filled_in_again() -> None:
     assert not growth.is_measured({"100": {"questions": {}}}, 100, 200, 1)
 
 
+@pytest.mark.soak  # it fills a database, stops, goes on, and archives: a minute
 @pytest.mark.timeout(600)
 def test_growth_is_measured_and_goes_on_where_it_was(tmp_path: Path) -> None:
     words = ["--meters", "60", "--readings", "20000", "--rounds", "1", "--requests", "1", "--dense", "1"]

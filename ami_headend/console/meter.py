@@ -385,7 +385,7 @@ def _counters(row: Any) -> tuple[str, str, str]:
 def _last_values(meter: Meter, heard_at: datetime | None, now: datetime) -> HtmlTable:
     rows: Sequence[last_values.LastValue] = ()
     if heard_at:
-        rows = last_values.last_values(meter.pk, now + _AHEAD, retention_start(now), heard_at + _AHEAD)
+        rows = last_values.last_values(meter.pk, now + _AHEAD, retention_start(now), min(heard_at, now) + _AHEAD)
     return table(
         columns_of("register", "#value", "time", "-OBIS code"),
         [[row.name, _value(row), ago(row.captured_at, now), row.obis_code] for row in rows],

@@ -2,12 +2,14 @@
 
 import cbor2
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keyvault.schemes.cbor_walk import Part
 from keyvault.schemes.dissector import dissect
+from keyvault.schemes.dlms.envelope import DLMS_ENVELOPE
 from keyvault.schemes.hop_tag import HopTagKey
+from keyvault.schemes.table import ENVELOPES
 from tests.builders import KNOWN_COUNTER, KNOWN_KEY, KNOWN_TIME_S, KNOWN_TITLE, raw_frame, raw_protected, seal_frame
 from tests.factories import MeterFactory
 from tests.keyvault.cose.test_structures import MALFORMED
@@ -129,6 +131,7 @@ def test_no_octets_are_too_odd(octets: bytes) -> None:
 )
 def test_other_cbor_is_read_as_cbor(value: object) -> None:
     octets = cbor2.dumps(value)
+    assume(ENVELOPES.of(octets) is not DLMS_ENVELOPE)  # a text of some lengths begins as a frame of a DLMS meter does
     explained = dissect(octets)
     assert b"".join(part.octets for part in explained.parts) == octets
     assert explained.notation is not None

@@ -150,7 +150,7 @@ def serving(folder: Path) -> Iterator[Server]:
                 transports.append(transport)
                 try:
                     transport.start_server(server=_Login(server))
-                except (paramiko.SSHException, EOFError):
+                except (paramiko.SSHException, EOFError, OSError):  # whoever connected went away again
                     transport.close()
 
         thread = threading.Thread(target=accept, daemon=True)
