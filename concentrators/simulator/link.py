@@ -32,6 +32,10 @@ class Link(Protocol):
         """Return whether it can carry anything yet."""
         ...
 
+    def take_keys(self) -> None:
+        """Take what the head-end gave the concentrators meanwhile."""
+        ...
+
     def home_of(self, meter: SimulatedMeter) -> int | None:
         """Which concentrator the meter was told to send over; None where that is all the same."""
         ...
@@ -64,6 +68,9 @@ class DirectLink:
 
     def is_ready(self) -> bool:
         return True
+
+    def take_keys(self) -> None:
+        return
 
     def home_of(self, meter: SimulatedMeter) -> int | None:
         return None
@@ -101,13 +108,16 @@ class KeyedLink:
         self._sums: list[tuple[int, SumPlace, int, int]] = []
 
     def is_ready(self) -> bool:
-        """Whether each has keys; what the head-end gave meanwhile is taken."""
+        """Whether each has keys."""
+        self.take_keys()
+        return all(one.has_keys for one in self.concentrators)
+
+    def take_keys(self) -> None:
         for number, one in enumerate(self.concentrators):
             if (octets := self._store.next_key(number)) is not None:
                 one.take_next_key(octets)
             if keys := self._store.keys(number):
                 one.take_keys(keys)
-        return all(one.has_keys for one in self.concentrators)
 
     def home_of(self, meter: SimulatedMeter) -> int | None:
         """That of the meters that concentrators can read; all others are heard wherever they are."""

@@ -96,6 +96,7 @@ class Production:
     def obey(self, now_s: float) -> int:
         """Let the meters execute the commands that have reached them; return how many frames that made."""
         mail = self._spool.mail(now_s)
+        self._link.take_keys()  # after the mail was read: a concentrator has a new key before it delivers the command
         frames: list[Outgoing] = []
         said: list[ExtraValue] = []
         meters: dict[int, SimulatedMeter] = {}

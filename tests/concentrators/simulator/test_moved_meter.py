@@ -49,9 +49,12 @@ class Site:
         self.production = Production(self.plan, self.load, self.spool, Factory(self.plan, SECRET))
 
     def fetch_keys(self) -> None:
+        self.store_keys()
+        assert self.production.is_ready()
+
+    def store_keys(self) -> None:
         for number, one in enumerate(self.concentrators):
             self.store.keep_keys(number, hop_key_sets.sealed(one.pk, timezone.now()))
-        assert self.production.is_ready()
 
     def measure(self, ticks: int) -> dict[str, int]:
         self.production.advance(ticks)
@@ -162,3 +165,14 @@ def test_a_move_that_the_meter_never_learned_of_gives_way_to_the_next_one(site: 
     site.move_to(0)
     site.fetch_keys()
     assert site.pass_commands(0) == ["done", "cancelled", "done"]
+
+
+def test_a_concentrator_that_has_a_new_key_knows_it_before_the_meter_does(site: Site) -> None:
+    """Keys and the command that brings one may come at any moment, also between two looks at the keys."""
+    site.fetch_keys()
+    assert site.pass_commands(0) == ["done"]
+    queue.enqueue_keys([site.meter], "test", timezone.now())
+    site.store_keys()
+    assert site.pass_commands(0, CommandKind.SET_KEY) == ["done"]
+    assert site.store.dropped() == {}
+    assert site.store.failures(0) == "[]"
