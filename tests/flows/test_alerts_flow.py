@@ -87,6 +87,7 @@ def evaluate_until(stack: Stack, what: str, ready: Callable[[], bool]) -> None:
 
 def test_a_silent_concentrator_is_noticed_and_told_and_so_is_its_return(stack: Stack, receiver: Receiver) -> None:
     site = sites.found(stack, 2)
+    Rule.objects.exclude(condition=Condition.SILENT_CONCENTRATOR).update(is_enabled=False)
     tell_to(receiver)
     wait_verified([site.posted(frames_of(site.devices, range(2)))])
     fall_silent(site)

@@ -5,6 +5,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from django.db import connection, transaction
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -27,8 +28,12 @@ class Operator:
 
     def begin(self) -> None:
         """Begin a cell: what was told before is forgotten, so that the same trouble is new, and told at once."""
-        for model in (Delivery, Conversation, AlertStep, Alert):
-            model.objects.all().delete()
+        models = (Delivery, Conversation, AlertStep, Alert)
+        with transaction.atomic(), connection.cursor() as cursor:  # the deployment goes on evaluating
+            tables = ", ".join(model._meta.db_table for model in models)
+            cursor.execute(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE")
+            for model in models:
+                model.objects.all().delete()
         Concentrator.objects.update(is_active=False)  # those of earlier cells are silent for good
         self._seen = len(self._receiver.messages)
 
