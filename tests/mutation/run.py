@@ -26,7 +26,7 @@ from tests.mutation.operators import mutated, restructured
 CHUNK = 5_000  # mutants
 SLOWEST_S = 0.25  # of CPU, for one mutant: the slowest known takes a few milliseconds
 PEAK_OCTETS = 4 << 20  # of memory, for one mutant: as in tests/meters/push/test_bounds.py
-HANGS_AFTER_S = 300  # a whole chunk, on a machine that does much else
+HANGS_AFTER_S = 300  # of CPU, for a whole chunk: a run that is paused, or beside much else, is no hang
 MORE_MEMORY_OCTETS = 1 << 30  # that a process may take beyond what it has at its beginning
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _MEASURED = 25  # mutants of each chunk whose memory is counted exactly
@@ -114,19 +114,19 @@ def _limit() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + MORE_MEMORY_OCTETS
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    signal.signal(signal.SIGALRM, _hangs)
+    signal.signal(signal.SIGPROF, _hangs)
 
 
 def _hangs(signum: int, frame: FrameType | None) -> None:
-    raise TimeoutError(f"a chunk is not done after {HANGS_AFTER_S} s")
+    raise TimeoutError(f"a chunk is not done after {HANGS_AFTER_S} s of CPU")
 
 
 def _judge_in_time(chunk: Chunk) -> Judged:
-    signal.alarm(HANGS_AFTER_S)
+    signal.setitimer(signal.ITIMER_PROF, HANGS_AFTER_S)
     try:
         return judge(chunk)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 class Progress:

@@ -1,6 +1,8 @@
 """The runner of mutants: what it makes is made again by its seed, a break of a rule is told, and counts go on."""
 
 import os
+import signal
+import time
 from pathlib import Path
 from random import Random
 
@@ -65,6 +67,29 @@ def test_a_judge_that_breaks_is_told_with_its_mutant(monkeypatch: pytest.MonkeyP
     greedy = forms.Form([b"good"], lambda mutant: str(len(bytes(run.PEAK_OCTETS + 1))))
     monkeypatch.setattr(run, "table", lambda: {"toy": greedy})
     assert "octets of memory" in run.judge(run.Chunk(5, "toy", 0)).failed
+
+
+def test_a_pause_is_no_hang_and_a_loop_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def paused(mutant: bytes) -> str:
+        time.sleep(0.3)  # as a stopped process, it takes no CPU
+        return "parsed"
+
+    def loops(mutant: bytes) -> str:
+        while True:
+            pass
+
+    monkeypatch.setattr(run, "CHUNK", 1)
+    monkeypatch.setattr(run, "HANGS_AFTER_S", 0.2)
+    before = signal.signal(signal.SIGPROF, run._hangs)
+    try:
+        for judge, failed in ((paused, ""), (loops, "5/toy/0 mutant 0: TimeoutError: ")):
+            toy = {"toy": forms.Form([b"good"], judge)}
+            monkeypatch.setattr(run, "table", lambda toy=toy: toy)
+            told = run._judge_in_time(run.Chunk(5, "toy", 0)).failed
+            assert told.startswith(failed)
+            assert bool(told) == bool(failed)
+    finally:
+        signal.signal(signal.SIGPROF, before)
 
 
 def test_counts_go_on_from_a_file(tmp_path: Path) -> None:
