@@ -39,6 +39,7 @@ _UNUSUAL = {
     "keyvault_coupon": "SELECT, INSERT, UPDATE (spent_on)",
     "keyvault_coupondispute": "SELECT, INSERT",
     "keyvault_devicepublickey": "SELECT, INSERT",  # the public key of a meter never changes
+    "metrics_uncounted": "SELECT, DELETE",  # a function of the owner adds rows
     "meters_householdaccess": "SELECT, INSERT",  # functions of the owner count and remove rows
     "meters_maskedreading": "SELECT, INSERT, UPDATE (interval_minutes, set_id)",  # as it comes into a set
     "meters_signature": "SELECT, INSERT",

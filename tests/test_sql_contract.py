@@ -61,10 +61,9 @@ ELSEWHERE = {
             *("keyvault_revokedcertificate", "keyvault_meteridentity", "keyvault_couponlist", "keyvault_coupon"),
             *("concentrators_feedera", "concentrators_feedhead"),
             *("keyvault_coupondispute", "meters_pushprofile", "meters_signature"),
-            *("meters_householdaccess", "meters_maskedreading", "meters_reading"),
+            *("meters_householdaccess", "meters_maskedreading", "meters_reading", "metrics_uncounted"),
         },
     ),
-    "ami_headend/metrics/counting.py": ("counters follow the rows of uplinks", {"concentrators_uplink"}),
     "ami_headend/metrics/snapshots.py": (_ALL_AT_ONCE, {"meters_meter"}),
     "concentrators/commands/capture_period.py": (_STORES, {"meters_reading"}),
     "concentrators/commands/downlink.py": (

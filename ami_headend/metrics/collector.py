@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db.models import Max
 from django.utils import timezone
@@ -18,7 +18,6 @@ from ami_headend.core import clock
 from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.health import components, heartbeats
 from ami_headend.metrics import counting, snapshots
-from ami_headend.metrics.models import Counted
 from ami_headend.siem import pending
 from concentrators.failures.kinds import FailureKind, Severity
 from concentrators.feed import sequencer, subscriptions
@@ -32,9 +31,6 @@ from keyvault.master_key import MasterKeyError, rewrap
 logger = logging.getLogger(__name__)
 
 PREFIX = "ami_headend_"
-_COUNT_HERE_BEFORE = timedelta(
-    minutes=10
-)  # if counting is further behind, it is left to a worker, so that the answer does not take long
 _VERDICTS = ("accepted", "duplicate", *(kind.value for kind in FailureKind))
 _OF_SNAPSHOTS = {
     "meters": ("Meters by state; silent: no frame accepted for 24 hours", ["state"]),
@@ -85,9 +81,7 @@ def registry() -> CollectorRegistry:
 
 
 def _counters(now: datetime) -> Iterator[Metric]:
-    counted = Counted.objects.get()
-    if clock.is_within(counted.until, _COUNT_HERE_BEFORE, now):
-        counted = counting.count()
+    counted, _ = counting.count()  # a batch at most, so that the answer does not take long: workers count the rest
     frames = CounterMetricFamily(f"{PREFIX}frames", "Frames by verdict, as first given", labels=["verdict"])
     for verdict in _VERDICTS:
         frames.add_metric([verdict], counted.frames.get(verdict, 0))

@@ -9,4 +9,4 @@ from ami_headend.metrics import counting
 @shared_task(**LONG)
 def count_uplinks() -> None:
     """Count verified uplinks. If this task is lost, the next one continues."""
-    counting.count()
+    counting.count_all()

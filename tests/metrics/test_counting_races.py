@@ -1,4 +1,4 @@
-"""Counting beside transactions that are open: none is left out, none is counted twice, nobody is waited for."""
+"""Counting beside open transactions and clocks that are set: none is left out, none is counted twice, none waits."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from django.utils import timezone
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.metrics import counting
-from ami_headend.metrics.models import Counted
 from tests.concentrators import fleet
 from tests.factories import ConcentratorFactory
 from tests.flows import databases
@@ -22,21 +21,37 @@ def own_database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> I
         yield databases.at_database(os.environ["DATABASE_URL"], name)
 
 
+def counted() -> int:
+    return counting.count()[0].uplinks
+
+
 def test_what_is_committed_late_is_counted_all_the_same(own_database: str) -> None:
     concentrator = ConcentratorFactory.create()
     (device,) = fleet.commission(1, concentrator)
     late, other = (fleet.post(concentrator, [device.frame(n)], timezone.now()) for n in range(2))
     verdict = "UPDATE concentrators_uplink SET accepted = 1, verified_at = clock_timestamp() WHERE id = %s"
-    counting.count()
+    counted()
     with psycopg.connect(own_database) as worker:
         worker.execute(verdict, [late.pk])  # its time is now; its commit comes later
         with connection.cursor() as cursor:
             cursor.execute(verdict, [other.pk])
-        counting.count()
-        assert Counted.objects.get().uplinks == 0  # not past the transaction that is open
+        assert counted() == 1
         worker.commit()
-    assert counting.count().uplinks == 2
-    assert counting.count().uplinks == 2
+    assert counted() == 2
+    assert counted() == 2
+
+
+def test_what_is_verified_after_the_clock_was_set_back_is_counted(own_database: str) -> None:
+    concentrator = ConcentratorFactory.create()
+    (device,) = fleet.commission(1, concentrator)
+    for index, at in enumerate(("+ interval '1 day'", "- interval '1 hour'", "")):
+        posted = fleet.post(concentrator, [device.frame(index)], timezone.now())
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE concentrators_uplink SET accepted = 1, verified_at = clock_timestamp() {at} WHERE id = %s",
+                [posted.pk],
+            )
+        assert counted() == index + 1
 
 
 def test_readers_hold_nothing_up_and_another_that_counts_is_not_waited_for(own_database: str) -> None:
@@ -45,9 +60,9 @@ def test_readers_hold_nothing_up_and_another_that_counts_is_not_waited_for(own_d
     fleet.verified(concentrator, [device.frame(0)])
     with psycopg.connect(own_database) as dump:
         dump.execute("SELECT count(*) FROM concentrators_uplink")  # as pg_dump, for hours
-        assert counting.count().uplinks == 1
+        assert counted() == 1
         dump.execute("SELECT 1 FROM metrics_counted FOR UPDATE")
         fleet.verified(concentrator, [device.frame(1)])
-        assert counting.count().uplinks == 1
+        assert counted() == 1
         dump.rollback()
-    assert counting.count().uplinks == 2
+    assert counted() == 2

@@ -17,8 +17,7 @@ from pytest_django import Settings
 from ami_headend import cached_answers
 from ami_headend.alerts.models import Alert, Condition, Rule
 from ami_headend.health import components, heartbeats
-from ami_headend.metrics import collector, counting, snapshots
-from ami_headend.metrics.models import Counted
+from ami_headend.metrics import collector, counting, snapshots, tasks
 from ami_headend.models import Heartbeat
 from ami_headend.signin import roles
 from concentrators.ingest import reverification
@@ -49,11 +48,6 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def take(now: datetime) -> None:
     """What the schedule does: the costly figures."""
     cached_answers.renew(list(snapshots.QUESTIONS.values()), now)
-
-
-@pytest.fixture(autouse=True)
-def _counted_lately(db: None) -> None:
-    Counted.objects.update(until=timezone.now() - timedelta(minutes=5))
 
 
 @pytest.fixture
@@ -135,14 +129,17 @@ class TestCounters:
         assert one(found, "verification_latency_seconds_count") == 4
         assert 864_040 <= one(found, "verification_latency_seconds_sum") < 864_060
 
-    def test_far_behind_a_question_counts_nothing_and_a_worker_does(self, asked: Client) -> None:
-        Counted.objects.update(until=timezone.now() - timedelta(hours=1))
+    def test_far_behind_a_question_counts_one_batch_and_a_worker_all(
+        self, asked: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(counting, "_BATCH", 1)
         concentrator = ConcentratorFactory.create()
         (device,) = fleet.commission(1, concentrator)
-        fleet.verified(concentrator, [device.frame(0)])
-        assert one(samples(asked), "uplinks_verified_total") == 0
-        counting.count()
+        for interval in range(4):
+            fleet.verified(concentrator, [device.frame(interval)])
         assert one(samples(asked), "uplinks_verified_total") == 1
+        tasks.count_uplinks()
+        assert one(samples(asked), "uplinks_verified_total") == 4
 
 
 class TestGauges:
