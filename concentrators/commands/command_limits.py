@@ -52,11 +52,9 @@ def broken(limits: Sequence[Limit], number: int, given: Given) -> str:
     return ""
 
 
-def applying(rows: Sequence[tuple[str, Limit]], account: str) -> list[Limit]:
-    """Return the limits of an account among (account, limit): its own one of a span replaces the general one."""
-    of_all = {limit.span: limit for owner, limit in rows if not owner}
-    own = {limit.span: limit for owner, limit in rows if owner == account}
-    found = {**of_all, **own}
+def applying(of_all: Sequence[Limit], own: Sequence[Limit]) -> list[Limit]:
+    """Return the limits of somebody: an own one of a span replaces the general one."""
+    found = {limit.span: limit for limit in (*of_all, *own)}
     return [found[span] for span in SPANS if span in found]
 
 

@@ -8,7 +8,7 @@ a wave that has begun, are not counted: the wave was.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
@@ -33,7 +33,7 @@ _BATCH = 10_000
 
 def forecast(actor: Actor, kind: CommandKind, number: int, now: datetime) -> str:
     """Say why an act of so many commands would be held now; an empty text if it would not."""
-    return _broken(actor, kind, number, now)
+    return _broken(_giver(actor, kind), kind, number, now)
 
 
 def admit(actor: Actor, kind: CommandKind, number: int, what: str, now: datetime) -> Approval | None:
@@ -42,10 +42,11 @@ def admit(actor: Actor, kind: CommandKind, number: int, what: str, now: datetime
     Runs in the transaction that queues them. Acts of one account come one after the other (a lock until its end), so
     that no two break a limit together. ``what`` continues "to ...". DownlinkError if too many acts wait already.
     """
-    execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", locks.COMMAND_LIMITS, _giver(actor))
-    why = _broken(actor, kind, number, now)
+    giver = _giver(actor, kind)
+    execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", locks.COMMAND_LIMITS, giver.tally)
+    why = _broken(giver, kind, number, now)
     if not why:
-        _count(_giver(actor), kind, number, now)
+        _count(giver.tally, kind, number, now)
         return None
     waiting = _held_acts(actor, now).count()
     if waiting >= HELD_ACTS_MAX:
@@ -89,6 +90,8 @@ def told(approval: Approval | None) -> str:
 
 def save_limit(actor: Actor, limit: CommandLimit) -> None:
     """Make or change a limit. AuditError or MasterKeyError: nothing was changed."""
+    if limit.owner is not None:
+        limit.account = limit.owner.get_username()  # as code of before knows the account
     with transaction.atomic():
         limit.save()
         chain.record(actor, "command_limit.save", _subject(limit))
@@ -102,39 +105,51 @@ def delete_limit(actor: Actor, limit: CommandLimit) -> None:
         chain.record(actor, "command_limit.delete", subject)
 
 
-def _giver(actor: Actor) -> str:
-    """Return whose commands are counted together: an account by its number, since names change; others by name."""
-    if _is_program(actor):
-        return actor.name
-    account = actor.account_id
-    if account is None:  # of a command: the account with the system user's name
-        account = getattr(approvals.account_of(actor), "pk", None)
-    return actor.name if account is None else f"account:{account}"
+class _Giver(NamedTuple):
+    """Whose commands are counted together, and which limits of its own it has."""
+
+    tally: str
+    own: list[Limit]
 
 
-def _is_program(actor: Actor) -> bool:
-    return actor.name.startswith(_PROGRAM)
+def _giver(actor: Actor, kind: CommandKind) -> _Giver:
+    """Return who gives, as limits see it: an account by its number, since names change, with the programs it made.
+
+    A program that has limits of its own is counted by itself. What has no account goes by its name.
+    """
+    by_name = CommandLimit.objects.filter(owner=None, account=actor.name)
+    if actor.name.startswith(_PROGRAM) and (own := _limits(by_name, kind)):
+        return _Giver(actor.name, own)
+    account = _account_id(actor)
+    if account is None:
+        return _Giver(actor.name, _limits(by_name, kind))
+    return _Giver(f"account:{account}", _limits(CommandLimit.objects.filter(owner=account), kind))
+
+
+def _account_id(actor: Actor) -> int | None:
+    """Return the account of an actor; of a command the one with the system user's name, if there is one."""
+    return actor.account_id if actor.account_id is not None else getattr(approvals.account_of(actor), "pk", None)
+
+
+def _limits(rows: QuerySet[CommandLimit], kind: CommandKind) -> list[Limit]:
+    return [Limit(row.span, row.most, row.share_percent) for row in rows.filter(kind=kind)]
 
 
 def _held_acts(actor: Actor, now: datetime) -> QuerySet[Approval]:
     rows = approvals.waiting(now).filter(act=approvals.SEND_COMMANDS)
-    account = None if _is_program(actor) else approvals.account_of(actor)
-    if account is None:
-        return rows.filter(requested_by=actor.name)
-    return rows.filter(requester=account).exclude(requested_by__startswith=_PROGRAM)
+    account = _account_id(actor)
+    return rows.filter(requested_by=actor.name) if account is None else rows.filter(requester=account)
 
 
-def _broken(actor: Actor, kind: CommandKind, number: int, now: datetime) -> str:
-    rows = CommandLimit.objects.filter(kind=kind, account__in=("", actor.name))
-    limits = command_limits.applying(
-        [(row.account, Limit(row.span, row.most, row.share_percent)) for row in rows], actor.name
-    )
+def _broken(giver: _Giver, kind: CommandKind, number: int, now: datetime) -> str:
+    of_all = _limits(CommandLimit.objects.filter(owner=None, account=""), kind)
+    limits = command_limits.applying(of_all, giver.own)
     if not limits:
         return ""
     in_service = 0
     if number > SMALLEST_SHARE and any(limit.share_percent for limit in limits):
         in_service = Meter.objects.filter(status=MeterStatus.COMMISSIONED).count()
-    why = command_limits.broken(limits, number, Given(_before(_giver(actor), kind, now), in_service))
+    why = command_limits.broken(limits, number, Given(_before(giver.tally, kind, now), in_service))
     return f"{kind.label} commands {why}" if why else ""
 
 
@@ -172,5 +187,5 @@ def _subject(limit: CommandLimit) -> dict[str, Any]:
         "span": limit.span,
         "most": limit.most,
         "share_percent": limit.share_percent,
-        "account": limit.account,
+        "account": limit.owner.get_username() if limit.owner else limit.account,
     }

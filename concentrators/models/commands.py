@@ -1,5 +1,6 @@
 """Commands to meters, and rollouts of device keys."""
 
+from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -183,11 +184,22 @@ class CommandLimit(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(100)],
         help_text="for one act: no more than this share of the meters in service, if it is more than 100 commands",
     )
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="+",
+        verbose_name="account",
+        help_text="that has this limit in place of the general one, with the programs whose tokens it made; "
+        "empty: every one",
+    )
     account = models.CharField(
         max_length=160,
         blank=True,
-        help_text="name of an account, or token:NAME of a program, that has this limit in place of the general one; "
-        "empty: every one",
+        verbose_name="program or system user",
+        help_text="token:NAME of a program that has this limit instead and is counted by itself, or a system user of "
+        "the terminal who has no account",
     )
 
     class Meta:
@@ -196,7 +208,13 @@ class CommandLimit(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["kind", "span", "account"],
+                condition=Q(owner=None),
                 name="command_limit_once",
+                violation_error_message="There is a limit for this kind, span and account already: change that one.",
+            ),
+            models.UniqueConstraint(
+                fields=["kind", "span", "owner"],
+                name="command_limit_owner",
                 violation_error_message="There is a limit for this kind, span and account already: change that one.",
             ),
             models.CheckConstraint(
@@ -207,7 +225,7 @@ class CommandLimit(models.Model):
         ]
 
     def __str__(self) -> str:
-        whose = f" of {self.account}" if self.account else ""
+        whose = f" of {self.owner or self.account}" if self.owner_id or self.account else ""
         return f"{self.get_kind_display()} {self.get_span_display()}{whose}"
 
 

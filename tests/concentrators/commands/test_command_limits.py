@@ -27,9 +27,8 @@ def test_limits(limits: list[Limit], number: int, given: Given, says: str) -> No
 
 
 def test_an_accounts_own_limit_of_a_span_replaces_the_general_one() -> None:
-    rows = [("", HOUR), ("", DAY), ("token:erp", Limit("hour", 7))]
-    assert applying(rows, "token:erp") == [Limit("hour", 7), DAY]
-    assert applying(rows, "ann") == [HOUR, DAY]
+    assert applying([DAY, HOUR], [Limit("hour", 7)]) == [Limit("hour", 7), DAY]
+    assert applying([DAY, HOUR], []) == [HOUR, DAY]
 
 
 def test_what_is_shipped_is_for_kinds_and_spans_that_there_are() -> None:

@@ -171,8 +171,6 @@ class TestCounting:
     def test_a_new_name_gives_an_account_nothing_more(self, devices: list[Device], ops: Person, ben: Person) -> None:
         limit(CommandKind.SET_CLOCK, "hour", 1)
         assert give(devices[0], by=ops.actor).state == "queued"
-        program = Actor("token:billing", "10.0.0.1", ops.account.pk)
-        assert [give(devices[1], by=program).state for _ in range(2)] == ["queued", "held"]  # it has a limit of its own
         User.objects.filter(pk=ops.account.pk).update(username="other")
         renamed = Person(User.objects.get(pk=ops.account.pk), "test")
         User.objects.filter(pk=ben.account.pk).update(username="ops")
@@ -182,12 +180,32 @@ class TestCounting:
 
     def test_a_new_name_makes_no_room_for_held_acts(self, devices: list[Device], ops: Person) -> None:
         limit(CommandKind.SET_CLOCK, "act", 0)
-        give(devices[0], by=Actor("token:billing", "10.0.0.1", ops.account.pk))  # counts for the program
-        for _ in range(guard.HELD_ACTS_MAX):
-            give(devices[0], by=ops.actor)
+        for by in (Actor("token:billing", "10.0.0.1", ops.account.pk), ops.actor) * (guard.HELD_ACTS_MAX // 2):
+            give(devices[0], by=by)
         User.objects.filter(pk=ops.account.pk).update(username="other")
         with pytest.raises(DownlinkError, match="20 acts of other wait for a second person already"):
             give(devices[1], by=Person(User.objects.get(pk=ops.account.pk), "test").actor)
+
+    def test_programs_count_for_the_account_that_made_their_tokens(self, devices: list[Device], ops: Person) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 2)
+        programs = [Actor(f"token:{name}", "10.0.0.1", ops.account.pk) for name in ("a", "b", "c")]
+        given = [give(devices[0], by=by).state for by in (programs[0], programs[1], programs[2], ops.actor)]
+        assert given == ["queued", "queued", "held", "held"]
+        CommandLimit.objects.create(kind=CommandKind.SET_CLOCK, span="hour", most=1, account="token:c")
+        assert [give(devices[1], by=programs[2]).state for _ in range(2)] == ["queued", "held"]  # by itself
+        assert give(devices[2], by=Actor("token:orphan", "10.0.0.1")).state == "queued"
+
+    def test_a_limit_goes_with_its_account_and_not_with_the_name(self, devices: list[Device], ops: Person) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 5)
+        guard.save_limit(OPS, CommandLimit(kind=CommandKind.SET_CLOCK, span="hour", most=0, owner=ops.account))
+        assert give(devices[0], by=Actor("token:a", "10.0.0.1", ops.account.pk)).state == "held"
+        User.objects.filter(pk=ops.account.pk).update(username="other")
+        assert give(devices[0], by=Person(User.objects.get(pk=ops.account.pk), "test").actor).state == "held"
+        namesake = person("ops", "operator")
+        assert give(devices[1], by=namesake.actor).state == "queued"
+        User.objects.filter(pk=ops.account.pk).delete()
+        assert CommandLimit.objects.count() == CommandLimit.objects.filter(owner=None).count()
+        assert CommandLimit.objects.get(kind=CommandKind.SET_CLOCK).most == 5
 
     def test_an_account_may_have_a_limit_of_its_own(self, devices: list[Device]) -> None:
         limit(CommandKind.SET_CLOCK, "hour", 5)
@@ -358,6 +376,24 @@ class TestDoors:
         assert not CommandLimit.objects.filter(pk=row.pk).exists()
         acts = AuditRecord.objects.order_by("number").values_list("actor", "act")
         assert [*acts] == [("ben", "command_limit.save"), ("ben", "command_limit.delete")]
+
+    def test_a_limit_of_an_account_is_chosen_and_of_a_program_written(self, ben: Person, client: Client) -> None:
+        client.force_login(ben.account)
+        url = "/admin/concentrators/commandlimit/add/"
+        form = {"kind": 4, "span": "hour", "most": 7, "share_percent": ""}
+        assert "choose it above" in client.post(url, {**form, "owner": "", "account": "ops"}).content.decode()
+        both = {**form, "owner": ben.account.pk, "account": "token:erp"}
+        assert "a limit has one of them" in client.post(url, both).content.decode()
+        for values in ({"owner": ben.account.pk, "account": ""}, {"owner": "", "account": "token:erp"}):
+            assert client.post(url, {**form, **values}).status_code == 302
+            assert "There is a limit for this kind" in client.post(url, {**form, **values}).content.decode()
+        User.objects.filter(pk=ben.account.pk).update(username="benny")
+        row = CommandLimit.objects.get(owner=ben.account)
+        page = f"/admin/concentrators/commandlimit/{row.pk}/change/"
+        assert client.post(page, {**form, "most": 8, "owner": ben.account.pk, "account": ""}).status_code == 302
+        told = [record.subject["account"] for record in AuditRecord.objects.order_by("number")]
+        assert told == ["ben", "token:erp", "benny"]
+        assert "benny" in client.get("/admin/concentrators/commandlimit/").content.decode()
 
     def test_where_it_cannot_be_recorded_no_limit_is_changed(
         self, ben: Person, client: Client, settings: Settings, tmp_path: Path
