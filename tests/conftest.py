@@ -18,11 +18,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.parse import parse_qs
 
 import psutil
 import psycopg
 import pytest
+from django.utils.module_loading import import_string
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pytest_django import DjangoDbBlocker
@@ -197,6 +199,25 @@ def _cheap_hashes() -> None:
 def _garbage_is_looked_for_seldom() -> None:
     """What a page leaves is a few MB: to look through everything that lives, ever again, costs a tenth of a run."""
     gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_are_found_once() -> Iterator[None]:
+    """Each client makes the middleware anew, and that looks for hundreds of files: a twentieth of a run."""
+    middleware: Any = import_string("whitenoise.middleware.WhiteNoiseMiddleware")
+    found: dict[str, dict[str, Any]] = {}
+    find = middleware.add_files_from_finders
+
+    def add(self: Any) -> None:
+        if self.static_prefix not in found:
+            served, self.files = self.files, {}
+            find(self)
+            found[self.static_prefix], self.files = self.files, served
+        self.files.update(found[self.static_prefix])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(middleware, "add_files_from_finders", add)
+        yield
 
 
 @pytest.fixture(autouse=True)
