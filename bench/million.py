@@ -45,8 +45,11 @@ def ready(meters: int, say: Callable[[str], None], kind: str = "million", day_in
         call_command("migrate", verbosity=0)
         grant_rights(embedded.WORKING_ROLE)
     else:
-        _fill(meters, say, day_intervals)
+        fill(meters, say, day_intervals)
         with connection.cursor() as cursor:
+            say("statistics")
+            cursor.execute("VACUUM (ANALYZE)")
+            cursor.execute("CHECKPOINT")
             cursor.execute(
                 sql.SQL("COMMENT ON DATABASE {} IS {}").format(
                     sql.Identifier(name), sql.Literal(datetime.now(UTC).isoformat())
@@ -55,7 +58,8 @@ def ready(meters: int, say: Callable[[str], None], kind: str = "million", day_in
     return name
 
 
-def _fill(meters: int, say: Callable[[str], None], day_intervals: int) -> None:
+def fill(meters: int, say: Callable[[str], None], day_intervals: int) -> None:
+    """Make the rows in the current database, which has none of them."""
     now = datetime.now(UTC).replace(microsecond=0)
     start = now.replace(minute=0, second=0) - START_AGO
     meters_each = min(1000, meters)
@@ -83,6 +87,3 @@ def _fill(meters: int, say: Callable[[str], None], day_intervals: int) -> None:
                 table = statement.partition("INSERT INTO ")[2].partition(" ")[0]
                 say(f"filling {table}")
                 cursor.execute(statement)
-        say("statistics")
-        cursor.execute("VACUUM (ANALYZE)")
-        cursor.execute("CHECKPOINT")

@@ -1,12 +1,18 @@
-"""The benchmark, tiny: every part runs, checks its own results, writes its figures and leaves nothing behind."""
+"""The benchmark, tiny: its parts (in `make soak` all) run, check their results, write figures and leave nothing."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from django.urls import resolve
+from pytest_django import DjangoDbBlocker
+
+from bench import addresses, million
+from tests.flows import databases
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,6 +27,32 @@ def _bench(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
 
 
+@pytest.mark.timeout(600)
+def test_floor_and_system_are_measured_and_told(tmp_path: Path) -> None:
+    run = _bench(tmp_path, *TINY.split(), "--parts", "floor,system", "--json", str(tmp_path / "figures.json"))
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert len(figures["floor"]) == 1
+    assert figures["system"]["20"][0]["frames"] == 80
+    assert figures["system"]["20"][0]["cpu_us_per_frame"].keys() >= {"worker", "web", "PostgreSQL", "Redis"}
+    assert figures["system_of_floor"]["20"][0] > 0
+    assert figures["half_load"]["20"]["latency_p99_s"] > 0
+    assert "of the floor" in run.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_the_pages_that_are_timed_are_there(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """Their database is filled, and each of their addresses is one of a page."""
+    with django_db_blocker.unblock(), databases.copied():
+        million.fill(200, lambda _: None, 2)
+        timed = addresses.every()
+    assert len(timed) > 150
+    for address in timed:
+        resolve(urlsplit(address.path).path)
+
+
+@pytest.mark.soak  # nine parts, most of which start processes or another database: two minutes
 @pytest.mark.timeout(600)
 def test_every_part_measures_and_tells(tmp_path: Path) -> None:
     figures_file = tmp_path / "figures.json"
