@@ -1,4 +1,7 @@
-"""Every page of the sidebar, and every kind that they link to, is sound: console, network, axe, widths, themes."""
+"""Every page of the sidebar, and every kind that they link to, is sound: console, network, axe, widths, themes.
+
+`make test` asks axe once a page, in a theme and at a width that change from page to page; `make soak` in each of them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +14,7 @@ from playwright.sync_api import Browser, Page
 from ami_headend.console import navigation
 from tests.flows.stack import Stack
 from tests.pages.browser import PHONE, SUPERUSER, Faults, signed_in
-from tests.pages.looking import look_at
+from tests.pages.looking import LOOKS, look_at, one_of_them
 
 SIDEBAR = [page.url_name for _, pages in navigation.GROUPS for page in pages if page.url_name.startswith("admin:")]
 
@@ -22,15 +25,16 @@ class Walk:
 
     page: Page
     faults: Faults
+    in_every_look: bool = False
     met: dict[str, str] = field(default_factory=dict)
 
-    def look_at(self, address: str) -> None:
+    def look_at(self, view: str, address: str) -> None:
         """Fails with everything that is wrong with one page."""
-        found = look_at(self.page, address)
+        found = look_at(self.page, address, LOOKS if self.in_every_look else [one_of_them(view)])
         for link in _links(self.page):
-            view = _view(link)
-            if view is not None:
-                self.met.setdefault(view, link)
+            met = _view(link)
+            if met is not None:
+                self.met.setdefault(met, link)
         found += self.faults.take()
         assert not found, "\n".join(found)
 
@@ -43,11 +47,26 @@ def walk(browser: Browser, stack: Stack) -> Iterator[Walk]:
 
 @pytest.mark.parametrize("name", SIDEBAR)
 def test_page_of_the_sidebar(name: str, walk: Walk) -> None:
-    walk.look_at(reverse(name))
+    walk.look_at(name, reverse(name))
 
 
 @pytest.mark.timeout(900)
 def test_pages_that_they_link_to(walk: Walk, subtests: pytest.Subtests) -> None:
+    _go_on(walk, subtests)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_every_page_in_every_look(browser: Browser, stack: Stack, subtests: pytest.Subtests) -> None:
+    with signed_in(browser, stack.base_url, SUPERUSER) as (page, faults):
+        walk = Walk(page, faults, in_every_look=True)
+        for name in SIDEBAR:
+            with subtests.test(view=name):
+                walk.look_at(name, reverse(name))
+        _go_on(walk, subtests)
+
+
+def _go_on(walk: Walk, subtests: pytest.Subtests) -> None:
     """One page for each view that the content of the sidebar's pages links to, and on from there."""
     seen = set(SIDEBAR)
     while ahead := {view: address for view, address in walk.met.items() if view not in seen}:
@@ -55,7 +74,7 @@ def test_pages_that_they_link_to(walk: Walk, subtests: pytest.Subtests) -> None:
             seen.add(view)
             if _is_page(walk.page, address):
                 with subtests.test(view=view):
-                    walk.look_at(address)
+                    walk.look_at(view, address)
 
 
 def _links(page: Page) -> list[str]:
