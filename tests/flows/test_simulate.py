@@ -134,7 +134,7 @@ def test_differences_are_found_and_named(simulate: Simulate, tmp_path: Path) -> 
 def test_kill_9_and_going_on(live_stack: Stack, simulate: Simulate, tmp_path: Path) -> None:
     state = tmp_path / "state"
     Spool(state).close()  # as a run leaves it that was killed before it had registered
-    run = ["--meters", "8", "--days", "8", "--batch", "40", "--schemes", SOME_SCHEMES, "--misbehave", "all=0.005"]
+    run = ["--meters", "8", "--days", "5", "--batch", "25", "--schemes", SOME_SCHEMES, "--misbehave", "all=0.005"]
     run += ["--state", str(state)]
     command = [sys.executable, "manage.py", "simulate", "--url", live_stack.base_url, *run]
     for kills in range(2):

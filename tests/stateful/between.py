@@ -163,14 +163,16 @@ def verify_beside(site: HeadEnd, uplink_id: int, second: int, worker: int, state
     return came.is_set()
 
 
-def try_at_every_statement(site: HeadEnd, act: str, order: str) -> int:
-    """An act at each statement of a verification in turn, every time with another meter; how many there were.
+def try_at_statements(site: HeadEnd, act: str, order: str, first: int = 0, step: int = 1) -> int:
+    """An act at each statement of a verification in turn, every time with another meter; where none came any more.
+
+    Of the statements some are tried where that is enough: each step-th one, from the first on.
 
     The frame at hand comes in one of the ORDERS: as the next one, to a worker that has its key, and takes its counter
     for true or looks first; ahead of one that the other worker has, to a worker that knows nothing; late; reported by
     a concentrator; with the certificate that enrols its meter, which the other worker has, too; or pushed by DLMS.
     """
-    for statement in itertools.count():
+    for statement in itertools.count(first, step):
         meter, frames = _scene(site, statement, order)
         if order == "ahead":
             site.workers[0].restart()

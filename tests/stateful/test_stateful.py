@@ -12,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from concentrators.commands import rollouts
 from concentrators.fleet.selection import Selection
 from concentrators.models import Command, CommandState
-from tests.stateful.between import ORDERS, try_at_every_statement
+from tests.stateful.between import ORDERS, try_at_statements
 from tests.stateful.ending import end_well
 from tests.stateful.entities import ACCEPTED
 from tests.stateful.headend import ACTOR, HeadEnd, clock
@@ -43,17 +43,19 @@ def run(examples: int, steps: int, *, derandomize: bool) -> None:
 
 @pytest.mark.timeout(600)
 def test_any_order_of_things(surroundings: None) -> None:
-    run(examples=14, steps=40, derandomize=True)
+    run(examples=8, steps=40, derandomize=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("step", [pytest.param(3, id="a third"), pytest.param(1, id="all", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("act", ORDERS)
-def test_an_act_between_any_two_statements_of_a_verification(surroundings: None, act: str) -> None:
-    for order in ORDERS[act]:
+def test_an_act_between_any_two_statements_of_a_verification(surroundings: None, act: str, step: int) -> None:
+    """Orders have most statements in common: where a third is tried in each, another third comes in the next one."""
+    for number, order in enumerate(ORDERS[act]):
         site = HeadEnd(faults)
-        assert try_at_every_statement(site, act, order) > 6
+        assert try_at_statements(site, act, order, number % step, step) > 6
         states = Counter(key.state for key in site.truth.keys.values())
-        assert {"compromise": states["compromised"], "retire": states["retired"]}.get(act, 4) > 3
+        assert {"compromise": states["compromised"], "retire": states["retired"]}.get(act, 4) > (3 if step == 1 else 0)
 
 
 @pytest.mark.parametrize("heard", [True, False])

@@ -157,11 +157,12 @@ def new(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> tuple[list
         return found
 
 
-def test_an_upgraded_database_has_what_a_new_one_has_and_keeps_its_rows(
+def test_an_upgraded_database_has_what_a_new_one_has_keeps_its_rows_and_goes_on(
     new: tuple[list[str], dict[str, list[Any]]], before: None
 ) -> None:
     rows = [Uplink.objects.count(), IntegrityFailure.objects.count(), AuditRecord.objects.count()]
     migrate()
+    assert_what_was_read_stands()
     first = partitions.month_start(partitions.retention_start(timezone.now()))  # the backup was made in another month
     partitions._apply("meters_drop_month", lambda there: {month for month in there if month < first})
     assert schema_once_loaded() == new[0]
@@ -170,50 +171,48 @@ def test_an_upgraded_database_has_what_a_new_one_has_and_keeps_its_rows(
     assert rows[:2] == [3, 6]
     assert len(new[0]) > 4_000
     assert len(new[1]["registers"]) > 20
+    partitions.maintain()
+    first_one, second, cut_off = fresh_frame(0, 20, 7), fresh_frame(1, 4, 8), fresh_frame(2, 9, 9)
+    assert judged(first_one, second, cut_off) == {"accepted": 2, "key_retired": 1}
+    assert judged(first_one, fresh_frame(1, 3, 9)) == {"duplicate": 1, "counter_reused": 1}
+    assert InvocationCounter.objects.get(key__system_title=TITLES[0], key__epoch=1).highest == 20
 
 
-@pytest.mark.usefixtures("before")
-class TestDatabase:
-    def test_what_was_read_stands_and_frames_are_verified(self) -> None:
-        migrate()
-        assert Reading.objects.count() == 28
-        assert MeterEvent.objects.get().value == 41
-        assert set(IntegrityFailure.objects.values_list("kind", flat=True)) == {
-            "malformed",
-            "tag_invalid",
-            "unknown_device",
-            "unknown_register",
-            "counter_reused",
-            "registry_mismatch",
-        }
-        assert Alert.objects.filter(resolved_at=None).count() == 3
-        assert RotationWave.objects.get().meters.get().meter.serial_number == "SN-2"
-        assert set(DeviceKey.objects.values_list("scheme", flat=True)) == {"ccm"}
-        partitions.maintain()
-        first, second, cut_off = fresh_frame(0, 20, 7), fresh_frame(1, 4, 8), fresh_frame(2, 9, 9)
-        assert judged(first, second, cut_off) == {"accepted": 2, "key_retired": 1}
-        assert judged(first, fresh_frame(1, 3, 9)) == {"duplicate": 1, "counter_reused": 1}
-        assert InvocationCounter.objects.get(key__system_title=TITLES[0], key__epoch=1).highest == 20
+def assert_what_was_read_stands() -> None:
+    assert Reading.objects.count() == 28
+    assert MeterEvent.objects.get().value == 41
+    assert set(IntegrityFailure.objects.values_list("kind", flat=True)) == {
+        "malformed",
+        "tag_invalid",
+        "unknown_device",
+        "unknown_register",
+        "counter_reused",
+        "registry_mismatch",
+    }
+    assert Alert.objects.filter(resolved_at=None).count() == 3
+    assert RotationWave.objects.get().meters.get().meter.serial_number == "SN-2"
+    assert set(DeviceKey.objects.values_list("scheme", flat=True)) == {"ccm"}
 
-    def test_one_that_is_half_way_is_refused_in_a_sentence_and_stays_as_it_is(self) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                """DELETE FROM django_migrations
-                   WHERE (app, name) IN (('concentrators', '0024_names_alike'), ('meters', '0014_names_alike'))"""
-            )
-        applied = _applied()
-        with pytest.raises(CommandError) as refused:
-            call_command("migrate", verbosity=0)
-        lacks = "concentrators.0024_names_alike, meters.0014_names_alike"
-        assert str(refused.value) == (
-            f"The database {connection.settings_dict['NAME']} stays as it is: it is of a release before 7224772, the"
-            f" oldest that this one goes on from: it lacks {lacks}. Run manage.py"
-            " migrate of 7224772 first, then this one."
+
+def test_one_that_is_half_way_is_refused_in_a_sentence_and_stays_as_it_is(before: None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """DELETE FROM django_migrations
+               WHERE (app, name) IN (('concentrators', '0024_names_alike'), ('meters', '0014_names_alike'))"""
         )
-        assert _applied() == applied
-        finding = doctor._migrations()
-        assert not finding.well
-        assert finding.to_do == "Run manage.py migrate of 7224772, then of this one."
+    applied = _applied()
+    with pytest.raises(CommandError) as refused:
+        call_command("migrate", verbosity=0)
+    lacks = "concentrators.0024_names_alike, meters.0014_names_alike"
+    assert str(refused.value) == (
+        f"The database {connection.settings_dict['NAME']} stays as it is: it is of a release before 7224772, the"
+        f" oldest that this one goes on from: it lacks {lacks}. Run manage.py"
+        " migrate of 7224772 first, then this one."
+    )
+    assert _applied() == applied
+    finding = doctor._migrations()
+    assert not finding.well
+    assert finding.to_do == "Run manage.py migrate of 7224772, then of this one."
 
 
 class TestBackup:

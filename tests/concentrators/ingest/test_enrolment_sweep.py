@@ -29,6 +29,7 @@ from tests.factories import ConcentratorFactory, MeterFactory
 from tests.flows import databases
 from tests.stateful.faults import Fault, Faults, Worker
 
+ACTS = ("verify", "revoke", "cut_off", "compromise", "withdraw")
 _NUMBERS = itertools.count(1)
 _REFUSED_AS = {"revoke": "certificate_revoked", "cut_off": "certificate_invalid", "withdraw": "unknown_device"}
 
@@ -127,12 +128,14 @@ def beside(case: Case, act: str, statement: int, workers: list[Worker], faults: 
     return bool(came)
 
 
-@pytest.mark.parametrize("act", ["verify", "revoke", "cut_off", "compromise", "withdraw"])
-def test_between_any_two_statements(act: str) -> None:
+@pytest.mark.parametrize("step", [pytest.param(2, id="a half"), pytest.param(1, id="all", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("act", ACTS)
+def test_between_any_two_statements(act: str, step: int) -> None:
+    """Where a half is tried, of two acts that follow each other one comes at the other half."""
     concentrators = ConcentratorFactory.create_batch(2)
     workers, faults = [Worker(), Worker()], Faults()
     with faults.installed():
-        statement = 0
+        statement = ACTS.index(act) % step
         while beside(Case(concentrators, workers), act, statement, workers, faults):
-            statement += 1
+            statement += step
     assert statement >= 20
