@@ -61,7 +61,8 @@ def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
 
     Only to meters in service: of others no answer would be taken, and a meter of another cell is commanded there. The
     concentrator that a meter is assigned to has priority, and a schedule of its own: that another one heard the
-    meter is only a hint, which whoever overhears a frame and posts it first can forge. A command is sealed when it is
+    meter is only a hint, which whoever overhears a frame and posts it first can forge; if it holds keys, it alone gets
+    commands that bring one. A command is sealed when it is
     first offered, and committed before this returns. Later the same octets are offered, unless the meter would drop
     them (keyvault.device_keys.command_sealing.outdated), or they contain the time. Rows that another request has locked
     are skipped; nothing is offered while a restored database waits for the replay of the journal. A fixed number of
@@ -150,8 +151,10 @@ def offer_at_once(now: datetime) -> int:
 # The commands of a meter under one key are a lane: key commands (under the transfer key) are one, all others another.
 # In its lane, the command that names the meter's concentrator (7) goes before the others once its time has come: until
 # then the meter tags its answers for another concentrator, and its own one drops them.
+# A key goes to the meter over its own concentrator alone where that holds keys: that fetches the hop keys first, and
+# would drop what the meter sends under a key that came over another one.
 # OFFSET 0 makes the planner begin with the meters of the concentrator, not with the commands of all.
-_OPEN_OF = """SELECT c.id FROM concentrators_command c
+_OPEN_OF = """SELECT c.id, c.kind FROM concentrators_command c
               WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered') OFFSET 0"""
 _HOME, _ELSEWHERE = "c.next_attempt_at", "coalesce(c.elsewhere_attempt_at, c.next_attempt_at)"
 _DUE = f"""
@@ -163,18 +166,20 @@ _DUE = f"""
           AND (a.valid_to IS NULL OR a.valid_to > asked.now)
         UNION
         SELECT h.id, home.mine IS NOT NULL FROM asked, (
-            SELECT c.id, m.id AS meter_id, k.system_title, i.heard_at
+            SELECT c.id, c.kind, m.id AS meter_id, k.system_title, i.heard_at
             FROM asked, {last_heard.COUNTERS} i
             JOIN keyvault_devicekey k ON k.id = i.key_id
             JOIN meters_meter m ON m.system_title = k.system_title,
             LATERAL ({_OPEN_OF.format(meter="m.id")}) c
             WHERE i.heard_via = asked.concentrator_id OFFSET 0
         ) h, LATERAL (
-            SELECT bool_or(a.concentrator_id = asked.concentrator_id) AS mine FROM concentrators_assignment a
+            SELECT bool_or(a.concentrator_id = asked.concentrator_id) AS mine,
+                   bool_or(r.system_title IS NOT NULL) AS holds_keys
+            FROM concentrators_assignment a JOIN concentrators_concentrator r ON r.id = a.concentrator_id
             WHERE a.meter_id = h.meter_id AND a.valid_from <= asked.now
               AND (a.valid_to IS NULL OR a.valid_to > asked.now)
         ) home
-        WHERE home.mine IS NOT TRUE AND NOT EXISTS (
+        WHERE home.mine IS NOT TRUE AND NOT (h.kind = 1 AND coalesce(home.holds_keys, false)) AND NOT EXISTS (
             SELECT 1 FROM keyvault_devicekey o JOIN {last_heard.COUNTERS} p ON p.key_id = o.id
             WHERE o.system_title = h.system_title AND p.heard_at > h.heard_at)
     )

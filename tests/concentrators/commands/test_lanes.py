@@ -84,6 +84,23 @@ class TestTwoConcentrators:
         deliver(concentrator, [command.pk])
         assert offered(overheard, NOW + MINUTE) == octets
 
+    def test_a_key_comes_over_the_assigned_one_alone_if_that_holds_keys(
+        self, concentrator: Concentrator, overheard: Concentrator, device: Device
+    ) -> None:
+        """It would drop what the meter sends under a key that came before the hop keys did."""
+        Concentrator.objects.filter(pk=concentrator.pk).update(system_title=bytes(8))
+        (command,) = new_key(device)
+        (asked,) = read_now(device)
+        assert offered(overheard, NOW + MINUTE).keys() == {asked.pk}
+        assert offered(concentrator, NOW + MINUTE).keys() == {command.pk, asked.pk}
+
+    def test_and_over_both_if_it_holds_none(
+        self, concentrator: Concentrator, overheard: Concentrator, device: Device
+    ) -> None:
+        (command,) = new_key(device)
+        assert offered(overheard, NOW + MINUTE).keys() == {command.pk}
+        assert offered(concentrator, NOW + MINUTE).keys() == {command.pk}
+
     def test_a_meter_of_nobody_is_for_whoever_heard_it_at_once(
         self, concentrator: Concentrator, overheard: Concentrator, device: Device
     ) -> None:
