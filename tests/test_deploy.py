@@ -89,6 +89,8 @@ def test_patroni_is_set_as_it_is_where_hosts_fail(tmp_path: Path) -> None:
     assert {name: ours["postgresql"]["parameters"].get(name) for name in spans} == spans
     assert {**ours, "postgresql": None} == {**theirs, "postgresql": None}
     assert sample["bootstrap"]["initdb"] == rack["bootstrap"]["initdb"]
+    anew = "remove_data_directory_on_rewind_failure"
+    assert sample["postgresql"][anew] is rack["postgresql"][anew] is True
 
 
 def test_no_door_between_hosts_is_without_tls() -> None:

@@ -203,6 +203,13 @@ _ILL = [
         components=_STANDBYS,
     ),
     Cell(
+        "disk of primary full",
+        "there is no room left on the disk of the primary",
+        faults.database_full,
+        promotes=True,
+        components=_STANDBYS,
+    ),
+    Cell(
         "postgres of standby frozen",
         "the PostgreSQL that commits wait for hangs, and its Patroni lives",
         postgres_frozen(faults.synchronous),

@@ -18,6 +18,7 @@ from tests.rack.matrix import Matrix, Measured, Say, Watch, longest
 from tests.rack.rack import RackError
 
 NAME = "host lost with its disk"
+_COMPONENTS = ("hosts",)
 
 
 def run(matrix: Matrix, say: Say) -> Measured:
@@ -26,6 +27,7 @@ def run(matrix: Matrix, say: Say) -> Measured:
     matrix.wait_whole()
     backup = rack.manage("backup", "create").stdout.strip()
     found, lost = Measured(NAME), set[int]()
+    matrix.operator.begin()
     with matrix.loaded(found) as watch:
         began = found.since_s = time.monotonic()
         for host in (rack.webs[0], rack.workers[0]):
@@ -53,12 +55,15 @@ def _lose(matrix: Matrix, host: Host, watch: Watch, say: Say) -> set[int]:
     say(f"{host.name} is lost with {counted(len(lost), 'record')}")
     since = time.monotonic()
     rack.wait("an uplink is verified without it", partial(watch.has_verified_since, since), 120)
+    matrix.assert_told(_COMPONENTS)
     rack.prepare(host)
-    assert not own.exists()
+    assert not any(own.iterdir())
     host.start()
     if host in rack.webs:
         rack.wait(f"{host.name} is ready", partial(matrix.is_ready, host), 90)
     rack.wait(f"{host.name} begins a journal of its own", lambda: own.is_dir() and bool(_numbers(own)), 120)
+    matrix.assert_over(*_COMPONENTS)
+    matrix.operator.forget()
     return lost
 
 

@@ -1,10 +1,13 @@
 """What fails in a cell: each fault lasts as long as a block runs, and is undone at its end."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
-from tests.rack import hosts
+import psycopg
+
+from tests.rack import hosts, services
 from tests.rack.cable import bad_cable
 from tests.rack.hosts import Host
 from tests.rack.rack import Rack
@@ -191,6 +194,19 @@ def full(choose: One, folder: str) -> Fault:
             yield
 
     return fault
+
+
+@contextmanager
+def database_full(rack: Rack) -> Iterator[None]:
+    """The disk of the primary has no room left; what is written goes on until there is none for the log either."""
+    host = rack.primary()
+    with hosts.filled(host.folder / services.DATABASE_FOLDER) as fill:
+        with suppress(psycopg.Error):
+            while host.name in rack.leaders():
+                rack.on(host, "SELECT pg_switch_wal()")
+                fill()
+                time.sleep(0.2)
+        yield
 
 
 @contextmanager

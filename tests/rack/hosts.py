@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,13 +256,17 @@ def empty(folder: Path) -> None:
 
 
 @contextmanager
-def filled(folder: Path) -> Iterator[None]:
-    """A disk without room while the block runs."""
+def filled(folder: Path) -> Iterator[Callable[[], None]]:
+    """A disk without room while the block runs; what it gets fills what became free since."""
     ballast = folder / "ballast"
-    try:
-        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+
+    def fill() -> None:
+        with ballast.open("ab", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(1 << 16))
-        yield
+
+    try:
+        fill()
+        yield fill
     finally:
         ballast.unlink()

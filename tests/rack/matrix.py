@@ -183,7 +183,7 @@ class Matrix:
         found.back_s = watch.verified[-1][1] - ended
         self.wait_whole()
         found.whole_s = time.monotonic() - ended
-        self._assert_over(cell)
+        self.assert_over(*cell.components, *cell.conditions)
 
     def _wait_promoted(self, before: Host) -> None:
         self.rack.wait("another host is primary", lambda: bool({*self.rack.leaders()} - {before.name}), 90)
@@ -191,18 +191,24 @@ class Matrix:
     def _assert_told(self, cell: Cell) -> None:
         for name in cell.unready:
             self.rack.wait(f"{name} is not ready", partial(self.is_unready, self.rack.hosts[name]), 60)
-        for name in (cell.found,) if cell.found else cell.components:
+        if cell.found:
+            self.rack.wait(f"doctor finds the {cell.found}", partial(self.finds, cell.found), 90)
+        self.assert_told(cell.components, cell.conditions)
+
+    def assert_told(self, components: Sequence[str], conditions: Sequence[str] = ()) -> None:
+        """Components that are not well are told by doctor, by an alert and by a metric, conditions by an alert."""
+        for name in components:
             self.rack.wait(f"doctor finds the {name}", partial(self.finds, name), 90)
-        for name in (*cell.components, *cell.conditions):
+        for name in (*components, *conditions):
             self.rack.wait(f"the operator is told of {name}", partial(self.operator.is_told, name), 120)
-        for name in cell.components:
+        for name in components:
             self.rack.wait(f"a metric says that {name} is not well", partial(self.is_down, name), 60)
 
-    def _assert_over(self, cell: Cell) -> None:
-        for name in (*cell.components, *cell.conditions):
-            self.rack.wait(
-                f"the operator is told that {name} is well", partial(self.operator.is_told_of_the_end, name), 120
-            )
+    def assert_over(self, *names: str) -> None:
+        """The end of each is told, too."""
+        for name in names:
+            over = partial(self.operator.is_told_of_the_end, name)
+            self.rack.wait(f"the operator is told that {name} is well", over, 120)
 
     def is_down(self, component: str) -> bool:
         return self.operator.figure("ami_headend_component_up", component=component) == 0

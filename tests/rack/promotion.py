@@ -29,6 +29,7 @@ from tests.rack.hosts import Host
 from tests.rack.matrix import REFUSED, At, Matrix, Measured, Say
 
 NAME = "asynchronous promotion"
+_COMPONENTS = ("standbys",)
 
 
 def run(matrix: Matrix, say: Say) -> Measured:
@@ -56,6 +57,7 @@ def _standbys_may_lag(matrix: Matrix) -> Iterator[None]:
 
 def _run(matrix: Matrix, say: Say) -> Measured:
     rack, stack, found = matrix.rack, matrix.stack, Measured(NAME)
+    matrix.operator.begin()
     site = sites.found(stack, 6)
     provision_stored([NewKey(device.title, 0) for device in site.devices])
     receivers = [Receiver.of(device) for device in site.devices]
@@ -85,6 +87,7 @@ def _run(matrix: Matrix, say: Say) -> Measured:
         _replay(matrix)
         sites.sweep_until_verified(stack, [waiting], 60 * rack.patience)
         found.unverified_s = time.monotonic() - began
+        matrix.assert_told(_COMPONENTS)
         _assert_nothing_forgotten(matrix, site, since, receivers, billing)
         _assert_counted_once(poster, rack.patience)
         found.frames = poster.intervals * 3
@@ -95,6 +98,7 @@ def _run(matrix: Matrix, say: Say) -> Measured:
         before.start()
     matrix.wait_whole()
     found.whole_s = time.monotonic() - ended
+    matrix.assert_over(*_COMPONENTS)
     matrix.assert_clean()
     return found
 

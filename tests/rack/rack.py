@@ -35,7 +35,7 @@ _HOSTS = {
 }
 
 
-JOURNAL_DISK = 32 << 20  # octets
+JOURNAL_DISK, DATABASE_DISK = 32 << 20, 1 << 30  # octets
 
 
 class RackError(Exception):
@@ -68,6 +68,7 @@ class Rack:
             host.set_clock_off(0)
         self._build_clock()
         for host in self.databases:
+            give_disk(host.folder / services.DATABASE_FOLDER, DATABASE_DISK)
             patroni = services.patroni(host, self.databases, self.passwords, self._preload(host))
             host.services = [services.etcd(host, self.databases), patroni]
         self.redis.services = [services.redis(self.redis, self.passwords["redis"])]

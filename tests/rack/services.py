@@ -16,6 +16,7 @@ from tests.rack.hosts import NETWORK, Host, Service
 
 DATABASE, OWNER, WORKING_ROLE, SUPERUSER = "headend", "headend_owner", "headend", "postgres"
 DATABASE_PORT, WEB_PORT, PATRONI_PORT, REDIS_PORT, LISTENER_PORT = 5432, 8000, 8008, 6379, 4059
+DATABASE_FOLDER = "database"  # of a database host: it has a disk of its own
 LISTENED_TO = "rack meters that push"  # the concentrator that everything is of which the listeners hear
 LOCK_S, LOOP_S, RETRY_S = 20, 2, 8  # Patroni's ttl, loop_wait and retry_timeout: ttl >= loop_wait + 2 * retry_timeout
 # PostgreSQL refuses to run as root. In a user namespace of its own root has another number, and the same files.
@@ -38,7 +39,7 @@ def etcd(host: Host, members: Sequence[Host]) -> Service:
 
 def patroni(host: Host, members: Sequence[Host], passwords: dict[str, str], preload: dict[str, str]) -> Service:
     """Patroni with the PostgreSQL that it runs."""
-    data = host.folder / "database"
+    data = host.folder / DATABASE_FOLDER
     data.mkdir(mode=0o700, exist_ok=True)
     programs = Path(postgres_program("postgres")).parent
     settings = {
@@ -55,7 +56,7 @@ def patroni(host: Host, members: Sequence[Host], passwords: dict[str, str], prel
                 "loop_wait": LOOP_S,
                 "retry_timeout": RETRY_S,
                 "maximum_lag_on_failover": 64 << 20,
-                "primary_start_timeout": 30,
+                "primary_start_timeout": 0,
                 "synchronous_mode": True,
                 "postgresql": {
                     "use_pg_rewind": True,
@@ -85,6 +86,7 @@ def patroni(host: Host, members: Sequence[Host], passwords: dict[str, str], prel
             "data_dir": str(data / "cluster"),
             "bin_dir": str(programs),
             "pgpass": str(data / "pgpass"),
+            "remove_data_directory_on_rewind_failure": True,
             "parameters": {"unix_socket_directories": ""},
             "pg_hba": [
                 f"host replication replicator {NETWORK}.0/24 scram-sha-256",

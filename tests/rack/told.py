@@ -27,14 +27,18 @@ class Operator:
         self._seen = 0
 
     def begin(self) -> None:
-        """Begin a cell: what was told before is forgotten, so that the same trouble is new, and told at once."""
+        """Begin a cell: the concentrators of earlier ones are silent for good, and nobody is to be told of them."""
+        self.forget()
+        Concentrator.objects.update(is_active=False)
+
+    def forget(self) -> None:
+        """Forget what was told before: the same trouble is new, and told at once."""
         models = (Delivery, Conversation, AlertStep, Alert)
         with transaction.atomic(), connection.cursor() as cursor:  # the deployment goes on evaluating
             tables = ", ".join(model._meta.db_table for model in models)
             cursor.execute(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE")
             for model in models:
                 model.objects.all().delete()
-        Concentrator.objects.update(is_active=False)  # those of earlier cells are silent for good
         self._seen = len(self._receiver.messages)
 
     def is_told(self, what: str) -> bool:
@@ -44,6 +48,11 @@ class Operator:
     def is_told_of_the_end(self, what: str) -> bool:
         """Whether the last that came of it is its end."""
         return self._last_of(what) == "alert.resolved"
+
+    def told(self) -> set[str]:
+        """What alerts came of, by the names of their subjects."""
+        messages = self._receiver.messages[self._seen :]
+        return {one["data"]["subject"]["name"] for one in messages if one["type"] == "alert.opened"}
 
     def _has(self, kind: str, what: str) -> bool:
         return kind in self._types(what)

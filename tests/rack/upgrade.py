@@ -19,7 +19,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import connections
 
 from tests.concentrators import fleet
-from tests.rack import former
+from tests.rack import former, told
 from tests.rack.hosts import Host
 from tests.rack.matrix import Matrix, Measured, Say, Watch, longest
 from tests.rack.rack import CODE, Rack, RackError
@@ -73,7 +73,8 @@ def _run(matrix: Matrix, old: Path, new: Path, say: Say) -> Measured:
     before = _last_verified(rack)
     rack.wait("the old version verifies what comes after", partial(_has_verified_since, rack, before), 60)
     say(f"migrated in {migrated_s:.1f} s; the old version goes on")
-    with matrix.loaded(found) as watch:
+    with told.operator(rack) as operator, matrix.loaded(found) as watch:
+        operator.forget()
         found.since_s = time.monotonic()
         for version, code, hosts in (("new", new, rack.ours), ("old", old, list(reversed(rack.ours)))):
             for host in hosts:
@@ -83,6 +84,8 @@ def _run(matrix: Matrix, old: Path, new: Path, say: Say) -> Measured:
         ended = time.monotonic()
         matrix.wait_whole()
         found.whole_s = time.monotonic() - ended
+        if operator.told():
+            raise RackError(f"the operator was told of {', '.join(operator.told())}, and nothing failed")
     for words in (["doctor"], ["audit", "verify", *matrix.journals()], ["journal", "verify", *matrix.journals()]):
         rack.manage(*words, code=old)
     simulation.finish()
