@@ -179,6 +179,7 @@ def is_well(var_dir: Path) -> bool:
     return False
 
 
+@pytest.mark.soak  # in make test with processes that do nothing: test_supervision.py
 def test_up_ends_whole_when_a_process_ends_again_and_again(var_dir: Path) -> None:
     port = free_port()
     with run_stack("up", port, var_dir) as process:

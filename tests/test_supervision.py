@@ -7,14 +7,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 from django.conf import settings
+from django.test import override_settings
 from pytest_django import DjangoDbBlocker
 
 from ami_headend.core import sd_notify
+from ami_headend.local import stack as local
+from ami_headend.local import supervision
+from ami_headend.local.stack import LocalStackError, Prepared
 from ami_headend.local.supervision import LocalSupervisor
 from ami_headend.processes import beat_command, worker_command
 from tests.flows.stack import Stack, running
@@ -94,8 +99,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["worker", "beat"])
-@pytest.mark.parametrize("trouble", [signal.SIGSTOP, signal.SIGUSR2], ids=["stopped", "hangs"])
+@pytest.mark.parametrize(
+    ("kind", "trouble"),
+    [
+        pytest.param("worker", signal.SIGSTOP, id="stopped-worker"),
+        pytest.param("beat", signal.SIGUSR2, id="hangs-beat"),
+        pytest.param("worker", signal.SIGUSR2, id="hangs-worker", marks=pytest.mark.soak),
+        pytest.param("beat", signal.SIGSTOP, id="stopped-beat", marks=pytest.mark.soak),
+    ],
+)
 def test_who_is_frozen_is_replaced(stack: Stack, kind: str, trouble: signal.Signals) -> None:
     command, word, ready = KINDS[kind]
     frozen: list[int] = []
@@ -182,3 +194,37 @@ def test_a_sign_is_what_systemd_takes(tmp_path: Path, monkeypatch: pytest.Monkey
         assert systemd.recv(100) == b"READY=1\nWATCHDOG=1"
     monkeypatch.delenv("NOTIFY_SOCKET")
     sd_notify.show()
+
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(3600)"]
+ENDS = [sys.executable, "-c", "raise SystemExit(9)"]
+
+
+def sleeping() -> list[psutil.Process]:
+    return [process for process in psutil.Process().children() if process.cmdline() == SLEEPS]
+
+
+def test_who_ends_again_and_again_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make soak` does so with the processes of `up` (test_commands.py)."""
+    monkeypatch.setattr(supervision, "_FIRST_WAIT_S", 0.001)
+    with pytest.raises(LocalStackError) as ended:
+        local.supervise({"beat": ENDS, "web": SLEEPS}, Prepared(dict(os.environ), [], "", ""))
+    said = "The process beat ended 6 times within a minute, the last time exit code 9: everything was stopped."
+    assert str(ended.value) == said
+    assert sleeping() == []
+
+
+def test_a_head_end_that_runs_for_a_while_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make soak` does so with the processes of `simulate` (flows/test_simulate.py)."""
+    ready = Prepared(dict(os.environ), [], "http://127.0.0.1:1/", "")
+    monkeypatch.setattr(local, "prepared", lambda host, port: nullcontext(ready))
+    for name in ("web_command", "worker_command", "beat_command"):
+        monkeypatch.setattr(local, name, lambda *_: SLEEPS)
+    with override_settings(VAR_DIR=tmp_path), local.head_end(lambda _: len(sleeping()) == 3, 60) as address:
+        assert address == ready.address
+        assert len(sleeping()) == 3
+    assert sleeping() == []
+    monkeypatch.setattr(local, "beat_command", lambda: ENDS)
+    with override_settings(VAR_DIR=tmp_path), pytest.raises(LocalStackError, match=r"did not start; .*simulate\.log"):
+        local.head_end(lambda _: False, 60).__enter__()
+    assert sleeping() == []

@@ -156,6 +156,7 @@ def test_no_head_end_is_said_with_an_exit_status(simulate: Simulate) -> None:
     assert result.stderr.startswith("CommandError: No head-end answers at http://127.0.0.1:9")
 
 
+@pytest.mark.soak  # in make test with processes that do nothing: test_supervision.py
 def test_on_its_own_it_starts_a_head_end_and_stops_it(live_stack: Stack, tmp_path: Path) -> None:
     configured = ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "MASTER_KEY_FILE")
     env = {name: value for name, value in live_stack.env.items() if name not in configured}

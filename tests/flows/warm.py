@@ -233,6 +233,7 @@ def _begin(files: list[int], arguments: list[str], env: dict[str, str], folder: 
 
 def _main() -> Callable[[], None]:
     gc.disable()
+    gc.set_threshold(10_000, 10, 10)  # of those that are forked: what loads our code makes much, and all of it stays
     for name in _LIBRARIES:
         importlib.import_module(name)
     gc.freeze()
