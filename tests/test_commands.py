@@ -245,6 +245,7 @@ def test_summary_names_refusals_by_kind() -> None:
     ]
 
 
+@pytest.mark.soak  # in make test with a process that does nothing: test_supervision.py
 def test_demo_leaves_no_process_when_it_is_killed(var_dir: Path) -> None:
     """By kill -9. What it shows, and how it ends by Ctrl-C, is told in test_terminal.py."""
     output = var_dir.parent / "output"

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -19,10 +20,11 @@ from pytest_django import DjangoDbBlocker
 from ami_headend.core import sd_notify
 from ami_headend.local import stack as local
 from ami_headend.local import supervision
+from ami_headend.local.embedded.processes import is_living
 from ami_headend.local.stack import LocalStackError, Prepared
 from ami_headend.local.supervision import LocalSupervisor
 from ami_headend.processes import beat_command, worker_command
-from tests.flows.stack import Stack, running
+from tests.flows.stack import Stack, running, wait_for
 
 SILENCE_S = 8.0
 # The main thread sleeps for good at SIGUSR2; all other threads, the heartbeat's among them, go on.
@@ -228,3 +230,24 @@ def test_a_head_end_that_runs_for_a_while_leaves_nothing(tmp_path: Path, monkeyp
     with override_settings(VAR_DIR=tmp_path), pytest.raises(LocalStackError, match=r"did not start; .*simulate\.log"):
         local.head_end(lambda _: False, 60).__enter__()
     assert sleeping() == []
+
+
+SUPERVISES = """
+import os, sys
+from pathlib import Path
+from ami_headend.local.supervision import LocalSupervisor
+class Display:
+    def line(self, name, text): pass
+LocalSupervisor({"one": sys.argv[1:]}, [], dict(os.environ), Path.cwd(), Display()).run()
+"""
+
+
+def test_a_supervisor_that_is_killed_leaves_no_process() -> None:
+    """`make soak` does so with the processes of `demo` (test_commands.py)."""
+    process = subprocess.Popen([sys.executable, "-c", SUPERVISES, *SLEEPS], cwd=settings.BASE_DIR)
+    leader = psutil.Process(process.pid)
+    wait_for("it has started", lambda: [one.cmdline() for one in leader.children()] == [SLEEPS])
+    [child] = leader.children()
+    process.kill()
+    process.wait()
+    wait_for("its process has ended", lambda: not is_living(child))
