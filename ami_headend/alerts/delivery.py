@@ -19,7 +19,7 @@ from ami_headend.alerts.deadline_mails import DayGoneError
 from ami_headend.alerts.emails import MailError
 from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delivery
 from ami_headend.alerts.reminders import MessageType, taken
-from ami_headend.core import clock
+from ami_headend.core import batches, clock
 from ami_headend.core.backoff import longest, pause
 from ami_headend.core.refused_addresses import RefusedAddressError
 from ami_headend.core.text import counted, one_line
@@ -70,7 +70,7 @@ def deliver_for(channel_id: int, seconds: float) -> bool:
 def purge(now: datetime) -> int:
     """Delete messages that were delivered or given up long ago; return their number."""
     old = Delivery.objects.filter(due_at__lt=now - KEPT).exclude(delivered_at=None, given_up_at=None)
-    return old.delete()[0]
+    return batches.delete(old.order_by("due_at", "pk"))
 
 
 @transaction.atomic

@@ -3,12 +3,10 @@
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import transaction
 from django.db.models import Q
 
 from ami_headend.alerts.models import Alert
-
-_BATCH = 1_000
+from ami_headend.core import batches
 
 
 def purge(now: datetime) -> int:
@@ -24,11 +22,4 @@ def purge(now: datetime) -> int:
         .exclude(pk__in=waiting)
         .order_by("resolved_at", "pk")
     )
-    purged = 0
-    while True:
-        with transaction.atomic():
-            ids = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:_BATCH])
-            Alert.objects.filter(pk__in=ids).delete()
-        purged += len(ids)
-        if len(ids) < _BATCH:
-            return purged
+    return batches.delete(old)

@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.utils import timezone
 
+from ami_headend.core import batches
 from ami_headend.signin.models import SignIn, SignInOutcome
 
 _STATEMENT = """
@@ -27,7 +28,7 @@ def record(outcome: SignInOutcome, name: str, address: str) -> None:
 
 def purge(before: datetime) -> int:
     """Remove rows last counted before a time; return their number."""
-    return SignIn.objects.filter(last_at__lt=before).delete()[0]
+    return batches.delete(SignIn.objects.filter(last_at__lt=before).order_by("last_at", "pk"))
 
 
 def of_account(name: str, limit: int) -> list[SignIn]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from django.db import connection, transaction
 
-from ami_headend.core import locks
+from ami_headend.core import batches, locks
 from ami_headend.core.sql import select
 from ami_headend.core.text import counted
 from concentrators.models.masked import MaskedSet, MaskQuestion
@@ -176,4 +176,4 @@ def refuse(question_id: int, reason: str, now: datetime) -> None:
 
 def delete_old(before: datetime) -> int:
     """Delete the sets of intervals that began before a time, with their answers; how many."""
-    return MaskedSet.objects.filter(interval_start__lt=before).delete()[1].get("concentrators.MaskedSet", 0)
+    return batches.delete(MaskedSet.objects.filter(interval_start__lt=before).order_by("interval_start", "pk"))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from django.db import transaction
 from django.db.models import DecimalField, ExpressionWrapper, F, Max, ProtectedError, QuerySet, Sum
 
-from ami_headend.core import locks
+from ami_headend.core import batches, locks
 from ami_headend.core.sql import select
 from concentrators.models import ClockCorrection, Concentrator, ReadDay, ReadDeadline, ReadShare, Uplink
 from concentrators.totals import expected, read_deadlines
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 HISTORY_DAYS = 35  # days back that are counted after downtime, or for a new deadline, and followed for late arrivals
 _WAITS_FOR_BACKLOG = timedelta(hours=1)  # a day is counted then although uplinks received in time are unverified
 _AT_ONCE = 7  # days that one run counts; the next one goes on
+_DELETED_AT_ONCE = 20  # days, each with a share for each concentrator
 _RESTS = 10  # a day is looked at again after a tenth of its age
 _RESTS_AT_LEAST = timedelta(minutes=10)
 
@@ -225,11 +226,7 @@ def history_of(days: Collection[ReadDay], concentrator_ids: Collection[int]) -> 
 
 def delete_old(before: datetime) -> int:
     """Delete days whose readings are no longer kept; return how many."""
-    old = ReadDay.objects.filter(end__lte=before)
-    number = old.count()
-    if number:
-        old.delete()
-    return number
+    return batches.delete(ReadDay.objects.filter(end__lte=before).order_by("end", "pk"), _DELETED_AT_ONCE)
 
 
 def _count(deadline: ReadDeadline, day: date, standing: ReadDay | None, now: datetime) -> int:
