@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.db.models import Prefetch, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path, reverse
@@ -17,7 +17,7 @@ from unfold.decorators import action, display
 
 from ami_headend.core.numbers import row_numbers
 from ami_headend.core.text import counted
-from ami_headend.web.admin import AuditedAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
+from ami_headend.web.admin import AuditedAdmin, PeriodFilter, ReadOnlyAdmin, changed_columns, form_page, hex_of, shown
 from concentrators import (  # noqa: F401 - they register their pages
     admin_commands,
     admin_deadlines,
@@ -47,6 +47,7 @@ from meters.admin import MeterAdmin, RegisterAdmin
 from meters.admin_groups import GroupFilter, group_filter
 from meters.models import Installation, Meter, Place, Register
 from meters.readings.obis import RegisterKind
+from meters.registry import changes
 from meters.registry.lookup import RegistryError
 from meters.registry.search import of_meters
 
@@ -75,11 +76,14 @@ class ConcentratorAdmin(AuditedAdmin):
         try:
             return super().changeform_view(request, *args, **kwargs)
         except IntegrityError:
-            self.message_user(request, "Nothing was saved: name or title were given meanwhile.", messages.ERROR)
+            self.message_user(
+                request, "Nothing was saved: name or title were given, or it was moved away, meanwhile.", messages.ERROR
+            )
             return HttpResponseRedirect(request.path)
 
     def save_model(self, request: HttpRequest, obj: Concentrator, form: Any, change: bool) -> None:
-        registry.save_as(web_actor(request), obj)
+        title = {"system_title"} if "system_title_hex" in form.changed_data else set()
+        registry.save_as(web_actor(request), obj, {*changed_columns(form), *title})
 
     @display(description="last uplink received")
     def last_posted_at(self, concentrator: Concentrator) -> str:
@@ -129,7 +133,8 @@ class AssignableMeterAdmin(MeterAdmin):
 
     def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
-            return super().add_view(request, *args, **kwargs)
+            answer: HttpResponse = super().add_view(request, *args, **kwargs)
+            return answer
         except IntegrityError:
             text = "Nothing was saved: the system title is that of a concentrator, or was given meanwhile."
             self.message_user(request, text, messages.ERROR)
@@ -178,6 +183,7 @@ class AssignableMeterAdmin(MeterAdmin):
                     at = datetime.fromtimestamp(command.parameters["from_s"], UTC)
                     return f"is told (command {command.pk}) to measure in {minutes} min from {shown(at)} on"
                 at = capture_period.change_by_hand(meter, minutes, at, now)
+                changes.note(web_actor(request), "interval", [meter], minutes=minutes, at=at)
             except (IntervalError, DownlinkError, MasterKeyError, AuditError) as error:
                 raise RegistryError(str(error)) from None
             return f"measures in {minutes} min from {shown(at)} on"
@@ -223,8 +229,8 @@ class AssignableMeterAdmin(MeterAdmin):
         if request.method == "POST" and form.is_valid():
             meters, concentrator = form.cleaned_data["meters"], form.cleaned_data["concentrator"]
             try:
-                changed = assign([(meter.pk, concentrator.pk) for meter in meters], form.cleaned_data["valid_from"])
-            except AssignmentError as error:
+                changed = self._assigned(request, meters, concentrator, form.cleaned_data["valid_from"])
+            except (AssignmentError, AuditError, MasterKeyError) as error:
                 form.add_error(None, str(error))
             else:
                 self.log_change(request, concentrator, f"{counted(changed, 'meter')} assigned")
@@ -235,6 +241,15 @@ class AssignableMeterAdmin(MeterAdmin):
                 return HttpResponseRedirect(reverse("admin:meters_meter_changelist"))
         back = reverse("admin:meters_meter_changelist")
         return form_page(self, request, form, title="Assign meters to a concentrator", submit_text="Assign", back=back)
+
+    def _assigned(
+        self, request: HttpRequest, meters: QuerySet[Meter], concentrator: Concentrator, valid_from: datetime
+    ) -> int:
+        with transaction.atomic():
+            changed = assign([(meter.pk, concentrator.pk) for meter in meters], valid_from)
+            named = {"concentrator": concentrator.name, "at": valid_from, "changed": changed}
+            changes.note(web_actor(request), "assign", list(meters), **named)
+        return changed
 
 
 class CorrectableRegisterAdmin(RegisterAdmin):

@@ -39,6 +39,8 @@ class ConcentratorForm(forms.ModelForm[Concentrator]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "is_active" in self.fields:  # changed is what differs from the page, which may be older than the row
+            self.fields["is_active"].show_hidden_initial = True
         if self.instance.system_title is not None:
             self.initial["system_title_hex"] = bytes(self.instance.system_title).hex()
 

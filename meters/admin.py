@@ -18,7 +18,7 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from ami_headend.core import step_up
-from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, form_page, hex_of, shown
+from ami_headend.web.admin import AuditedAdmin, PeriodFilter, ReadOnlyAdmin, changed_columns, form_page, hex_of, shown
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.device_keys import last_heard, provisioning, schemes_in_use
 from keyvault.device_keys.provisioning import ProvisioningError
@@ -42,7 +42,7 @@ from meters.admin_forms import (
 from meters.admin_groups import GroupFilter, group_filter
 from meters.models import EarlierLength, Installation, Meter, MeterStatus, Place, Register
 from meters.readings import queries
-from meters.registry import access_record, groups, lifecycle, mask_groups, search
+from meters.registry import access_record, changes, groups, lifecycle, mask_groups, search
 from meters.registry.lookup import RegistryError
 from meters.registry.place_rights import may_see_places
 
@@ -61,9 +61,10 @@ def _idle(meter: Meter) -> set[str]:
     }
 
 
-class MeterAdmin(LargeTableAdmin):
+class MeterAdmin(AuditedAdmin):
     """Meters; status and place change through the registry's functions, each with a page of its own."""
 
+    refusals = (ProvisioningError, SchemeError)
     when_empty = "No meter is registered yet. Add one, or import a list: manage.py import_meters."
     list_display = ["serial_number", "title", "name", "status_label", "length", "scheme_shown", "heard_at"]
     list_filter = [
@@ -137,25 +138,21 @@ class MeterAdmin(LargeTableAdmin):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"commissioned_at": timezone.now(), **super().get_changeform_initial_data(request)}
 
-    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            with transaction.atomic():
-                return super().add_view(request, *args, **kwargs)  # type: ignore[no-any-return]
-        except (MasterKeyError, AuditError, ProvisioningError, SchemeError) as error:
-            self.message_user(request, f"Nothing was saved: no keys could be made: {error}", messages.ERROR)
-            return HttpResponseRedirect(request.path)
-
     def save_model(self, request: HttpRequest, obj: Meter, form: forms.ModelForm[Meter], change: bool) -> None:
-        super().save_model(request, obj, form, change)
+        actor = web_actor(request)
+        if change:
+            changes.change(actor, obj, [name for name in changed_columns(form) if name != "mask_group"])
+        else:
+            changes.add(actor, obj)
         if "mask_group" in form.changed_data:
-            mask_groups.assign([bytes(obj.system_title)], form.cleaned_data["mask_group"], web_actor(request))
+            mask_groups.assign([bytes(obj.system_title)], form.cleaned_data["mask_group"], actor)
         first_keys = form.cleaned_data.get("first_keys", LATER_KEYS)
         if first_keys != LATER_KEYS:
             step_up.require(request)
             titles = [bytes(obj.system_title)]
             fleet_key = None if first_keys == RANDOM_KEYS else FleetKey.objects.get(pk=first_keys)
             provisioning.provision_devices(titles, fleet_key=fleet_key, scheme=form.cleaned_data["scheme"])
-            provisioning.record_provisioned(web_actor(request), titles, fleet_key)
+            provisioning.record_provisioned(actor, titles, fleet_key)
 
     @display(description="system title", ordering="system_title")
     def title(self, meter: Meter) -> str:
@@ -196,6 +193,7 @@ class MeterAdmin(LargeTableAdmin):
     def suspend(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
             lifecycle.suspend(meter)
+            changes.note(web_actor(request), "suspend", [meter])
             return "suspended"
 
         text = "Frames of the meter are refused until it is taken back into service. Keys and counters stay."
@@ -205,6 +203,7 @@ class MeterAdmin(LargeTableAdmin):
     def resume(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
             lifecycle.resume(meter)
+            changes.note(web_actor(request), "resume", [meter])
             return "taken back into service"
 
         return self._change(request, object_id, forms.Form, change, "Resume", "Frames of the meter are taken again.")
@@ -212,7 +211,9 @@ class MeterAdmin(LargeTableAdmin):
     @action(description="Install", icon="home_pin", permissions=["change"])
     def install(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
-            return f"installed: {lifecycle.install(meter, given['place'], given['at'])}"
+            installed = lifecycle.install(meter, given["place"], given["at"])
+            changes.note(web_actor(request), "install", [meter], place=given["place"].pk, at=given["at"])
+            return f"installed: {installed}"
 
         text = "Both the meter and the place must be free from then on."
         return self._change(request, object_id, InstallForm, change, "Install", text)
@@ -223,7 +224,10 @@ class MeterAdmin(LargeTableAdmin):
             standing = meter.installations.filter(removed_at=None).select_related("place").first()
             if standing is None:
                 raise RegistryError(f"meter {meter} hangs at no place")
-            return f"exchanged: {self.exchange_meters(standing.place, meter, given['new_meter'], given['at'])}"
+            heir, at = given["new_meter"], given["at"]
+            installed = self.exchange_meters(standing.place, meter, heir, at)
+            changes.note(web_actor(request), "exchange", [meter, heir], place=standing.place_id, at=at)
+            return f"exchanged: {installed}"
 
         text = (
             "Another meter takes this one's place, and its concentrator unless it has one. From then on no interval is"
@@ -239,6 +243,7 @@ class MeterAdmin(LargeTableAdmin):
     def retire(self, request: HttpRequest, object_id: str) -> HttpResponse:
         def change(meter: Meter, given: dict[str, Any]) -> str:
             lifecycle.retire(meter, given["at"])
+            changes.note(web_actor(request), "retire", [meter], at=given["at"])
             return f"retired from {shown(given['at'])} on"
 
         text = "For good: its frames are refused, and no intervals are expected from then on."
@@ -265,8 +270,9 @@ class MeterAdmin(LargeTableAdmin):
         form = form_class(request.POST if request.method == "POST" else None)
         if request.method == "POST" and form.is_valid():
             try:
-                done = change(meter, form.cleaned_data)
-            except RegistryError as error:
+                with transaction.atomic():
+                    done = change(meter, form.cleaned_data)
+            except (RegistryError, AuditError, MasterKeyError) as error:
                 form.add_error(None, f"{str(error)[:1].upper()}{str(error)[1:]}.")
             else:
                 self.log_change(request, meter, done)
@@ -294,7 +300,7 @@ class EarlierLengthAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Register)
-class RegisterAdmin(LargeTableAdmin):
+class RegisterAdmin(AuditedAdmin):
     """The register catalogue: readings stand on it, so that only name and bounds of a register change here."""
 
     when_empty = "The catalogue is empty: no reading can be stored. Add the registers that meters report."
@@ -306,6 +312,12 @@ class RegisterAdmin(LargeTableAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Register | None = None) -> list[str]:
         return [] if obj is None else ["obis_code", "kind", "unit", "scaler"]
+
+    def save_model(self, request: HttpRequest, obj: Register, form: forms.ModelForm[Register], change: bool) -> None:
+        if change:
+            changes.change(web_actor(request), obj, changed_columns(form))
+        else:
+            changes.add(web_actor(request), obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Register | None = None) -> bool:
         return False

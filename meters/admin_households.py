@@ -8,11 +8,12 @@ from django.http import HttpRequest, HttpResponse
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.decorators import display
 
-from ami_headend.web.admin import LargeTableAdmin, PeriodFilter, ReadOnlyAdmin
+from ami_headend.web.admin import AuditedAdmin, LargeTableAdmin, PeriodFilter, ReadOnlyAdmin, changed_columns
+from keyvault.audit.chain import web_actor
 from keyvault.schemes.table import scheme_numbered
 from meters.admin_groups import GroupFilter, group_filter
 from meters.models import HouseholdAccess, Installation, MeterEvent, Place
-from meters.registry import access_record, groups, search
+from meters.registry import access_record, changes, groups, search
 from meters.registry.place_rights import may_see_places
 
 
@@ -56,7 +57,7 @@ class HouseholdAdmin(LargeTableAdmin):
 
 
 @admin.register(Place)
-class PlaceAdmin(HouseholdAdmin):
+class PlaceAdmin(HouseholdAdmin, AuditedAdmin):
     """Metering points."""
 
     when_empty = "A place is where a meter hangs. Add one, then install a meter there, on the meter's page."
@@ -69,6 +70,15 @@ class PlaceAdmin(HouseholdAdmin):
 
     def note_row(self, request: HttpRequest, row: Place) -> None:
         access_record.note(request, place=row.pk)
+
+    def save_model(self, request: HttpRequest, obj: Place, form: Any, change: bool) -> None:
+        if change:
+            changes.change(web_actor(request), obj, changed_columns(form))
+        else:
+            changes.add(web_actor(request), obj)
+
+    def delete_model(self, request: HttpRequest, obj: Place) -> None:
+        changes.remove(web_actor(request), obj)
 
 
 @admin.register(Installation)

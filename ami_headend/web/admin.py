@@ -287,6 +287,12 @@ class AuditedAdmin(LargeTableAdmin):
         return HttpResponseRedirect(request.get_full_path())
 
 
+def changed_columns(form: forms.ModelForm[Any]) -> list[str]:
+    """Return the columns of the row that somebody changed in a form: the others may have changed meanwhile."""
+    columns = {column.name for column in form.instance._meta.fields}
+    return [name for name in form.changed_data if name in columns]
+
+
 class ReadOnlyAdmin(LargeTableAdmin):
     """A model that the head-end writes and people only read."""
 

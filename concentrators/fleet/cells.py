@@ -28,6 +28,7 @@ from meters.models import Meter, MeterStatus
 from meters.registry import lifecycle
 
 _LOOK_EVERY_S = 0.2
+_ACCESS = ("is_active", "moved_to")
 _BACKEND = re.compile("[A-Za-z0-9_.:-]+")
 _FILE_MAX_OCTETS = 32 * 2**20
 
@@ -81,7 +82,7 @@ def release(actor: Actor, concentrators: Sequence[Concentrator], to: str, now: d
     let_go = [one for one in concentrators if not one.moved_to]
     for concentrator in let_go:
         concentrator.is_active, concentrator.moved_to = False, to
-        registry.save_as(actor, concentrator)
+        registry.save_as(actor, concentrator, _ACCESS)
     with transaction.atomic():
         meters = lifecycle.move_out(_in_service(_meters_of(_moving(to), now)), now)
         if let_go or meters:
@@ -138,7 +139,7 @@ def keep(actor: Actor, of: str, now: datetime) -> Moved:
         lifecycle.move_out(Meter.objects.exclude(pk__in=here.values("pk")), now)
         for concentrator in Concentrator.objects.filter(moved_to="").order_by("pk"):
             concentrator.is_active, concentrator.moved_to = False, of
-            registry.save_as(actor, concentrator)
+            registry.save_as(actor, concentrator, _ACCESS)
         return _let_in(actor, settings.CELL, now, "cell.keep")
 
 
@@ -231,7 +232,7 @@ def _let_in(actor: Actor, released_to: str, now: datetime, act: str) -> Moved:
         _record(actor, act, {"of": released_to}, Moved(len(concentrators), meters))
     for concentrator in concentrators:
         concentrator.is_active, concentrator.moved_to = True, ""
-        registry.save_as(actor, concentrator)
+        registry.save_as(actor, concentrator, _ACCESS)
     return Moved(len(concentrators), meters)
 
 

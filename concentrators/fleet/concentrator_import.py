@@ -74,7 +74,7 @@ def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> 
         if report.bad or dry_run:
             return report
         for _, concentrator in wanted:
-            registry.save(concentrator)
+            registry.save(concentrator, ["system_title"])
             standing[names.alike(concentrator.name)] = concentrator
         report.grouped = _put(lines, standing, actor)
         if not wanted:

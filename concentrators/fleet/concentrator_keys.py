@@ -81,7 +81,7 @@ def give(actor: Actor, concentrator: Concentrator, title: bytes) -> None:
     check(concentrator, title)
     before, concentrator.system_title = concentrator.system_title, title
     try:
-        registry.save_as(actor, concentrator)
+        registry.save_as(actor, concentrator, ["system_title"])
     except IntegrityError:
         concentrator.system_title = before
         raise RegistryError(f"system title {title.hex()} was given to another meanwhile") from None

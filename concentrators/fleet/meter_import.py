@@ -18,6 +18,7 @@ from concentrators.fleet.first_keys import KeyPolicy, Progress
 from concentrators.models import Assignment, Concentrator
 from concentrators.totals import totals
 from keyvault import master_key
+from keyvault.audit import chain
 from keyvault.audit.chain import Actor, AuditError
 from keyvault.device_keys import inventory
 from keyvault.device_keys.provisioning import ProvisioningError
@@ -32,6 +33,7 @@ REFUSALS = (
     *(FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError),
     GroupError,
 )
+_NAMED_IN_AUDIT = 20
 
 
 @dataclass
@@ -63,7 +65,7 @@ def import_meters(
 
     New meters are assigned from their commissioning on, others (with ``update``) from ``now``. A changed interval
     length holds from the next common boundary of both lengths. Meters with keys keep them. MasterKeyError if random
-    keys cannot be wrapped; AuditError if new keys cannot be recorded; AgreementKeyError if one is wanted and missing.
+    keys cannot be wrapped; AuditError if it cannot be recorded; AgreementKeyError if one is wanted and missing.
     """
     if keys.make and keys.fleet_key is None:
         master_key.current()
@@ -102,6 +104,12 @@ def import_meters(
         report.grouped = imported_groups.put(plan.new, added, joining, actor)
         for chunk in chunks(lengths):
             capture_period.change_from_next_boundary(chunk, now)
+        if report.new or report.changed:
+            titles = [line.system_title for line in plan.new]
+            titles += [bytes(meter.system_title) for _, meter in standing if meter.pk in changing]
+            counts = {"new": report.new, "changed": report.changed, "assigned": report.assigned}
+            named = [title.hex() for title in titles[:_NAMED_IN_AUDIT]]
+            chain.record(actor, "meter.import", {"devices": named, **counts})
     return report
 
 

@@ -3,6 +3,7 @@
 Acts are journaled too, so that after a restore revoked tokens stay revoked.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 
 from django.db import transaction
@@ -15,32 +16,41 @@ from keyvault import journal
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 
+_COLUMNS = {"name", "system_title", "is_active", "moved_to"}
 
-def save(concentrator: Concentrator) -> None:
-    """Register a concentrator, or change its name, its title or whether it may post. JournalError: nothing changed.
+
+def save(concentrator: Concentrator, changed: Collection[str] = ()) -> None:
+    """Register a concentrator, or store the columns ``changed`` of one that stands: its name, its title, where it went
+    or whether it may post. All others are as they are stored by now, here too. JournalError: nothing changed.
 
     If the title is new, its meters are told it.
     """
-    title = concentrator.system_title
     with transaction.atomic():
-        is_new = title is not None and _stands_without(concentrator, bytes(title))
-        concentrator.save()
-        if is_new:
+        has_new_title = concentrator.pk is not None and _store(concentrator, changed)
+        if concentrator.pk is None:
+            concentrator.save()
+        if has_new_title:
             concentrator_titles.tell_all_of(concentrator, timezone.now())
+        title = concentrator.system_title
         said = [concentrator.pk, concentrator.name, concentrator.is_active, None if title is None else bytes(title)]
         journal.append("concentrator", [*said, concentrator.moved_to] if concentrator.moved_to else said)
 
 
-def _stands_without(concentrator: Concentrator, title: bytes) -> bool:
-    """Whether the stored concentrator has another title, or none."""
-    standing = Concentrator.objects.filter(pk=concentrator.pk).first() if concentrator.pk is not None else None
-    return standing is not None and (standing.system_title is None or bytes(standing.system_title) != title)
+def _store(concentrator: Concentrator, changed: Collection[str]) -> bool:
+    """Store columns of a concentrator under its lock, and read the others; return whether its title is a new one."""
+    standing = Concentrator.objects.select_for_update().get(pk=concentrator.pk)
+    before = standing.system_title
+    for name in _COLUMNS - {*changed}:
+        setattr(concentrator, name, getattr(standing, name))
+    concentrator.save(update_fields=[*changed])
+    title = concentrator.system_title
+    return title is not None and (before is None or bytes(before) != bytes(title))
 
 
-def save_as(actor: Actor, concentrator: Concentrator) -> None:
+def save_as(actor: Actor, concentrator: Concentrator, changed: Collection[str] = ()) -> None:
     """Do the same as ``save``, as a person. AuditError or MasterKeyError: nothing was changed."""
     with transaction.atomic():
-        save(concentrator)
+        save(concentrator, changed)
         subject = {"concentrator": concentrator.name, "id": concentrator.pk}
         if concentrator.system_title is not None:
             subject["device"] = bytes(concentrator.system_title).hex()

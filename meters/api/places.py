@@ -6,11 +6,13 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import generics, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
 
+from keyvault.audit.chain import web_actor
 from meters.api.meters import ParameterView, end_of_page
 from meters.api.serializers import PAGE_MAX, GroupsField, QuerySerializer, SystemTitleField, given, ids_of, page_of
 from meters.models import Installation, Place
-from meters.registry import access_record, groups, place_readings
+from meters.registry import access_record, changes, groups, place_readings
 
 
 class InstallationSerializer(serializers.ModelSerializer[Installation]):
@@ -88,10 +90,11 @@ class PlaceList(ParameterView):
 
     @extend_schema(operation_id="places_create", request=PlaceSerializer, responses={201: PlaceSerializer})
     def post(self, request: Request) -> Response:
-        place = PlaceSerializer(data=request.data)
-        place.is_valid(raise_exception=True)
-        place.save()
-        return Response(place.data, status=201)
+        asked = PlaceSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        place = Place(**asked.validated_data)
+        changes.add(web_actor(request), place)
+        return Response(PlaceSerializer(place).data, status=201)
 
 
 class PlaceDetail(generics.RetrieveUpdateAPIView[Place]):
@@ -110,3 +113,11 @@ class PlaceDetail(generics.RetrieveUpdateAPIView[Place]):
     def patch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         access_record.note(request, place=self.get_object().pk)
         return super().patch(request, *args, **kwargs)
+
+    def perform_update(self, serializer: BaseSerializer[Place]) -> None:
+        place = serializer.instance
+        assert isinstance(place, Place)  # noqa: S101 - of its queryset
+        fields = [name for name, value in serializer.validated_data.items() if getattr(place, name) != value]
+        for name in fields:
+            setattr(place, name, serializer.validated_data[name])
+        changes.change(web_actor(self.request), place, fields)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import IntegrityError, transaction
 from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
@@ -26,6 +27,32 @@ def folder(settings: Settings, tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
+def test_an_old_row_lets_no_concentrator_in_again(folder: Path) -> None:
+    concentrator = Concentrator(name="DCU-1")
+    registry.save_as(ANN, concentrator)
+    old, older = (Concentrator.objects.get(pk=concentrator.pk) for _ in range(2))
+    concentrator.is_active, concentrator.moved_to = False, "b"
+    registry.save_as(ANN, concentrator, ["is_active", "moved_to"])
+    old.name = "DCU-2"
+    registry.save_as(ANN, old, ["name"])
+    assert (old.name, old.is_active, old.moved_to) == ("DCU-2", False, "b")
+    assert Concentrator.objects.values_list("name", "is_active", "moved_to").get() == ("DCU-2", False, "b")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        registry.save_as(ANN, older, ["is_active"])
+    said = [record.body for record in reading.read([folder], master_key.current()) if record.kind == "concentrator"]
+    assert said[-1] == [concentrator.pk, "DCU-2", False, None, "b"]
+
+
+def test_an_old_page_lets_no_concentrator_in_again(folder: Path, admin_client: Client) -> None:
+    concentrator = ConcentratorFactory.create(is_active=False)
+    url = f"/admin/concentrators/concentrator/{concentrator.pk}/change/"
+    form = {"name": "DCU-2", "system_title_hex": "", "is_active": "on"}
+    assert admin_client.post(url, {**form, "initial-is_active": "True"}).status_code == 302
+    assert Concentrator.objects.values_list("name", "is_active").get() == ("DCU-2", False)
+    assert admin_client.post(url, form).status_code == 302
+    assert Concentrator.objects.get().is_active
+
+
 def test_letting_in_and_shutting_out_are_journaled(folder: Path) -> None:
     call_command("concentrator", "add", "DCU-1")
     concentrator = Concentrator.objects.get()
@@ -34,7 +61,7 @@ def test_letting_in_and_shutting_out_are_journaled(folder: Path) -> None:
     registry.revoke_token(ANN, token)
     tokens.revoke(token)  # it is revoked already
     concentrator.is_active = False
-    registry.save_as(ANN, concentrator)
+    registry.save_as(ANN, concentrator, ["is_active"])
     read = reading.read([folder], master_key.current())
     records = [(record.kind, record.body) for record in read if not record.kind.startswith("audit")]
     issued, revoked = int(token.created_at.timestamp()), int(ConcentratorToken.objects.get().revoked_at.timestamp())  # type: ignore[union-attr]

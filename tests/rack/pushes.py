@@ -35,7 +35,7 @@ def prepare() -> None:
     """The concentrator that the listeners are told of is there and active, and so is the form of the notifications."""
     concentrator = Concentrator.objects.filter(name=LISTENED_TO).first() or Concentrator(name=LISTENED_TO)
     concentrator.is_active = True
-    registry.save(concentrator)
+    registry.save(concentrator, ["is_active"])
     if not PushProfile.objects.filter(name="rack").exists():
         profile(_apdu(0), _MAKER + bytes(5), _DEFINITION, "rack")
 

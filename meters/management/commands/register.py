@@ -6,13 +6,18 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 
 from ami_headend.core.commands import DomainCommand
+from keyvault.audit.chain import AuditError, command_actor
+from keyvault.master_key import MasterKeyError
 from meters.models import Register
 from meters.readings.obis import ObisError, RegisterKind, parse_obis
+from meters.registry import changes
 
 _NONE = "none"
 
 
 class Command(DomainCommand):
+    refusals = (AuditError, MasterKeyError)
+    nothing_done = ". Nothing was changed."
     help = (
         "List, add and bound the registers that readings may name. Frames that wait for a register, or for wider "
         "bounds, are judged again by the workers."
@@ -66,7 +71,9 @@ class Command(DomainCommand):
         if Register.objects.filter(obis_code=code).exists():
             raise CommandError(f"there is a register {code} already")
         given = {name: options[name] for name in ("kind", "unit", "scaler", "name")}
-        return _saved(Register(obis_code=code, **given, **bounds))
+        register = _checked(Register(obis_code=code, **given, **bounds))
+        changes.add(command_actor(), register)
+        return register
 
     def _bounded(self, code: str, bounds: dict[str, Any]) -> Register:
         register = Register.objects.filter(obis_code=code).first()
@@ -74,17 +81,17 @@ class Command(DomainCommand):
             raise CommandError(f"there is no register {code[:24]}")
         for name, bound in bounds.items():
             setattr(register, name, bound)
-        return _saved(register)
+        changes.change(command_actor(), _checked(register), list(bounds))
+        return register
 
 
 def _bound(text: str) -> int | str:
     return _NONE if text == _NONE else int(text)
 
 
-def _saved(register: Register) -> Register:
+def _checked(register: Register) -> Register:
     try:
         register.full_clean()
     except ValidationError as error:
         raise CommandError("; ".join(error.messages)) from None
-    register.save()
     return register

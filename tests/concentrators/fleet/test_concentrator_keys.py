@@ -253,7 +253,7 @@ def test_a_title_is_journaled_with_its_concentrator(
     said = []
     monkeypatch.setattr("keyvault.journal.append", lambda kind, body: said.append((kind, body)))
     concentrator.system_title = TITLE
-    registry.save(concentrator)
+    registry.save(concentrator, ["system_title"])
     assert said == [("concentrator", [concentrator.pk, concentrator.name, True, TITLE])]
 
 

@@ -569,7 +569,7 @@ def test_access_comes_back_as_it_was(folder: Path) -> None:
         registry.save(new)
         tokens.issue(new, "first")
         kept.is_active, kept.name = False, "DCU-old"
-        registry.save(kept)
+        registry.save(kept, ["is_active", "name"])
 
     assert_brought_back(folder, act)
     fresh = Concentrator(name="DCU-newer")
