@@ -1,7 +1,7 @@
 """Every advisory lock of the head-end in one list, so that no two share a number (PostgreSQL 13.3.5).
 
 Take KEY_JOURNAL before AUDIT_CHAIN: a replay holds the journal exclusively while it appends to the chain. Take GROUPS
-before both.
+and PROVIDER_LOGOUTS before both.
 """
 
 from typing import Final
@@ -26,6 +26,7 @@ REGISTER_CHECKS: Final = 0x616D690F  # one process at a time compares registers 
 COMMAND_LIMITS: Final = 0x616D6910  # with the hash of an account's name: its acts are counted one after the other
 ARCHIVE: Final = 0x616D6911  # one process at a time takes a step of a month into the archive, or out of it
 FEED_DELIVERIES: Final = 0x616D6912  # of the session, with a delivery's id: one worker sends for it
+PROVIDER_LOGOUTS: Final = 0x616D6913  # shared by sign-ins at the provider; exclusive to a logout there
 PARTITIONS: Final = 0x616D6970  # one process at a time makes and drops partitions
 
 

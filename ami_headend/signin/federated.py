@@ -16,7 +16,7 @@ from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from ami_headend.signin import secondfactor
+from ami_headend.signin import provider_logouts, secondfactor
 from ami_headend.signin.logout_claims import LoggedOut
 from ami_headend.signin.models import FederatedIdentity, Session
 from ami_headend.signin.roles import RIGHTS
@@ -108,8 +108,8 @@ def unlink(actor: Actor, user: User) -> bool:
     return bool(removed)
 
 
-def log_out(found: LoggedOut, address: str) -> int:
-    """End the sessions of whoever signed out at the provider, and return how many; audited.
+def log_out(found: LoggedOut, address: str, now: datetime) -> int:
+    """End the sessions of whoever signed out at the provider, and return how many; audited. A token counts once.
 
     Those of the session there; of the subject also those without one that is known. All of the subject if no session
     is named. AuditError or MasterKeyError: none was ended.
@@ -122,6 +122,8 @@ def log_out(found: LoggedOut, address: str) -> int:
         rows = rows.filter(account=None if identity is None else identity.user_id)
     rows = rows.exclude(account=None).select_related("account").order_by("pk")
     with transaction.atomic():
+        if not provider_logouts.note(found, now):
+            return 0
         ended = list(rows.select_for_update(of=("self",)))
         Session.objects.filter(pk__in=[row.pk for row in ended]).delete()
         for name, number in sorted(Counter(str(row.account) for row in ended).items()):

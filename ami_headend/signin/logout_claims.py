@@ -1,6 +1,6 @@
 """What a logout token says (OpenID Connect Back-Channel Logout 1.0 sections 2.4 and 2.6), once its signature verified.
 
-Pure. A token is good for a few minutes, however long it says: it ends sessions again each time that it comes.
+Pure. A token is good for a few minutes, however long it says; ``provider_logouts`` knows which ones have come.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,14 @@ class LogoutError(Exception):
 
 
 class LoggedOut(NamedTuple):
-    """Who signed out at the provider: the subject, its session there, or both; empty if it is not said."""
+    """Who signed out at the provider: the subject, its session there, or both; empty if it is not said.
+
+    ``token_id`` is the token's own identifier.
+    """
 
     subject: str
     session: str
+    token_id: str
 
 
 def read(claims: Mapping[str, Any], issuer: str, client_id: str, now_s: float) -> LoggedOut:
@@ -36,8 +40,10 @@ def read(claims: Mapping[str, Any], issuer: str, client_id: str, now_s: float) -
         raise LogoutError("it tells of no logout")
     if "nonce" in claims:  # an ID token, which must not end sessions
         raise LogoutError("it has a nonce")
-    found = LoggedOut(_text(claims, "sub"), _text(claims, "sid"))
-    if not any(found):
+    found = LoggedOut(_text(claims, "sub"), _text(claims, "sid"), _text(claims, "jti"))
+    if not found.token_id:
+        raise LogoutError("it has no identifier (jti)")
+    if not found.subject and not found.session:
         raise LogoutError("it names neither subject nor session")
     return found
 

@@ -138,6 +138,23 @@ class SignInOutcome(models.TextChoices):
     BREAK_GLASS = "break_glass", "signed in with the break-glass account"
 
 
+class ProviderLogout(models.Model):
+    """A logout that the OpenID provider told of: which token said so, whose it was, and which session there ended."""
+
+    id = models.BigAutoField(primary_key=True)
+    issuer = models.CharField(max_length=500)
+    token_id = models.CharField(max_length=255, help_text="its jti")
+    subject = models.CharField(max_length=255, blank=True)
+    session = models.CharField(max_length=255, blank=True, help_text="its sid")
+    told_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["issuer", "token_id"], name="provider_logout_once")]
+
+    def __str__(self) -> str:
+        return f"logout {self.pk} of {self.subject or self.session}"
+
+
 class FederatedIdentity(models.Model):
     """Who at the OpenID provider an account belongs to: a subject of an issuer, which never becomes somebody else."""
 

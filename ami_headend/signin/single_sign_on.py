@@ -1,11 +1,14 @@
 """The pages of a sign-in at the OpenID provider: the way there, and the way back."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
@@ -21,7 +24,7 @@ from ami_headend.core import clock, rate_limits
 from ami_headend.core.client_ip import client_address
 from ami_headend.core.rate_limits import Counted
 from ami_headend.core.text import one_line
-from ami_headend.signin import federated, journal, provider, sessions
+from ami_headend.signin import federated, journal, provider, provider_logouts, sessions
 from ami_headend.signin.federated import RefusedError
 from ami_headend.signin.logout_claims import LogoutError
 from ami_headend.signin.models import SignInOutcome
@@ -33,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _RATE = "60/minute"  # of one address: each begins a session, or is a logout that is refused
 _SESSION_CHARACTERS = 255
-_NEXT, _CONFIRMS = "single_sign_on_next", "single_sign_on_confirms"
+_NEXT, _CONFIRMS, _SINCE = "single_sign_on_next", "single_sign_on_confirms", "single_sign_on_since"
 
 
 @method_decorator(never_cache, name="dispatch")
@@ -67,6 +70,7 @@ class ToProviderView(_Page):
         answer = provider.redirect(request, callback, again_within_s=settings.STEP_UP_S if confirms else None)
         request.session[_NEXT] = request.GET.get("next", "")
         request.session[_CONFIRMS] = confirms
+        request.session[_SINCE] = provider_logouts.last()
         return answer
 
 
@@ -75,12 +79,14 @@ class FromProviderView(_Page):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         confirms, following = request.session.pop(_CONFIRMS, False), _next(request)
+        since = int(request.session.pop(_SINCE, 0))
         try:
             claims = provider.claims_of(request)
             if confirms:
                 return self._confirmed(request, dict(claims), following)
             user = federated.account_of(claims, client_address(request) or "", timezone.now())
             federated.check_second_factor(user, claims)
+            _begin(request, user, claims, since)
         except StaleError as error:
             return _refused(request, f"{error} Start again.", 400)
         except SignInError as error:
@@ -92,8 +98,6 @@ class FromProviderView(_Page):
             text = "Your account or roles have to change, and that cannot be recorded now. Nothing was changed."
             return _refused(request, text, 503)
         _note(request, SignInOutcome.PROVIDER, user.get_username())
-        session = str(claims.get("sid", ""))[:_SESSION_CHARACTERS]
-        sessions.begin(request, user, None, by_provider=settings.OIDC_ISSUER, provider_session=session)
         return HttpResponseRedirect(following or reverse("admin:index"))
 
     def _confirmed(self, request: HttpRequest, claims: dict[str, object], following: str) -> HttpResponse:
@@ -142,7 +146,7 @@ class LogoutView(View):
     def _ended(self, request: HttpRequest) -> HttpResponse:
         try:
             found = provider.logged_out(request.POST.get("logout_token", ""), timezone.now().timestamp())
-            federated.log_out(found, client_address(request) or "")
+            federated.log_out(found, client_address(request) or "", timezone.now())
         except (LogoutError, SignInError) as error:
             logger.warning("a logout by the OpenID provider was refused: %s", one_line(str(error)))
             return JsonResponse({"error": "invalid_request", "error_description": str(error)}, status=400)
@@ -151,6 +155,16 @@ class LogoutView(View):
             said = "it cannot be verified or recorded now; no session was ended"
             return JsonResponse({"error": "temporarily_unavailable", "error_description": said}, status=503)
         return HttpResponse(status=200)
+
+
+def _begin(request: HttpRequest, user: User, claims: Mapping[str, Any], since: int) -> None:
+    """Begin and store the session; StaleError if the provider told of a logout while the sign-in was under way."""
+    session = str(claims.get("sid", ""))[:_SESSION_CHARACTERS]
+    with transaction.atomic():
+        if provider_logouts.ended(str(claims["sub"]), session, since):
+            raise StaleError("You were signed out at the provider meanwhile.")
+        sessions.begin(request, user, None, by_provider=settings.OIDC_ISSUER, provider_session=session)
+        request.session.save()
 
 
 def _refused(request: HttpRequest, text: str, status: int) -> HttpResponse:

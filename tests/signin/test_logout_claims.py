@@ -19,7 +19,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def found(**changed: Any) -> tuple[str, str]:
+def found(**changed: Any) -> tuple[str, str, str]:
     claims = {name: value for name, value in {**GOOD, **changed}.items() if value is not None}
     return read(claims, "https://login.example", "headend", NOW_S)
 
@@ -37,7 +37,7 @@ def found(**changed: Any) -> tuple[str, str]:
     ],
 )
 def test_who_signed_out(changed: dict[str, Any], who: tuple[str, str]) -> None:
-    assert found(**changed) == who
+    assert found(**changed) == (*who, "one")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,8 @@ def test_who_signed_out(changed: dict[str, Any], who: tuple[str, str]) -> None:
         ({"nonce": "one"}, "has a nonce"),
         ({"sub": None, "sid": None}, "neither subject nor session"),
         ({"sub": "", "sid": None}, "neither subject nor session"),
+        ({"jti": None}, "no identifier"),
+        ({"jti": 7}, "its jti is not a text"),
         ({"sub": 7}, "its sub is not a text"),
         ({"sid": "x" * 256}, "its sid is not a text"),
         ({"sid": "a\0"}, "its sid is not a text"),

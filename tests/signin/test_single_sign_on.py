@@ -421,10 +421,10 @@ def test_a_logout_of_a_subject_ends_its_sessions_and_none_with_a_password(settin
     go(by_provider, "subject-of-ann")
     ann = User.objects.get(username="ann")
     by_password.force_login(ann, "django.contrib.auth.backends.ModelBackend")
-    assert federated.log_out(LoggedOut("", "another session"), "") == 0
-    assert federated.log_out(LoggedOut("nobody", ""), "") == 0
-    assert federated.log_out(LoggedOut("subject-of-kim", "another session"), "") == 0
-    assert federated.log_out(LoggedOut("subject-of-ann", ""), "") == 1
+    assert federated.log_out(LoggedOut("", "another session", "1"), "", timezone.now()) == 0
+    assert federated.log_out(LoggedOut("nobody", "", "2"), "", timezone.now()) == 0
+    assert federated.log_out(LoggedOut("subject-of-kim", "another session", "3"), "", timezone.now()) == 0
+    assert federated.log_out(LoggedOut("subject-of-ann", "", "4"), "", timezone.now()) == 1
     assert [row.issuer for row in Session.objects.filter(account=ann)] == [""]
 
 
