@@ -45,6 +45,7 @@ class TokenAuthentication(authentication.BaseAuthentication):
             raise InvalidToken(f"The token is unknown. It has {_form()}: is it whole?")
         token, is_previous = found
         if why := _refusal(token, now, is_previous=is_previous):
+            misdirected.check(secret)  # as if it were unknown here: only its own cell says what became of it
             raise InvalidToken(why)
         tokens.note_use(token, client_address(request._request) or "", now, is_previous=is_previous)  # noqa: SLF001
         return Program(token.pk, token.name, token.scopes, token.group_ids, token.maker_id), token

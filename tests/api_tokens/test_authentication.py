@@ -86,6 +86,10 @@ def test_a_token_of_another_cell_is_sent_there(settings: Settings) -> None:
         assert ("is of cell a, and this is cell bb" in answer.json()["detail"]) is is_whole
     assert "58 characters and begins with ami_bb_" in refused(ask("ami_nonsense"))
     tokens.revoke(ANN, token.pk, timezone.now())
+    answers = [ask(secret), ask(bearer.with_checksum(bearer.new(bearer.PROGRAM, "a")))]
+    assert [answer.status_code for answer in answers] == [421, 421]
+    assert answers[0].content == answers[1].content  # whether it was known here or not
+    settings.CELL = "a"
     assert "revoked" in refused(ask(secret))
 
 
