@@ -24,7 +24,7 @@ from concentrators.ingest import activity, backlog
 from keyvault import journal
 from keyvault.audit import chain
 from keyvault.master_key import MasterKeyError, trial
-from meters.archive import verification
+from meters.archive import restoring, verification
 from meters.readings import partitions
 from meters.registry import access_record
 
@@ -276,6 +276,9 @@ def _partitions() -> CheckResult:
     to_do = "Run manage.py migrate, and check that celery beat runs, and that the archive can be reached."
     if (fault := verification.fault()) or period is None:
         return CheckResult("partitions", False, fault or "none for now: no reading can be stored", to_do)
+    if still := restoring.interrupted(now):
+        to_do = "Run manage.py archive restore of that month again, which goes on, or archive run, which undoes it."
+        return CheckResult("partitions", False, still, to_do)
     start, end = period
     if start > partitions.first_stored(now):
         return CheckResult("partitions", False, f"begin on {start:%Y-%m-%d}, later than the retention period", to_do)

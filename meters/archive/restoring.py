@@ -10,18 +10,22 @@ day's readings at most.
 
 import io
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 from django.db import connection
+from django.utils import timezone
 
+from ami_headend.core import clock
 from ami_headend.core.sql import cursor, select
+from ami_headend.core.text import counted
 from meters.archive import layout, steps
 from meters.archive.files import ArchiveError, Store, store
 from meters.archive_models import ArchivedMonth, MonthState
 from meters.readings import partitions
 
+_STANDS_STILL = timedelta(hours=1)  # without another file: each is the readings of a day
 _COLUMNS = ", ".join(layout.SCHEMA.names)
 
 
@@ -36,6 +40,17 @@ def restore(month: datetime, now: datetime) -> int:
     while _restore_file(place, month):
         pass
     return _end(month, now)
+
+
+def interrupted(now: datetime) -> str:
+    """Say which restore stands still, and how far it is; an empty text if none does."""
+    for row in ArchivedMonth.objects.filter(state=MonthState.RESTORING).order_by("month"):
+        said = row.under_way.get("at")
+        last = row.changed_at if said is None else datetime.fromisoformat(said)
+        if clock.has_rested(last, _STANDS_STILL, now):
+            done, parts = row.under_way.get("files", 0), counted(len(row.parts), "file")
+            return f"the restore of {row.month:%Y-%m} stands still since {last:%Y-%m-%d %H:%M} UTC: {done} of {parts}"
+    return ""
 
 
 def give_up(month: datetime, now: datetime) -> bool:
@@ -71,7 +86,7 @@ def _restore_file(place: Store, month: datetime) -> bool:
         steps.check_file(place, parts[done])
         with place.reading(parts[done].name) as source:
             _copy_in(layout.read(source))
-        row.under_way = {"files": done + 1}
+        row.under_way = {"files": done + 1, "at": timezone.now().isoformat()}
         row.save(update_fields=["under_way"])
     return True
 

@@ -2,12 +2,15 @@
 
 from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.utils import timezone
 from pytest_django import Settings
 
+from ami_headend.health import doctor
 from concentrators.fleet import assignments
 from concentrators.fleet.assignments import AssignmentError
 from concentrators.models import IntervalTotal, UncheckedDay
@@ -63,6 +66,19 @@ def test_a_half_restored_month_is_read_from_files_and_goes_on(meters: list[Meter
     assert answers(meters) == before
 
 
+def test_a_restore_that_stands_still_is_said(meters: list[Meter]) -> None:
+    half_restored()
+    now = timezone.now()
+    assert restoring.interrupted(now) == ""
+    assert restoring.interrupted(now + timedelta(hours=2)).endswith("UTC: 1 of 2 files")
+    with mock.patch("django.utils.timezone.now", return_value=now + timedelta(hours=2)):
+        result = doctor._partitions()
+    assert not result.well
+    assert f"the restore of {MONTH:%Y-%m} stands still since {now:%Y-%m-%d}" in result.found
+    assert restoring.restore(MONTH, NOW)
+    assert restoring.interrupted(now + timedelta(hours=2)) == ""
+
+
 def test_a_half_restored_month_is_archived_again_by_run(meters: list[Meter]) -> None:
     before = answers(meters)
     half_restored()
@@ -98,7 +114,7 @@ def test_a_half_restored_month_is_verified_by_hand_and_goes_on(meters: list[Mete
     file.write_bytes(damaged(octets))
     with pytest.raises(ArchiveError, match="not there as it was written"):
         verification.verify(MONTH, NOW)
-    assert ArchivedMonth.objects.get().under_way == {"files": 1}, "what is in is not restored again"
+    assert ArchivedMonth.objects.get().under_way["files"] == 1, "what is in is not restored again"
     file.write_bytes(octets)
     assert verification.verify(MONTH, NOW) > 0
     assert ArchivedMonth.objects.get().fault == ""
