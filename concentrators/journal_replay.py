@@ -57,8 +57,8 @@ class AccessReplayer:
         if leaked := Concentrator.objects.filter(system_title__in=self._cut_off).order_by("name"):
             names = ", ".join(one.name for one in leaked)
             notes.append(
-                f"keys of concentrators were cut off since the backup: {names}. Unless it was done after that, begin "
-                "rotations of their meters: manage.py rotate_device_keys begin --concentrator NAME"
+                f"this database lacked that keys of concentrators were cut off: {names}. Unless it was done since, "
+                "begin rotations of their meters: manage.py rotate_device_keys begin --concentrator NAME"
             )
         if paused := RotationWave.objects.filter(state=WaveState.RUNNING).update(state=WaveState.PAUSED):
             notes.append(
@@ -73,7 +73,7 @@ class AccessReplayer:
         if meterless:
             notes.append(
                 f"{counted(meterless, 'device has', 'devices have')} keys, but no meter: "
-                "import again what was imported since the backup (manage.py import_meters), then "
+                "import again what this database lacks (manage.py import_meters), then "
                 "manage.py verify_again --all-waiting"
             )
         return notes

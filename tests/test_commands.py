@@ -19,6 +19,7 @@ import psutil
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command, get_commands, load_command_class
+from pytest_django import Settings
 
 from ami_headend.local.embedded.processes import is_living
 from ami_headend.management.commands import summary
@@ -37,6 +38,13 @@ COMMANDS = sorted((name, app) for name, app in get_commands().items() if app in 
 def test_help_shows_an_example(name: str, app: str) -> None:
     text = load_command_class(app, name).create_parser("manage.py", name).format_help()
     assert re.search(rf"^  .*manage\.py {name}\b", text, re.MULTILINE), f"manage.py {name} --help shows no example"
+
+
+def test_static_files_that_cannot_be_written_are_said_in_one_sentence(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings.STATIC_ROOT = tmp_path / "file" / "static"
+    with pytest.raises(CommandError, match="file/static': the static files are not all there"):
+        call_command("collectstatic", interactive=False, verbosity=0)
 
 
 @functools.cache

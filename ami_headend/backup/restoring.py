@@ -238,7 +238,7 @@ class _SessionsReplayer:
 
     def conclude(self, now: datetime) -> list[str]:
         Session.objects.all().delete()
-        return ["Accounts are as they were when the backup was made: check that nobody is active who left since"]
+        return ["Accounts are as this database has them: check that nobody is active who has left meanwhile"]
 
 
 class _UplinksReplayer:

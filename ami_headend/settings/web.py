@@ -11,7 +11,6 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.postgres",
-    "django.contrib.staticfiles",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -21,6 +20,7 @@ INSTALLED_APPS = [
     "axes",
     "csp",
     "ami_headend",
+    "django.contrib.staticfiles",  # after ours, whose collectstatic replaces its own
     "ami_headend.alerts",
     "ami_headend.api_tokens",
     "ami_headend.metrics",
