@@ -26,7 +26,7 @@ class Concentrator(models.Model):
     )
     created_at = models.DateTimeField(auto_now_add=True)
     uplinks_to_lose = models.PositiveSmallIntegerField(
-        default=0, editable=False, help_text="in a conformance run of a laboratory meter, on purpose"
+        default=0, db_default=0, editable=False, help_text="in a conformance run of a laboratory meter, on purpose"
     )
 
     # What DRF asks of request.user; a concentrator never signs in otherwise.
