@@ -61,7 +61,8 @@ class Operator:
         return (self._types(what) or [""])[-1]
 
     def _types(self, what: str) -> list[str]:
-        messages = sorted(self._receiver.messages[self._seen :], key=lambda one: str(one["timestamp"]))
+        # By alerts, and of each as they came: the clocks of hosts that send them may be minutes apart.
+        messages = sorted(self._receiver.messages[self._seen :], key=lambda one: int(one["data"]["id"]))
         return [one["type"] for one in messages if what in (one["data"]["subject"]["name"], one["data"]["condition"])]
 
     def figure(self, name: str, **labels: str) -> float | None:
