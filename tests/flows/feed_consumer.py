@@ -20,7 +20,7 @@ from concentrators.feed import sequencer
 from keyvault.audit.chain import Actor
 from meters.models import Reading
 from meters.readings.queries import exact_text
-from tests.flows.stack import Stack, wait_for
+from tests.flows.stack import START_TIMEOUT_S, Stack, wait_for
 
 # System title, OBIS code, time, minutes of the interval, value.
 Held = Counter[tuple[str, str, str, int, str]]
@@ -93,7 +93,7 @@ class Consumer:
     def said(self) -> str:
         return (self.folder / "consumer.log").read_text()
 
-    def catch_up(self) -> None:
+    def catch_up(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until it holds exactly the readings that the head-end holds; it is started again where it has ended."""
         wanted = held_by_the_head_end()
         self.restart()
@@ -105,4 +105,4 @@ class Consumer:
                 time.sleep(0.5)
             return self.holds() == wanted
 
-        wait_for("the consumer holds what the head-end holds", agrees)
+        wait_for("the consumer holds what the head-end holds", agrees, timeout_s)

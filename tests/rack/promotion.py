@@ -30,6 +30,7 @@ from tests.rack.matrix import REFUSED, At, Matrix, Measured, Say
 
 NAME = "asynchronous promotion"
 _COMPONENTS = ("standbys",)
+_FEED_S = 300  # for the readings of all cells before
 
 
 def run(matrix: Matrix, say: Say) -> Measured:
@@ -65,7 +66,7 @@ def _run(matrix: Matrix, say: Say) -> Measured:
     wait_verified([site.posted(frames_of(site.devices, [0]))])
     poster = Poster(sites.found(stack, 3), REFUSED, 0.2)
     billing = Consumer(stack, rack.folder / "billing", random.Random(7))
-    billing.catch_up()
+    billing.catch_up(_FEED_S * rack.patience)
     before = rack.primary()
     rack.wait("both standbys have everything", lambda: _is_caught_up(matrix, before), 60)
     with hosts.frozen(before, of="walsender"):
@@ -73,7 +74,7 @@ def _run(matrix: Matrix, say: Say) -> Measured:
         with posting([poster]):
             time.sleep(3)
         sites.wait_verified(poster.uplinks)
-        billing.catch_up()
+        billing.catch_up(_FEED_S * rack.patience)
         lost = len(poster.uplinks)
         began = time.monotonic()
         before.kill()
@@ -137,7 +138,7 @@ def _assert_nothing_forgotten(
 ) -> None:
     assert_frames_and_tokens(site, since)
     assert_nothing_is_used_again(site, since, receivers)
-    billing.catch_up()
+    billing.catch_up(_FEED_S * matrix.rack.patience)
     assert "discard the rows that you took at positions after" in billing.said()
 
 

@@ -5,7 +5,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -33,13 +33,20 @@ class Operator:
 
     def forget(self) -> None:
         """Forget what was told before: the same trouble is new, and told at once."""
+        while True:
+            with suppress(OperationalError):  # a deadlock with an evaluation
+                self._delete()
+                break
+        self._seen = len(self._receiver.messages)
+
+    @staticmethod
+    def _delete() -> None:
         models = (Delivery, Conversation, AlertStep, Alert)
         with transaction.atomic(), connection.cursor() as cursor:  # the deployment goes on evaluating
             tables = ", ".join(model._meta.db_table for model in models)
             cursor.execute(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE")
             for model in models:
                 model.objects.all().delete()
-        self._seen = len(self._receiver.messages)
 
     def is_told(self, what: str) -> bool:
         """Whether an alert of a component or of a condition came."""
@@ -50,9 +57,9 @@ class Operator:
         return self._last_of(what) == "alert.resolved"
 
     def told(self) -> set[str]:
-        """What alerts came of, by the names of their subjects."""
-        messages = self._receiver.messages[self._seen :]
-        return {one["data"]["subject"]["name"] for one in messages if one["type"] == "alert.opened"}
+        """The components that alerts came of."""
+        opened = [one["data"] for one in self._receiver.messages[self._seen :] if one["type"] == "alert.opened"]
+        return {one["subject"]["name"] for one in opened if one["condition"] == Condition.COMPONENT_DOWN}
 
     def _has(self, kind: str, what: str) -> bool:
         return kind in self._types(what)
