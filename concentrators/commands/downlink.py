@@ -61,9 +61,9 @@ def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
 
     Only to meters in service: of others no answer would be taken, and a meter of another cell is commanded there. The
     concentrator that a meter is assigned to has priority, and a schedule of its own: that another one heard the
-    meter is only a hint, which whoever overhears a frame and posts it first can forge; if it holds keys, it alone gets
-    commands that bring one. A command is sealed when it is
-    first offered, and committed before this returns. Later the same octets are offered, unless the meter would drop
+    meter is only a hint, which whoever overhears a frame and posts it first can forge; if it holds keys and can use
+    them, it alone gets commands that bring one. A command is sealed when it is first offered, and committed before
+    this returns. Later the same octets are offered, unless the meter would drop
     them (keyvault.device_keys.command_sealing.outdated), or they contain the time. Rows that another request has locked
     are skipped; nothing is offered while a restored database waits for the replay of the journal. A fixed number of
     queries.
@@ -152,7 +152,8 @@ def offer_at_once(now: datetime) -> int:
 # In its lane, the command that names the meter's concentrator (7) goes before the others once its time has come: until
 # then the meter tags its answers for another concentrator, and its own one drops them.
 # A key goes to the meter over its own concentrator alone where that holds keys: that fetches the hop keys first, and
-# would drop what the meter sends under a key that came over another one.
+# would drop what the meter sends under a key that came over another one. Not where that is shut out or its own keys are
+# cut off: it fetches no hop keys, and its meters need new keys all the more.
 # OFFSET 0 makes the planner begin with the meters of the concentrator, not with the commands of all.
 _OPEN_OF = """SELECT c.id, c.kind FROM concentrators_command c
               WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered') OFFSET 0"""
@@ -174,7 +175,9 @@ _DUE = f"""
             WHERE i.heard_via = asked.concentrator_id OFFSET 0
         ) h, LATERAL (
             SELECT bool_or(a.concentrator_id = asked.concentrator_id) AS mine,
-                   bool_or(r.system_title IS NOT NULL) AS holds_keys
+                   bool_or(r.is_active AND EXISTS (
+                       SELECT 1 FROM keyvault_devicekey t
+                       WHERE t.system_title = r.system_title AND t.epoch > 0 AND t.state = 'active')) AS holds_keys
             FROM concentrators_assignment a JOIN concentrators_concentrator r ON r.id = a.concentrator_id
             WHERE a.meter_id = h.meter_id AND a.valid_from <= asked.now
               AND (a.valid_to IS NULL OR a.valid_to > asked.now)

@@ -12,7 +12,8 @@ from keyvault.audit.chain import Actor
 from keyvault.cose.structures import parse_frame
 from keyvault.device_keys import epochs, provisioning
 from keyvault.device_keys.provisioning import NewKey
-from keyvault.models import DeviceKey
+from keyvault.models import DeviceKey, KeyState
+from keyvault.schemes.table import CONCENTRATOR
 from tests.builders import senml_payload
 from tests.concentrators.commands.test_downlink import deliver, fitted, new_key, offered, read_now, state
 from tests.concentrators.fleet import NOW, START_S, Device, commission, judged
@@ -36,6 +37,14 @@ def overheard(device: Device, other_concentrator: Concentrator) -> Concentrator:
 
 def fail(concentrator: Concentrator, command: Command, now: datetime = NOW) -> None:
     assert downlink.receipt(concentrator.pk, command.pk, delivered=False, now=now)
+
+
+def with_key(concentrator: Concentrator) -> bytes:
+    """Give a concentrator a system title and an active key, and return the title."""
+    title = bytes.fromhex("0024befffe00c001")
+    Concentrator.objects.filter(pk=concentrator.pk).update(system_title=title)
+    provisioning.provision_stored([NewKey(title, 1, None, 10, CONCENTRATOR)])
+    return title
 
 
 class TestTwoConcentrators:
@@ -88,11 +97,24 @@ class TestTwoConcentrators:
         self, concentrator: Concentrator, overheard: Concentrator, device: Device
     ) -> None:
         """It would drop what the meter sends under a key that came before the hop keys did."""
-        Concentrator.objects.filter(pk=concentrator.pk).update(system_title=bytes(8))
+        with_key(concentrator)
         (command,) = new_key(device)
         (asked,) = read_now(device)
         assert offered(overheard, NOW + MINUTE).keys() == {asked.pk}
         assert offered(concentrator, NOW + MINUTE).keys() == {command.pk, asked.pk}
+
+    @pytest.mark.parametrize("lost", ["shut out", "cut off"])
+    def test_and_over_both_once_that_can_use_its_keys_no_more(
+        self, concentrator: Concentrator, overheard: Concentrator, device: Device, lost: str
+    ) -> None:
+        """It drops no frame that it does not post, and fetches no hop keys. Its meters need new keys all the same."""
+        title = with_key(concentrator)
+        (command,) = new_key(device)
+        if lost == "shut out":
+            Concentrator.objects.filter(pk=concentrator.pk).update(is_active=False)
+        else:
+            DeviceKey.objects.filter(system_title=title).update(state=KeyState.COMPROMISED)
+        assert offered(overheard, NOW + MINUTE).keys() == {command.pk}
 
     def test_and_over_both_if_it_holds_none(
         self, concentrator: Concentrator, overheard: Concentrator, device: Device
