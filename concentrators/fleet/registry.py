@@ -38,7 +38,7 @@ def save(concentrator: Concentrator, changed: Collection[str] = ()) -> None:
 
 def _store(concentrator: Concentrator, changed: Collection[str]) -> bool:
     """Store columns of a concentrator under its lock, and read the others; return whether its title is a new one."""
-    standing = Concentrator.objects.select_for_update().get(pk=concentrator.pk)
+    standing = Concentrator.objects.select_for_update(no_key=True).get(pk=concentrator.pk)
     before = standing.system_title
     for name in _COLUMNS - {*changed}:
         setattr(concentrator, name, getattr(standing, name))

@@ -35,7 +35,7 @@ def change(actor: Actor, row: Row, fields: Sequence[str]) -> None:
     if not fields:
         return
     with transaction.atomic():
-        (before,) = type(row).objects.select_for_update().filter(pk=row.pk).values(*fields)
+        (before,) = type(row).objects.select_for_update(no_key=True).filter(pk=row.pk).values(*fields)
         row.save(update_fields=fields)
         told = {name: [_plain(before[name]), _plain(getattr(row, name))] for name in fields if _is_told(row, name)}
         subject = {**_named(row), "fields": sorted(fields), **({"changed": told} if told else {})}

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from pytest_django import Settings
 
@@ -41,6 +42,16 @@ def test_an_old_row_lets_no_concentrator_in_again(folder: Path) -> None:
         registry.save_as(ANN, older, ["is_active"])
     said = [record.body for record in reading.read([folder], master_key.current()) if record.kind == "concentrator"]
     assert said[-1] == [concentrator.pk, "DCU-2", False, None, "b"]
+
+
+def test_a_concentrator_that_changes_still_takes_uplinks(folder: Path) -> None:
+    """They point at its row: a lock on its key would hold them up until the change is recorded."""
+    concentrator = ConcentratorFactory.create()
+    concentrator.is_active = False
+    with CaptureQueriesContext(connection) as queries:
+        registry.save_as(ANN, concentrator, ["is_active"])
+    (locking,) = [query["sql"] for query in queries if "_concentrator" in query["sql"] and " FOR " in query["sql"]]
+    assert locking.endswith("FOR NO KEY UPDATE")
 
 
 def test_an_old_page_lets_no_concentrator_in_again(folder: Path, admin_client: Client) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -105,6 +107,16 @@ def test_an_old_row_takes_no_meter_back_into_service() -> None:
     old.name = "other"
     changes.change(ANN, old, ["name"])
     assert Meter.objects.values_list("name", "status").get() == ("other", MeterStatus.RETIRED)
+
+
+def test_a_row_that_changes_still_takes_what_points_at_it() -> None:
+    """Whoever has recorded an act may store commands to the meter yet: a stronger lock would lock the two out."""
+    meter = MeterFactory.create()
+    meter.name = "other"
+    with CaptureQueriesContext(connection) as queries:
+        changes.change(ANN, meter, ["name"])
+    (locking,) = [query["sql"] for query in queries if "meters_meter" in query["sql"] and " FOR " in query["sql"]]
+    assert locking.endswith("FOR NO KEY UPDATE")
 
 
 def test_what_cannot_be_recorded_is_not_done(admin_client: Client, settings: Settings, tmp_path: Path) -> None:
