@@ -57,8 +57,8 @@ class AccessReplayer:
         if leaked := Concentrator.objects.filter(system_title__in=self._cut_off).order_by("name"):
             names = ", ".join(one.name for one in leaked)
             notes.append(
-                f"this database lacked that keys of concentrators were cut off: {names}. Unless it was done since, "
-                "begin rotations of their meters: manage.py rotate_device_keys begin --concentrator NAME"
+                f"this database did not know that keys of concentrators were cut off: {names}. Unless it was done "
+                "since, begin rotations of their meters: manage.py rotate_device_keys begin --concentrator NAME"
             )
         if paused := RotationWave.objects.filter(state=WaveState.RUNNING).update(state=WaveState.PAUSED):
             notes.append(

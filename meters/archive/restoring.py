@@ -48,8 +48,8 @@ def interrupted(now: datetime) -> str:
         said = row.under_way.get("at")
         last = row.changed_at if said is None else datetime.fromisoformat(said)
         if clock.has_rested(last, _STANDS_STILL, now):
-            done, parts = row.under_way.get("files", 0), counted(len(row.parts), "file")
-            return f"the restore of {row.month:%Y-%m} stands still since {last:%Y-%m-%d %H:%M} UTC: {done} of {parts}"
+            far = f"{row.under_way.get('files', 0)} of {counted(len(row.parts), 'file')}"
+            return f"the restore of {row.month:%Y-%m} has stood still since {last:%Y-%m-%d %H:%M} UTC: {far}"
     return ""
 
 

@@ -74,7 +74,7 @@ def test_a_restore_that_stands_still_is_said(meters: list[Meter]) -> None:
     with mock.patch("django.utils.timezone.now", return_value=now + timedelta(hours=2)):
         result = doctor._partitions()
     assert not result.well
-    assert f"the restore of {MONTH:%Y-%m} stands still since {now:%Y-%m-%d}" in result.found
+    assert f"the restore of {MONTH:%Y-%m} has stood still since {now:%Y-%m-%d}" in result.found
     assert restoring.restore(MONTH, NOW)
     assert restoring.interrupted(now + timedelta(hours=2)) == ""
 
