@@ -44,7 +44,7 @@ def test_the_whole_way(file: Path, settings: Settings) -> None:
     (line,) = cell("tokens", str(file), "--backend", "hold").splitlines()
     assert line.split()[1] == "hold"
     assert cell("release", str(file), "--to", "b", "--dry-run") == "Would release 1 concentrator with 1 meter to b.\n"
-    assert "Released 1 concentrator with 1 meter to b." in cell("release", str(file), "--to", "b", "--wait", "5")
+    assert "Released 1 concentrator with 1 meter to b." in cell("release", str(file), "--to", "b", "--wait", "60")
     settings.CELL = "b"
     assert "Would let in 1 concentrator with 1 meter" in cell("keep", "--of", "a", "--dry-run")
     said = cell("keep", "--of", "a")
@@ -67,7 +67,7 @@ def test_a_delivery_of_the_former_cell_is_paused(file: Path, settings: Settings,
 def test_what_is_refused_says_what_to_do(file: Path) -> None:
     with pytest.raises(CommandError, match="no concentrator was released to cell a"):
         cell("keep", "--of", "b")
-    cell("release", str(file), "--to", "b", "--wait", "5")
+    cell("release", str(file), "--to", "b", "--wait", "60")
     with pytest.raises(CommandError, match="confirm with --yes"):
         cell("take-back", "--to", "b")
     assert cell("take-back", "--to", "b", "--yes") == "Let in 1 concentrator with 1 meter again.\n"

@@ -67,11 +67,11 @@ def test_an_index_gives_the_order_of_each_column(admin_client: Client, way: str)
 def test_places_without_a_reference_come_by_their_key(admin_client: Client) -> None:
     places = [Place.objects.create(name=f"MP-{9 - number}") for number in range(4)]
     other = Place.objects.create(name="MP-0", customer_reference="C-1")
-    for order, wanted in (("3", [*places, other]), ("-3", [other, *reversed(places)])):
+    for order, wanted in (("2", [*places, other]), ("-2", [other, *reversed(places)])):
         assert list(admin_client.get(list_of(Place), {"o": order}).context["cl"].queryset) == wanted
 
 
-@pytest.mark.parametrize("order", ["3.1", "3.-1", "3.9.x", "x.3", "9.3"])
+@pytest.mark.parametrize("order", ["2.1", "2.-1", "2.9.x", "x.2", "9.2"])
 def test_a_list_is_sorted_by_the_first_column_that_is_asked_for(admin_client: Client, order: str) -> None:
     shown = admin_client.get(list_of(Place), {"o": order}).context["cl"]
     assert shown.queryset.query.order_by == ("customer_reference", "pk")

@@ -134,10 +134,10 @@ class TestGroups:
             "commissioned_at_0": "2026-01-01",
             "commissioned_at_1": "00:00",
         }
-        before = AuditRecord.objects.count()
+        of_groups = AuditRecord.objects.filter(act="meter.mask_group")
         assert operator.post(address, {**fields, "mask_group": ""}).status_code == 302
-        assert AuditRecord.objects.count() == before
+        assert not of_groups.exists()
         assert operator.post(address, {**fields, "mask_group": "north"}).status_code == 302
         assert Meter.objects.get().mask_group == "north"
-        assert AuditRecord.objects.latest("number").act == "meter.mask_group"
+        assert of_groups.exists()
         assert operator.post(address, {**fields, "mask_group": "x" * 61}).status_code == 200
