@@ -289,7 +289,8 @@ def _tables() -> list[str]:
     """The tables of our apps; partitions go with what they are of."""
     rows = fetch_rows(
         r"""SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
-            AND relnamespace = 'public'::regnamespace AND relname ~ '^(keyvault|meters|concentrators|metrics_uncounted)' ORDER BY 1"""
+            AND relnamespace = 'public'::regnamespace
+            AND relname ~ '^(keyvault|meters|concentrators|metrics_uncounted)' ORDER BY 1"""
     )
     return [row[0] for row in rows]
 
