@@ -9,6 +9,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from ami_headend.api_tokens import tokens as program_tokens
+from ami_headend.core.sql import fetch_rows
 from concentrators.fleet import cells, tokens
 from concentrators.models import Concentrator, FeedDelivery
 from keyvault.audit.chain import Actor
@@ -25,6 +26,15 @@ def cell(*words: str) -> str:
     said = StringIO()
     call_command("cell", *words, stdout=said, stderr=StringIO())
     return said.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _no_other_transaction(db: None) -> None:
+    """What a test before left open would be waited for: a release waits for all that began before it."""
+    fetch_rows(
+        """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+           WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"""
+    )
 
 
 @pytest.fixture
@@ -44,7 +54,7 @@ def test_the_whole_way(file: Path, settings: Settings) -> None:
     (line,) = cell("tokens", str(file), "--backend", "hold").splitlines()
     assert line.split()[1] == "hold"
     assert cell("release", str(file), "--to", "b", "--dry-run") == "Would release 1 concentrator with 1 meter to b.\n"
-    assert "Released 1 concentrator with 1 meter to b." in cell("release", str(file), "--to", "b", "--wait", "60")
+    assert "Released 1 concentrator with 1 meter to b." in cell("release", str(file), "--to", "b", "--wait", "5")
     settings.CELL = "b"
     assert "Would let in 1 concentrator with 1 meter" in cell("keep", "--of", "a", "--dry-run")
     said = cell("keep", "--of", "a")
@@ -67,7 +77,7 @@ def test_a_delivery_of_the_former_cell_is_paused(file: Path, settings: Settings,
 def test_what_is_refused_says_what_to_do(file: Path) -> None:
     with pytest.raises(CommandError, match="no concentrator was released to cell a"):
         cell("keep", "--of", "b")
-    cell("release", str(file), "--to", "b", "--wait", "60")
+    cell("release", str(file), "--to", "b", "--wait", "5")
     with pytest.raises(CommandError, match="confirm with --yes"):
         cell("take-back", "--to", "b")
     assert cell("take-back", "--to", "b", "--yes") == "Let in 1 concentrator with 1 meter again.\n"

@@ -253,6 +253,7 @@ def _unsettled(to: str, asked_at: datetime) -> str:
             "uplink of these concentrators is not verified",
             "uplinks of these concentrators are not verified",
         )
+    fetch_rows("SELECT pg_stat_clear_snapshot()")  # within a transaction the view stays as it was at its first look
     (older,) = fetch_rows(
         """SELECT count(*) FROM pg_stat_activity
            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
