@@ -145,6 +145,8 @@ def _readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Readin
     look = f"SELECT {_READING_KEY} FROM meters_reading WHERE {period}"
     rows = fetch(
         # By the index alone, row by row until the page is full; if it is not, the last scanned row is returned too.
+        # The rows of a page are sought by their keys (OFFSET 0): of the newest readings PostgreSQL has no statistics,
+        # expects none, and would compare each of the period with each of the page.
         f"""WITH found AS MATERIALIZED (
                 SELECT * FROM ({look} ORDER BY {_READING_KEY} LIMIT %s) AS l WHERE {" AND ".join(wanted)}
                 ORDER BY {_READING_KEY} LIMIT %s
@@ -154,9 +156,12 @@ def _readings_page(selection: ReadingSelection, limit: int) -> tuple[list[Readin
             SELECT m.system_title, g.obis_code, r.captured_at, r.interval_minutes, r.value, g.scaler, g.unit,
                    r.uplink_id, r.meter_id, r.register_id, r.scheme, f.is_last
             FROM (SELECT *, false AS is_last FROM found UNION ALL SELECT *, true FROM last) AS f
-            JOIN meters_reading r USING ({_READING_KEY})
+            CROSS JOIN LATERAL (
+                SELECT * FROM meters_reading
+                WHERE ({_READING_KEY}) = (f.captured_at, f.meter_id, f.register_id)
+                      AND captured_at >= %s AND captured_at < %s OFFSET 0
+            ) r
             JOIN meters_meter m ON m.id = r.meter_id JOIN meters_register g ON g.id = r.register_id
-            WHERE r.captured_at >= %s AND r.captured_at < %s
             ORDER BY r.captured_at, r.meter_id, r.register_id, f.is_last""",
         [
             *(*params, LOOKED_AT, *values, limit),

@@ -5,9 +5,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
+from meters.group_models import FleetGroup, MeterInGroup, Via
 from meters.models import Meter, Reading, Register
 from meters.readings import queries
 from meters.readings.queries import ReadingKey, ReadingSelection
@@ -87,6 +89,29 @@ def test_a_full_page_ends_the_look(rare: Register, looks: list[tuple[str, list[A
     taken = examined(statement, params)
     assert taken["CTE found"] < 40 < Reading.objects.count()
     assert taken["CTE last"] == 0
+
+
+def test_the_rows_of_a_page_are_sought_by_their_keys_whatever_the_planner_knows(
+    store: Store, looks: list[tuple[str, list[Any]]]
+) -> None:
+    """Of the newest readings it knows nothing, and would compare each reading of the period with each of the page."""
+    meters: list[Meter] = MeterFactory.create_batch(3)
+    times = [START + number * timedelta(minutes=30) for number in range(60)]
+    store(meters[0], times)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE meters_reading")
+    newest = [times[-1] + number * timedelta(minutes=30) for number in range(1, 41)]
+    for meter in meters:
+        store(meter, newest)
+    group = FleetGroup.objects.create(kind="route", name="R1")
+    MeterInGroup.objects.create(group=group, meter=meters[1], via=Via.METER)
+    wanted = ReadingSelection(newest[0], newest[-1] + timedelta(minutes=30), group_ids=[group.pk])
+    assert len(queries.readings_page(wanted, 100)[0]) == 40
+    ((statement, params),) = looks
+    nodes = plan_of(statement, params, is_run=True)
+    assert sum(node.get("Rows Removed by Join Filter", 0) for node in nodes) == 0
+    whole = [one for one in nodes if one["Node Type"] == "Index Scan" and "meters_reading" in one["Relation Name"]]
+    assert [node["Actual Loops"] for node in whole] == [40]
 
 
 def examined(statement: str, params: list[Any]) -> dict[str, int]:
