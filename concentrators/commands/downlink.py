@@ -154,7 +154,8 @@ def offer_at_once(now: datetime) -> int:
 # A key goes to the meter over its own concentrator alone where that holds keys: that fetches the hop keys first, and
 # would drop what the meter sends under a key that came over another one. Not where that is shut out or its own keys are
 # cut off: it fetches no hop keys, and its meters need new keys all the more.
-# OFFSET 0 makes the planner begin with the meters of the concentrator, not with the commands of all.
+# OFFSET 0 makes the planner begin with the meters of the concentrator, not with the commands of all. In CASE it cannot
+# seek commands by their end: it does not know how many open ones a new rollout has.
 _OPEN_OF = """SELECT c.id, c.kind FROM concentrators_command c
               WHERE c.meter_id = {meter} AND c.state IN ('queued', 'offered', 'delivered') OFFSET 0"""
 _HOME, _ELSEWHERE = "c.next_attempt_at", "coalesce(c.elsewhere_attempt_at, c.next_attempt_at)"
@@ -189,13 +190,15 @@ _DUE = f"""
     SELECT c.id, m.system_title, c.kind, c.parameters, c.late_answers, mine.elsewhere,
            c.octets, c.kid, c.invocation_counter, c.key_version
     FROM asked, mine JOIN concentrators_command c ON c.id = mine.id JOIN meters_meter m ON m.id = c.meter_id
-    WHERE c.state IN ('queued', 'offered', 'delivered') AND c.expires_at > asked.now AND m.status = 'commissioned'
-      AND CASE WHEN mine.elsewhere THEN {_ELSEWHERE} ELSE {_HOME} END <= asked.now
+    WHERE c.id = ANY(ARRAY(SELECT id FROM mine)) AND c.state IN ('queued', 'offered', 'delivered')
+      AND CASE WHEN c.expires_at <= asked.now THEN false WHEN mine.elsewhere THEN {_ELSEWHERE} <= asked.now
+               ELSE {_HOME} <= asked.now END
+      AND m.status = 'commissioned'
       AND {journal.OPEN} AND NOT EXISTS (
         SELECT 1 FROM concentrators_command o
         WHERE o.meter_id = c.meter_id AND (o.kind = 1) = (c.kind = 1) AND o.state IN ('queued', 'offered', 'delivered')
-          AND o.expires_at > asked.now
-          AND CASE WHEN o.kind <> 7 THEN c.kind <> 7 AND o.id < c.id
+          AND CASE WHEN o.expires_at <= asked.now THEN false
+                   WHEN o.kind <> 7 THEN c.kind <> 7 AND o.id < c.id
                    WHEN c.kind = 7 THEN o.id < c.id
                    ELSE o.octets IS NOT NULL OR o.next_attempt_at <= asked.now END)
     ORDER BY c.id LIMIT %s FOR UPDATE OF c SKIP LOCKED

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from django.db import connection
 
 from concentrators.commands import downlink, gap_recovery, queue
 from concentrators.commands.queue import AnswerKind, CommandAnswer, CommandRequest, DownlinkError
@@ -23,7 +24,9 @@ from tests.concentrators.fleet import HALF_HOUR_S, NOW, START, START_S, Device, 
 from tests.concentrators.obedient import Receiver, answer
 from tests.concentrators.scheme_devices import of_session
 from tests.concentrators.statements import counting
+from tests.factories import ConcentratorFactory
 from tests.keyvault import shipping
+from tests.plans import plan_of
 
 pytestmark = pytest.mark.django_db
 LATER = timedelta(minutes=2)
@@ -408,6 +411,20 @@ class TestKeys:
         InvocationCounter.objects.filter(key=device.row()).update(highest=2**23, floor=2**23)
         assert queue.replace_worn_keys(1, NOW) == 1
         assert Command.objects.get().meter_id == device.meter.pk
+
+
+def test_commands_of_other_concentrators_are_not_read(concentrator: Concentrator, device: Device) -> None:
+    """However many a rollout begins that no statistics know of."""
+    given = read_now(device)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE concentrators_command")
+    (other,) = fitted(1, ConcentratorFactory())
+    for _ in range(30):
+        read_now(*[other] * 10)
+    nodes = plan_of(downlink._DUE, [concentrator.pk, NOW, 20], is_run=True)
+    read = [node for node in nodes if node.get("Relation Name") == "concentrators_command"]
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in read) <= 5 * len(given)
+    assert sum(node.get("Rows Removed by Filter", 0) for node in read) == 0
 
 
 class TestCancel:
