@@ -29,6 +29,7 @@ from ami_headend.signin.session_store import digest_of
 
 PENDING_S = 600  # between the password and the second factor
 _PENDING, _FACTOR, _CONFIRMED = "sign_in_pending", "sign_in_factor", "sign_in_confirmed"
+_PROVEN = "sign_in_proven"  # when whoever the provider signed in gave it a proof, as it says
 _USE_RECORDED_EVERY_S = 60
 _BROWSER_CHARACTERS = 200
 
@@ -70,9 +71,18 @@ def forget_pending(request: HttpRequest) -> None:
 
 
 def begin(
-    request: HttpRequest, user: User, device: Device | None, *, by_provider: str = "", provider_session: str = ""
+    request: HttpRequest,
+    user: User,
+    device: Device | None,
+    *,
+    by_provider: str = "",
+    provider_session: str = "",
+    proven_s: float = 0,
 ) -> None:
-    """Sign the user in, with the verified second factor if there is one, or by the word of a provider (its issuer)."""
+    """Sign the user in, with the verified second factor if there is one, or by the word of a provider (its issuer).
+
+    ``proven_s``: when the user last gave the provider a proof, in Unix seconds; 0 if it does not say.
+    """
     forget_pending(request)
     if device is not None:
         user.otp_device = device  # type: ignore[attr-defined]  # django-otp's login takes it from there
@@ -80,6 +90,7 @@ def begin(
     request.session[_FACTOR] = device is not None
     request.session[_PROVIDER] = by_provider
     request.session[_PROVIDER_SESSION] = provider_session
+    request.session[_PROVEN] = proven_s
 
 
 def is_by_provider(request: HttpRequest) -> bool:
@@ -113,9 +124,13 @@ def is_confirmed(request: HttpRequest) -> bool:
 
 
 def is_fresh(request: HttpRequest) -> bool:
-    """Whether the last proof, at the sign-in or since, was given less than STEP_UP_S ago."""
+    """Whether the last proof, at the sign-in or since, was given less than STEP_UP_S ago.
+
+    A provider signs in without a word whoever is signed in there: then the proof is as old as it says.
+    """
     session = request.session
-    return min(_since_s(session.get(name, 0)) for name in (_BEGAN, _CONFIRMED)) < settings.STEP_UP_S
+    at_sign_in = _PROVEN if session.get(_PROVIDER) else _BEGAN
+    return min(_since_s(session.get(name, 0)) for name in (at_sign_in, _CONFIRMED)) < settings.STEP_UP_S
 
 
 def is_signed_in(request: HttpRequest) -> bool:

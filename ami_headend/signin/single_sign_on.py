@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _RATE = "60/minute"  # of one address: each begins a session, or is a logout that is refused
 _SESSION_CHARACTERS = 255
+_TIMES_UNTIL_S = 253_402_300_800  # the end of the year 9999; what is beyond is no time
 _NEXT, _CONFIRMS, _SINCE = "single_sign_on_next", "single_sign_on_confirms", "single_sign_on_since"
 
 
@@ -102,10 +103,8 @@ class FromProviderView(_Page):
 
     def _confirmed(self, request: HttpRequest, claims: dict[str, object], following: str) -> HttpResponse:
         """Mark the session as fresh if the same person has just proven it at the provider."""
-        at_s, user = claims.get("auth_time"), request.user
-        is_fresh = isinstance(at_s, int | float) and (
-            clock.seconds_since(float(at_s), timezone.now().timestamp()) < settings.STEP_UP_S
-        )
+        user = request.user
+        is_fresh = clock.seconds_since(_proven_s(claims), timezone.now().timestamp()) < settings.STEP_UP_S
         if not isinstance(user, User) or not federated.is_same(user, claims) or not is_fresh:
             name = user.get_username()
             return self._turned_away(request, "The provider does not say that you have just proven who you are.", name)
@@ -163,8 +162,15 @@ def _begin(request: HttpRequest, user: User, claims: Mapping[str, Any], since: i
     with transaction.atomic():
         if provider_logouts.ended(str(claims["sub"]), session, since):
             raise StaleError("You were signed out at the provider meanwhile.")
-        sessions.begin(request, user, None, by_provider=settings.OIDC_ISSUER, provider_session=session)
+        issuer, proven_s = settings.OIDC_ISSUER, _proven_s(claims)
+        sessions.begin(request, user, None, by_provider=issuer, provider_session=session, proven_s=proven_s)
         request.session.save()
+
+
+def _proven_s(claims: Mapping[str, Any]) -> float:
+    """Return when the user last gave the provider a proof (``auth_time``), in Unix seconds; 0 if it does not say."""
+    at_s = claims.get("auth_time")
+    return float(at_s) if isinstance(at_s, int | float) and 0 < at_s < _TIMES_UNTIL_S else 0.0
 
 
 def _refused(request: HttpRequest, text: str, status: int) -> HttpResponse:
