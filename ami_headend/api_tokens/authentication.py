@@ -48,7 +48,8 @@ class TokenAuthentication(authentication.BaseAuthentication):
             misdirected.check(secret)  # as if it were unknown here: only its own cell says what became of it
             raise InvalidToken(why)
         tokens.note_use(token, client_address(request._request) or "", now, is_previous=is_previous)  # noqa: SLF001
-        return Program(token.pk, token.name, token.scopes, token.group_ids, token.maker_id), token
+        maker_id = token.maker_of(is_previous=is_previous)
+        return Program(token.pk, token.name, token.scopes, token.group_ids, maker_id), token
 
     def authenticate_header(self, request: Request) -> str:
         return _CHALLENGE

@@ -36,6 +36,7 @@ def _token(
     revoked_s: float | None,
     group_ids: Sequence[int] | None = None,
     maker_id: int | None = None,
+    previous_maker_id: int | None = None,
 ) -> None:
     """Store a token as it was saved; one of its name under another id was never committed.
 
@@ -53,6 +54,7 @@ def _token(
         "name": name,
         "created_by": created_by,
         "maker": User.objects.filter(**mine).first(),
+        "previous_maker": User.objects.filter(pk=previous_maker_id).first(),
         "scopes": list(scopes),
         "group_ids": None if group_ids is None else list(group_ids),
         "digest": digest,

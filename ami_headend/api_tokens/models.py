@@ -35,12 +35,20 @@ class ApiToken(models.Model):
         null=True,
         blank=True,
         related_name="+",
-        help_text="the account of that name then",
+        help_text="the account that has the present secret: it made the token, or rotated it last",
     )
     issued_at = models.DateTimeField(help_text="of the present secret")
     expires_at = models.DateTimeField()
     previous_digest = models.BinaryField(max_length=32, null=True, blank=True, unique=True)
     previous_until = models.DateTimeField(null=True, blank=True)
+    previous_maker = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="the account that has the previous secret, if it is not the maker",
+    )
     previous_used_at = models.DateTimeField(null=True, blank=True, help_text="when the previous secret was used last")
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, help_text="to the minute")
@@ -66,6 +74,10 @@ class ApiToken(models.Model):
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at <= now else "valid"
+
+    def maker_of(self, *, is_previous: bool) -> int | None:
+        """Return the account (by id) that has one of its secrets, and stands behind what is done with it."""
+        return self.previous_maker_id if is_previous and self.previous_maker_id is not None else self.maker_id
 
     def takes_previous(self, now: datetime) -> bool:
         """Whether its previous secret is good, too."""

@@ -105,7 +105,8 @@ def make(
 def rotate(actor: Actor, pk: int, days: int, overlap: timedelta, now: datetime) -> Made:
     """Give a token a new secret, valid for some days; its present one is good for ``overlap`` longer.
 
-    A still older secret is refused at once. TokenError, AuditError or MasterKeyError: nothing was changed.
+    A still older secret is refused at once. Whoever rotates sees the new secret, and stands behind what is done with
+    it; the account before stands behind the present one. TokenError, AuditError or MasterKeyError: nothing was changed.
     """
     if not timedelta() <= overlap <= OVERLAP_MAX:
         raise TokenError(f"the present secret can be good for up to {OVERLAP_MAX.days} days more, no longer")
@@ -114,9 +115,10 @@ def rotate(actor: Actor, pk: int, days: int, overlap: timedelta, now: datetime) 
         token = _locked(pk)
         token.previous_digest, token.previous_until = token.digest, min(token.expires_at, now + overlap)
         token.previous_used_at = None
+        token.previous_maker, token.maker = token.maker, approvals.account_of(actor) or token.maker
         token.digest, token.issued_at, token.expires_at = bearer.digest(secret), now, now + validity
-        previous = ("previous_digest", "previous_until", "previous_used_at")
-        token.save(update_fields=["digest", "issued_at", "expires_at", *previous])
+        previous = ("previous_digest", "previous_until", "previous_used_at", "previous_maker")
+        token.save(update_fields=["digest", "issued_at", "expires_at", "maker", *previous])
         _write(token)
         until = {"until": token.expires_at.isoformat(), "previous_until": token.previous_until.isoformat()}
         chain.record(actor, "api_token.rotate", {"token": token.name, "id": token.pk, **until})
@@ -175,4 +177,7 @@ def _write(token: ApiToken) -> None:
     previous = None if token.previous_digest is None else bytes(token.previous_digest)
     said = [token.pk, token.name, token.created_by, token.scopes, bytes(token.digest), previous]
     seconds = [None if at is None else at.timestamp() for at in times]
-    journal.append("api_token", [*said, *seconds, token.group_ids, token.maker_id])
+    makers = [token.maker_id]
+    if token.previous_maker_id not in (None, token.maker_id):  # code of before knows one maker alone
+        makers.append(token.previous_maker_id)
+    journal.append("api_token", [*said, *seconds, token.group_ids, *makers])

@@ -30,6 +30,10 @@ def drop_expired(now: datetime) -> int:
 
 
 def _release(approval: Approval, actor: Actor, now: datetime) -> None:
+    if approval.requester is not None and not approval.requester.is_active:
+        raise ApprovalError(
+            f"the account {approval.requester} was shut out since it gave them: refuse them, and have them given anew"
+        )
     held = Command.objects.filter(approval=approval, state=CommandState.HELD)
     late = held.filter(kind=CommandKind.SET_INTERVAL, parameters__from_s__lte=int(now.timestamp())).first()
     if late is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.utils import timezone
@@ -191,6 +192,23 @@ def test_a_restore_of_an_older_dump_revives_no_token(settings: Settings) -> None
     assert found is not None
     assert found[1] is True
     assert made("new").token.pk > max(row["id"] for row in after)
+
+
+def test_a_restore_knows_who_has_which_secret(settings: Settings) -> None:
+    settings.KEY_JOURNAL_DIR.mkdir(exist_ok=True)
+    people = [User.objects.create_user(name) for name in ("ann", "ben")]
+    ann, ben = (Actor(user.get_username(), "", user.pk) for user in people)
+    token = tokens.make(ann, "erp", ["commands"], 30, NOW).token
+    tokens.rotate(ben, token.pk, 30, DAY, NOW)
+    ApiToken.objects.all().delete()
+    for record in journaled(settings):
+        TokenReplayer().kinds["api_token"](record)
+    found = ApiToken.objects.get()
+    assert [found.maker_of(is_previous=is_previous) for is_previous in (False, True)] == [people[1].pk, people[0].pk]
+    # A terminal whose user has no account here says nothing of who has it.
+    tokens.rotate(Actor("nobody", "terminal"), token.pk, 30, DAY, NOW)
+    found.refresh_from_db()
+    assert [found.maker_id, found.previous_maker_id] == [people[1].pk, people[1].pk]
 
 
 def test_a_token_that_was_not_committed_gives_way_to_the_one_of_its_name(settings: Settings) -> None:

@@ -141,6 +141,18 @@ class TestHeld:
         assert state(held) == CommandState.HELD
         assert approvals.state(Approval.objects.get(), timezone.now()) == "waiting"
 
+    def test_what_an_account_gave_that_was_shut_out_since_is_not_released(
+        self, devices: list[Device], ops: Person, ben: Person
+    ) -> None:
+        limit(CommandKind.SET_CLOCK, "act", 0)
+        held = give(devices[0], by=ops.actor)
+        User.objects.filter(pk=ops.account.pk).update(is_active=False)
+        with pytest.raises(ApprovalError, match="ops was shut out"):
+            released(held.approval, ben)
+        assert state(held) == "held"
+        approvals.refuse(waiting(held), ben, timezone.now(), "the account was stolen")
+        assert state(held) == "cancelled"
+
     def test_who_gave_it_may_cancel_it(self, devices: list[Device], ben: Person) -> None:
         limit(CommandKind.SET_CLOCK, "act", 0)
         held = give(devices[0])
@@ -293,6 +305,22 @@ class TestDoors:
         with pytest.raises(ApprovalError, match="another person"):
             released(held, ben)
         released(held, person("kim", "key officer"))
+
+    def test_who_rotates_a_token_of_another_is_no_second_person_for_it(
+        self, devices: list[Device], ops: Person, ben: Person
+    ) -> None:
+        limit(CommandKind.READ_NOW, "hour", 0)
+        made = api_tokens.make(ops.actor, "erp", ["commands"], 30, timezone.now())
+        rotated = api_tokens.rotate(ben.actor, made.token.pk, 30, timedelta(hours=1), timezone.now())
+        for device, secret, giver, other in ((0, rotated.secret, ben, ops), (1, made.secret, ops, ben)):
+            url = f"/api/v1/meters/{devices[device].title.hex()}/commands"
+            header = {"Authorization": f"Bearer {secret}"}
+            Client().post(url, {"kind": "read_now"}, content_type="application/json", headers=header)
+            held = Approval.objects.latest("pk")
+            assert held.requester_id == giver.account.pk
+            with pytest.raises(ApprovalError, match="another person"):
+                released(held, giver)
+            released(held, other)
 
     @pytest.mark.parametrize("is_renamed_before", [False, True])
     def test_who_is_renamed_is_no_second_person_for_their_program(
