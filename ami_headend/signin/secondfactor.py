@@ -29,10 +29,14 @@ _RIGHTS = frozenset(
         rights.DESTROY_MASTER_KEY,
         rights.DECIDE_APPROVALS,
         "api_tokens.add_apitoken",
+        "api_tokens.change_apitoken",  # a rotation shows the new secret
+        "auth.add_group",
+        "auth.change_group",
         "auth.add_user",
         "auth.change_user",
         "auth.delete_user",
         "concentrators.add_feeddelivery",  # sends readings to wherever it says
+        "concentrators.change_feeddelivery",
     }
 )
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # without characters that look alike

@@ -60,6 +60,17 @@ def test_a_recovery_code_is_taken_once_however_it_is_written() -> None:
         secondfactor.verify(user, codes[0])
 
 
+@pytest.mark.parametrize(
+    "right",
+    ["api_tokens.change_apitoken", "concentrators.change_feeddelivery", "auth.change_group", "auth.add_group"],
+)
+def test_a_role_of_ones_own_with_such_a_right_needs_one(right: str) -> None:
+    app, _, codename = right.partition(".")
+    user = member("someone")
+    user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
+    assert secondfactor.is_required(user)
+
+
 def test_codes_of_another_account_are_not_taken() -> None:
     user, other = officer("one"), officer("other")
     enrolled(user)
