@@ -140,6 +140,8 @@ class UserAdmin(DjangoUserAdmin, _AuditedAdmin):  # type: ignore[type-arg, misc]
             "superuser": user.is_superuser,
             "active": user.is_active and user.is_staff,
         }
+        if change and "username" in form.changed_data:  # records before name the account by its old name
+            rights["name_before"] = form.initial["username"]
         self._record(request, "change" if change else "add", rights)
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002

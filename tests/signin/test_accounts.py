@@ -51,6 +51,14 @@ def test_an_administrator_gives_roles_and_it_is_recorded(administrator: Client) 
     assert record.subject["groups"] == [roles.OPERATOR]
 
 
+def test_a_new_name_is_recorded_with_the_old_one(administrator: Client) -> None:
+    user = member("op")
+    administrator.post(change_url(user), fields(user))
+    administrator.post(change_url(user), fields(user, username="ann"))
+    records = AuditRecord.objects.filter(act="user.change").order_by("number")
+    assert [(row.subject["name"], row.subject.get("name_before")) for row in records] == [("op", None), ("ann", "op")]
+
+
 def test_an_administrator_gives_itself_nothing(administrator: Client) -> None:
     user = User.objects.get(username="administrator")
     answer = administrator.post(
