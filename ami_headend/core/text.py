@@ -1,5 +1,7 @@
 """Text of people: the length of notes, and names on one line, which cannot forge a line of a log."""
 
+from collections.abc import Sequence
+
 from django.core.exceptions import ValidationError
 
 NOTE_LENGTH = 1_000  # characters of a note, a comment or a reason, as columns of models hold them
@@ -29,3 +31,9 @@ def one_line(text: str) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun, which is in the plural unless there is one: "1 meter", "1,200 meters"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def some(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return the first texts of a list, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more

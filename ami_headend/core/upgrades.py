@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
 
+from ami_headend.core.text import some
+
 OLDEST = "7224772"  # the last commit with the files of all squashed migrations
 _NAMED = 3
 
@@ -30,10 +32,9 @@ def check(applied: Iterable[Key]) -> None:
     """HalfWayError if only some of the migrations that a squashed one replaces are applied."""
     missing = sorted(half_way(set(applied), _gone()))
     if missing:
-        names = ", ".join(f"{app}.{name}" for app, name in missing[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        names = some([f"{app}.{name}" for app, name in missing], _NAMED)
         raise HalfWayError(
-            f"it is of a release before {OLDEST}, the oldest that this one goes on from: it lacks {names}{more}"
+            f"it is of a release before {OLDEST}, the oldest that this one goes on from: it lacks {names}"
         )
 
 

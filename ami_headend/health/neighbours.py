@@ -12,7 +12,7 @@ from django.utils import timezone
 from ami_headend.alerts.models import Delivery
 from ami_headend.core import clock
 from ami_headend.core.sql import select
-from ami_headend.core.text import counted
+from ami_headend.core.text import counted, some
 from ami_headend.siem import pending
 from ami_headend.signin import provider, unknown_clients
 from ami_headend.signin.provider import ProviderError
@@ -53,10 +53,9 @@ def laboratory_meters() -> tuple[bool, str, str]:
     found = laboratory.silenced_in_production(timezone.now())
     if not found:
         return True, "none in production", ""
-    named = ", ".join(f"{meter} at {concentrator}" for meter, concentrator in found[:_NAMED])
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    named = some([f"{meter} at {concentrator}" for meter, concentrator in found], _NAMED)
     to_do = "Their failures raise no alerts. Make each an ordinary meter: manage.py bench_meter TITLE --end."
-    return False, f"in production: {named}{more}", to_do
+    return False, f"in production: {named}", to_do
 
 
 def deadlines() -> tuple[bool, str, str]:
@@ -150,9 +149,8 @@ def mask_authorities() -> tuple[bool, str, str]:
         away = [text for text in threads.map(_why_away, asked) if text]
     if not away:
         return True, f"{len(asked)} answer", ""
-    more = f" and {len(away) - _NAMED} more" if len(away) > _NAMED else ""
     to_do = "See docs/operations/masked.md. Masked totals wait until all authorities of their group answer."
-    return False, "; ".join(away[:_NAMED]) + more, to_do
+    return False, some(away, _NAMED, "; "), to_do
 
 
 def _why_away(authority: PinnedMaskAuthority) -> str:

@@ -21,7 +21,6 @@ from meters.registry.lookup import parse_system_title
 COLUMNS = ("name",)
 OPTIONAL = ("system_title", "groups", "tags")
 _NAME_MAX = 120
-_NAMED_IN_AUDIT = 100
 
 
 @dataclass
@@ -79,7 +78,7 @@ def import_concentrators(path: Path, actor: Actor, *, dry_run: bool = False) -> 
         report.grouped = _put(lines, standing, actor)
         if not wanted:
             return report
-        named = [concentrator.name for _, concentrator in wanted[:_NAMED_IN_AUDIT]]
+        named = [concentrator.name for _, concentrator in wanted[: chain.NAMED_MAX]]
         subject = {"concentrators": len(wanted), "named": named, "file": path.name}
         chain.record(actor, "concentrator.import", subject, "registered")
     return report

@@ -24,7 +24,6 @@ from meters.registry import groups
 from meters.registry.groups import GroupError, GroupName
 from meters.registry.search import Condition
 
-_NAMED_IN_AUDIT = 100
 _LOCK_TIMEOUT_MS = 10_000
 
 
@@ -252,7 +251,7 @@ def _sum(one: Counts, other: Counts) -> Counts:
 
 def _note_all(actor: Actor, act: str, wanted: Wanted, total: Counts) -> None:
     if wanted.names:
-        named = [str(name) for name in list(wanted.names.values())[:_NAMED_IN_AUDIT]]
+        named = [str(name) for name in list(wanted.names.values())[: chain.NAMED_MAX]]
         chain.record(actor, act, {"groups": named, "count": len(wanted.names)}, str(total))
 
 
@@ -278,7 +277,7 @@ def _note(actor: Actor, act: str, group: FleetGroup, members: Members, counts: C
     subject: dict[str, Any] = {"group": str(group), "id": group.pk}
     for field in fields(Members):
         if ids := list(getattr(members, field.name)):
-            subject[field.name] = {"ids": sorted(ids)[:_NAMED_IN_AUDIT], "count": len(ids)}
+            subject[field.name] = {"ids": sorted(ids)[: chain.NAMED_MAX], "count": len(ids)}
     chain.record(actor, act, subject, str(counts))
 
 

@@ -33,7 +33,6 @@ REFUSALS = (
     *(FileError, MasterKeyError, AuditError, ProvisioningError, SchemeError, AssignmentError, IntervalError),
     GroupError,
 )
-_NAMED_IN_AUDIT = 20
 
 
 @dataclass
@@ -108,7 +107,7 @@ def import_meters(
             titles = [line.system_title for line in plan.new]
             titles += [bytes(meter.system_title) for _, meter in standing if meter.pk in changing]
             counts = {"new": report.new, "changed": report.changed, "assigned": report.assigned}
-            named = [title.hex() for title in titles[:_NAMED_IN_AUDIT]]
+            named = [title.hex() for title in titles[: chain.NAMED_MAX]]
             chain.record(actor, "meter.import", {"devices": named, **counts})
     return report
 

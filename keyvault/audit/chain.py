@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 GENESIS = bytes(32)
 KEY_OWNER = b"audit"  # in the AAD of the wrapped audit key
+NAMED_MAX = 100  # things that a record of many names; it says how many there were
 _MAC_OCTETS = 32
 _BATCH = 2_000
 

@@ -27,8 +27,6 @@ from keyvault.enrolment.certificates import (
 )
 from keyvault.models import MeterIdentity
 
-_NAMED_IN_AUDIT = 100
-
 
 class IdentityError(ProvisioningError):
     """A certificate that registers no identity; the message says why."""
@@ -153,7 +151,7 @@ def _note(
     act: str = "identity.register",
 ) -> None:
     titles = [bytes(row.system_title).hex() for row in rows]
-    chain.record(actor, act, {"devices": titles[:_NAMED_IN_AUDIT], "count": len(titles)})
+    chain.record(actor, act, {"devices": titles[: chain.NAMED_MAX], "count": len(titles)})
     journal.append(
         "identities",
         [

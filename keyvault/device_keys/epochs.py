@@ -34,7 +34,6 @@ from keyvault.schemes.table import (
 LAST_EPOCH = 0xFFFF
 LAST_COUNTER = 2**40 - 1
 _RETIRE_BATCH = 10_000
-_NAMED_IN_AUDIT = 100
 _UNFETCHED = """
     SELECT k.id, k.system_title, k.epoch, k.fingerprint FROM keyvault_devicekey k
     JOIN keyvault_invocationcounter c ON c.key_id = k.id
@@ -243,7 +242,7 @@ def compromise(key_ids: Sequence[int], actor: Actor) -> int:
 
 def _subject(key_ids: Sequence[int]) -> dict[str, object]:
     """The keys of an act as the audit names them: the first of them, and how many they are."""
-    named = DeviceKey.objects.filter(pk__in=key_ids[:_NAMED_IN_AUDIT]).order_by("pk")
+    named = DeviceKey.objects.filter(pk__in=key_ids[: chain.NAMED_MAX]).order_by("pk")
     keys = [
         {
             "device": bytes(key.system_title).hex(),

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from ami_headend.core.sql import chunks
+from ami_headend.core.text import some
 from keyvault import approvals
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -24,7 +25,6 @@ from keyvault.models import DeviceKey, KeyState
 from keyvault.schemes.table import USUAL, has_key_sets
 
 _NAMED = 10
-_NAMED_IN_AUDIT = 100
 
 
 class Exported(NamedTuple):
@@ -83,7 +83,7 @@ def approval_subject(system_titles: Sequence[bytes], transport_key: TransportKey
     return {
         "devices": len(titles),
         "sha256": hashlib.sha256(b"".join(titles)).hexdigest(),
-        "first": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+        "first": [title.hex() for title in titles[: chain.NAMED_MAX]],
         "transport_key": transport_key.fingerprint.hex(),
     }
 
@@ -97,8 +97,7 @@ def _key_ids(titles: Sequence[bytes]) -> dict[tuple[bytes, bool], tuple[int, str
             found[bytes(title), epoch == TRANSFER_EPOCH] = key_id, scheme
     keyless = [title.hex() for title in titles if (title, False) not in found]
     if keyless:
-        more = f" and {len(keyless) - _NAMED} more" if len(keyless) > _NAMED else ""
-        raise ShipmentError(f"no active key for {', '.join(keyless[:_NAMED])}{more}")
+        raise ShipmentError(f"no active key for {some(keyless, _NAMED)}")
     return found
 
 
@@ -165,7 +164,7 @@ def _record(
         "file": path.name,
         "keys": exported.keys,
         "transfer_keys": exported.transfer_keys,
-        "devices": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+        "devices": [title.hex() for title in titles[: chain.NAMED_MAX]],
     }
     with transaction.atomic():
         spent = approvals.use(approvals.EXPORT, approval_subject(titles, transport_key), timezone.now())

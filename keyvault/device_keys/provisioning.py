@@ -36,8 +36,6 @@ from keyvault.schemes.table import (
     needs_agreement_key,
 )
 
-_NAMED_IN_AUDIT = 100
-
 
 def transfer_algorithm(algorithm: int) -> int:
     """Return the algorithm of the transfer key for a device key of ``algorithm``: AES-CCM in every scheme."""
@@ -126,7 +124,7 @@ def record_provisioned(
     titles = sorted(set(system_titles))
     subject = {
         "devices": len(titles),
-        "first": [title.hex() for title in titles[:_NAMED_IN_AUDIT]],
+        "first": [title.hex() for title in titles[: chain.NAMED_MAX]],
         "sha256": hashlib.sha256(b"".join(titles)).hexdigest(),
         "fleet_key": None if fleet_key is None else fleet_key.name,
         **({} if source is None else {"source": source.value}),

@@ -27,7 +27,6 @@ from keyvault.schemes.table import USUAL, algorithm_for, algorithm_name, has_key
 
 Progress = Callable[[str, int, int], None]  # the step, how many more are done, and of how many
 
-_NAMED_IN_AUDIT = 100
 _COUNTED = ("active", "pending", "transfer_keys", "agreed", "replaced", "unchanged")  # in the audit record
 
 
@@ -137,7 +136,7 @@ def _named(plan: _Plan) -> list[dict[str, Any]]:
     replaced = [(key.system_title, TRANSFER_EPOCH, key.fingerprint) for _, key in plan.replaced]
     return [
         {"device": title.hex(), "epoch": epoch, "fingerprint": name.hex()}
-        for title, epoch, name in (*replaced, *new)[:_NAMED_IN_AUDIT]
+        for title, epoch, name in (*replaced, *new)[: chain.NAMED_MAX]
     ]
 
 

@@ -25,7 +25,6 @@ from keyvault.schemes.table import SCHEMES, algorithm_for, check_for_commands
 
 KID_MAX_OCTETS = 64
 ISSUER_MAX = 100
-_NAMED_IN_AUDIT = 100
 
 
 class AuthorityError(ProvisioningError):
@@ -234,7 +233,7 @@ def allow(
         )
         if rows:
             journal.append("awaited", rows)
-        named = [title.hex() for title in titles[:_NAMED_IN_AUDIT]]
+        named = [title.hex() for title in titles[: chain.NAMED_MAX]]
         chain.record(actor, "authority.allow", {"devices": named, "count": len(titles)})
     return Counter(name for name, _ in kinds)
 

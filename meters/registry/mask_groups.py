@@ -9,7 +9,6 @@ from keyvault.audit.chain import Actor
 from meters.models import Meter
 
 _NAME_MAX = 60
-_NAMED_IN_AUDIT = 100
 
 
 class MaskGroupError(ValueError):
@@ -35,6 +34,6 @@ def assign(system_titles: Sequence[bytes], group: str, actor: Actor) -> int:
         if missing := [title.hex() for title in titles if title not in there]:
             raise MaskGroupError(f"no meter has the system title {', '.join(missing[:20])}")
         changed = rows.exclude(mask_group=group).update(mask_group=group)
-        named = [title.hex() for title in titles[:_NAMED_IN_AUDIT]]
+        named = [title.hex() for title in titles[: chain.NAMED_MAX]]
         chain.record(actor, "meter.mask_group", {"devices": named, "count": len(titles), "group": group})
     return changed

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand
-from ami_headend.core.text import counted
+from ami_headend.core.text import counted, some
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
 from keyvault.coupons import identities
@@ -67,9 +67,8 @@ class Command(DomainCommand):
             f"{registered.unchanged} had been registered before."
         )
         if unknown := unregistered(registered.system_titles):
-            named = ", ".join(title.hex() for title in unknown[:_NAMED])
-            more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-            self.stderr.write(f"No meter with system title {named}{more} is registered yet: their frames wait.")
+            named = some([title.hex() for title in unknown], _NAMED)
+            self.stderr.write(f"No meter with system title {named} is registered yet: their frames wait.")
 
     def confirm(self, *, dry_run: bool, **options: Any) -> None:
         if dry_run:
