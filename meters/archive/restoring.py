@@ -29,6 +29,12 @@ _STANDS_STILL = timedelta(hours=1)  # without another file: each is the readings
 _COLUMNS = ", ".join(layout.SCHEMA.names)
 
 
+def check(month: datetime, now: datetime) -> None:
+    """ArchiveError if a month cannot be restored: ask before the act is recorded."""
+    store()
+    _check(month, ArchivedMonth.objects.filter(month=month).first(), now)
+
+
 def restore(month: datetime, now: datetime) -> int:
     """Bring an archived month back into the database, from where an earlier call left it; return its rows.
 
@@ -62,12 +68,17 @@ def give_up(month: datetime, now: datetime) -> bool:
     return True
 
 
+def _check(month: datetime, row: ArchivedMonth | None, now: datetime) -> ArchivedMonth:
+    if row is None or row.state not in (MonthState.ARCHIVED, MonthState.RESTORING):
+        raise ArchiveError(f"{month:%Y-%m} is not archived")
+    if month < partitions.first_kept(now):
+        raise ArchiveError(f"{month:%Y-%m} would be deleted at once: its retention is over (RETENTION_DAYS)")
+    return row
+
+
 def _begin(month: datetime, now: datetime) -> None:
-    with steps.step(month) as row:
-        if row is None or row.state not in (MonthState.ARCHIVED, MonthState.RESTORING):
-            raise ArchiveError(f"{month:%Y-%m} is not archived")
-        if month < partitions.first_kept(now):
-            raise ArchiveError(f"{month:%Y-%m} would be deleted at once: its retention is over (RETENTION_DAYS)")
+    with steps.step(month) as found:
+        row = _check(month, found, now)
         if row.state == MonthState.ARCHIVED:
             steps.hold_partitions()
             select("SELECT meters_create_month(%s)", [month])

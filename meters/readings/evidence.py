@@ -3,9 +3,7 @@
 A CBOR sequence (RFC 8742), one map for each meter; docs/evidence.md describes it and has a program to verify it.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 import cbor2
 from django.utils import timezone
 
+from ami_headend.core.disk import new_file
 from ami_headend.core.sql import fetch_rows, int_array
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -26,7 +25,6 @@ from meters.readings import signatures
 from meters.readings.signatures import SignatureRow
 
 FORM = "ami-headend evidence 1"
-_NAMED_IN_AUDIT = 100
 _LOOK = timedelta(days=31)
 _AHEAD = timedelta(days=1)  # a meter's clock may be ahead of ours
 
@@ -58,28 +56,20 @@ def export(meters: Sequence[Meter], period: Period, path: Path, actor: Actor) ->
     behind.
     """
     titles = [bytes(meter.system_title).hex() for meter in meters]
-    subject = {"devices": titles[:_NAMED_IN_AUDIT], "count": len(titles)}
+    subject = {"devices": titles[: chain.NAMED_MAX], "count": len(titles)}
     times = {"from": period.start.isoformat(), "to": period.end.isoformat()}
     readings = signed = 0
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        raise EvidenceError(f"{path} exists already and is left as it is: name a new file") from None
-    except OSError as error:
-        raise EvidenceError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with new_file(path, 0o600) as file:
             chain.record(actor, "evidence.export", {**subject, **times})
             for one in _evidence(meters, period):
                 readings += len(one["readings"])
                 signed += len(one["signatures"])
                 cbor2.dump(one, file)
-    except BaseException as error:
-        with suppress(OSError):
-            path.unlink()
-        if isinstance(error, OSError):
-            raise EvidenceError(f"cannot write {path}: {error.strerror}") from None
-        raise
+    except FileExistsError:
+        raise EvidenceError(f"{path} exists already and is left as it is: name a new file") from None
+    except OSError as error:
+        raise EvidenceError(f"cannot write {path}: {error.strerror}") from None
     return Exported(len(meters), readings, signed)
 
 

@@ -1,8 +1,12 @@
 """manage.py messages: readings and events as messages of IEC 61968-9 in files; profiles of subscriptions."""
 
+import errno
+import os
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain as joined
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.disk import new_file
 from concentrators.feed import bodies, messages, pages, subscriptions
 from concentrators.feed.cursor import CursorError
 from concentrators.feed.formats.profile import Profile, ProfileError, written
@@ -79,16 +84,22 @@ Examples:
         else:
             found = _not_taken(resource, profile, options["subscription"])
         subject = {"resource": resource.value, "subscription": options["subscription"]}
-        chain.record(chain.command_actor(), "messages.export", subject)
-        self._write(found, resource, options["folder"])
+        self._write(found, resource, options["folder"], subject)
 
-    def _write(self, found: Iterator[tuple[bytes, int]], resource: Resource, folder: Path) -> None:
+    def _write(
+        self, found: Iterator[tuple[bytes, int]], resource: Resource, folder: Path, subject: dict[str, Any]
+    ) -> None:
+        """Write the messages, each into a file. The export is audited once its first message and the folder are there:
+        what is refused makes nothing, and is no export.
+        """
         files = rows = 0
+        first = [message for message in [next(found, None)] if message is not None]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for octets, count in found:
+            with _room(folder, resource):
+                chain.record(chain.command_actor(), "messages.export", subject)
+            for octets, count in joined(first, found):
                 files, rows = files + 1, rows + count
-                with (folder / f"{resource}-{files:06d}.xml").open("xb") as file:
+                with new_file(_file(folder, resource, files)) as file:
                     file.write(octets)
         except OSError as error:
             raise CommandError(f"{error.filename or folder} cannot be written: {error.strerror}.") from None
@@ -105,6 +116,25 @@ Examples:
             subscriptions.set_profile(name, given, chain.command_actor())
         for setting, value in given.items():
             self.stdout.write(f"{setting}={value}")
+
+
+def _file(folder: Path, resource: Resource, number: int) -> Path:
+    return folder / f"{resource}-{number:06d}.xml"
+
+
+@contextmanager
+def _room(folder: Path, resource: Resource) -> Iterator[None]:
+    """Make the folder, unless it is there; if the block fails, remove it again. OSError, also if it holds messages."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if (one := _file(folder, resource, 1)).exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(one))
+        yield
+    except BaseException:
+        if is_new:
+            folder.rmdir()
+        raise
 
 
 def _of_period(resource: Resource, profile: Profile, options: dict[str, Any]) -> Iterator[tuple[bytes, int]]:

@@ -10,6 +10,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.disk import new_file
 from concentrators.feed import place_documents
 from concentrators.feed.formats import nordic
 from concentrators.feed.place_documents import Wanted
@@ -65,16 +66,18 @@ Examples:
         else:
             parts = place_documents.market_document(wanted, _exchange(place, options), now)
         subject = {"place": place.pk, "kind": options["kind"], "from": wanted.start.isoformat()}
-        chain.record(chain.command_actor(), "place.export", {**subject, "to": wanted.end.isoformat()})
-        self._write(parts, options["output"])
+        self._write(parts, options["output"], {**subject, "to": wanted.end.isoformat()})
 
-    def _write(self, parts: Iterable[bytes], output: Path | None) -> None:
+    def _write(self, parts: Iterable[bytes], output: Path | None, subject: dict[str, Any]) -> None:
+        """Write the document; the export is audited once its place is there, and before a part is written."""
         if output is None:
+            chain.record(chain.command_actor(), "place.export", subject)
             for part in parts:
                 sys.stdout.buffer.write(part)
             return
         try:
-            with output.open("xb") as file:
+            with new_file(output) as file:
+                chain.record(chain.command_actor(), "place.export", subject)
                 file.writelines(parts)
         except OSError as error:
             raise CommandError(f"{output} cannot be written: {error.strerror}.") from None

@@ -93,6 +93,7 @@ class Command(DomainCommand):
         self.stdout.write(f"{month:%Y-%m} is archived")
 
     def _restore(self, month: Any) -> None:
+        restoring.check(month, timezone.now())
         try:
             chain.record(command_actor(), "archive.restore", {"month": f"{month:%Y-%m}"})
         except (AuditError, MasterKeyError) as error:

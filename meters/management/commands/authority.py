@@ -1,17 +1,19 @@
 """manage.py authority: who vouches for the keys of meters that enrol by certificate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ami_headend.core import eui64
 from ami_headend.core.commands import DomainCommand, time_of
+from ami_headend.core.disk import new_file
 from ami_headend.core.eui64 import Eui64Error
-from ami_headend.core.text import counted
+from ami_headend.core.text import counted, some
 from keyvault.approvals import ApprovalError
 from keyvault.audit import chain
 from keyvault.audit.chain import AuditError
@@ -112,12 +114,10 @@ class Command(DomainCommand):
             raise CommandError("--aud names an agreement key, or --identity is for coupon lists. Nothing was done.")
         aud, curve = (IDENTITY_AUDIENCE, CURVE_ED25519) if options["identity"] else (options["aud"], CURVE_X25519)
         now = timezone.now()
-        check_new(output)
-        with authority_file.changing(file) as authority:
-            octets, revocations = authority.issue(
-                eui64.parse(title), aud, octets_of(public, "--public"), now, now + timedelta(days=days), curve
-            )
-        write_new(output, octets)
+        subject, key = eui64.parse(title), octets_of(public, "--public")
+        with made(output) as certificate, authority_file.changing(file) as authority:
+            octets, revocations = authority.issue(subject, aud, key, now, now + timedelta(days=days), curve)
+            certificate.write(octets)
         self.stdout.write(f"{output}: {len(octets)} octets, until {now + timedelta(days=days):%Y-%m-%d}.")
         for number, revocation in enumerate(revocations, 1):
             place = output.with_name(f"{output.name}.revocation-{number}")
@@ -143,10 +143,9 @@ class Command(DomainCommand):
         self.stdout.write(f"{counted(allowed.total(), 'meter')} may enrol, once each: {kinds}.")
         unknown = unregistered(parsed)
         if unknown:
-            named = ", ".join(title.hex() for title in unknown[:_NAMED])
-            more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+            named = some([title.hex() for title in unknown], _NAMED)
             self.stderr.write(
-                f"No meter with system title {named}{more} is registered yet: its frames wait until it is. "
+                f"No meter with system title {named} is registered yet: its frames wait until it is. "
                 "If the title is wrong, allow the right one."
             )
 
@@ -165,12 +164,13 @@ class Command(DomainCommand):
     def _make_revocation(self, title: str, key_file: Path, output: Path | None) -> None:
         if output is None:
             raise CommandError("Name a file for the revocation with --output. Nothing was done.")
-        check_new(output)
-        with authority_file.changing(key_file) as authority:
-            revocations = authority.revoke(eui64.parse(title), timezone.now())
-        for number, octets in enumerate(revocations):
-            place = output if not number else output.with_name(f"{output.name}-{number}")
-            write_new(place, octets)
+        with made(output) as first, authority_file.changing(key_file) as authority:
+            octets, *more = authority.revoke(eui64.parse(title), timezone.now())
+            first.write(octets)
+        places = [output, *(output.with_name(f"{output.name}-{number}") for number in range(1, len(more) + 1))]
+        for place, other in zip(places[1:], more, strict=True):
+            write_new(place, other)
+        for place in places:
             self.stdout.write(f"Give {place} to the head-end: manage.py authority revoke {place}")
 
     def _offer(self, revoked: Revoked, *, compromise: bool) -> None:
@@ -221,19 +221,24 @@ def octets_of(text: str, name: str) -> bytes:
         raise CommandError(f"{name} is not hexadecimal. Nothing was done.") from None
 
 
-def check_new(path: Path) -> None:
-    """CommandError if a file exists already."""
-    if path.exists() or path.is_symlink():
-        raise CommandError(f"{path} exists already and is left as it is. Nothing was done.")
+@contextmanager
+def made(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file before anything is done; if the block fails, it is removed again. CommandError if there is one,
+    or it cannot be written.
+    """
+    try:
+        with new_file(path) as file:
+            yield file
+    except FileExistsError:
+        raise CommandError(f"{path} exists already and is left as it is. Nothing was done.") from None
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_new(path: Path, octets: bytes) -> None:
-    """Write a new file."""
-    try:
-        with path.open("xb") as file:
-            file.write(octets)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from None
+    """Write a new file. CommandError if there is one, or it cannot be written."""
+    with made(path) as file:
+        file.write(octets)
 
 
 def as_json(row: Any) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from concentrators.feed.cursor import Cursor
 from concentrators.feed.cursor import Place as At
 from concentrators.feed.rows import Resource
 from concentrators.models import Concentrator, FeedLot, FeedSubscription
-from keyvault.audit.chain import Actor
+from keyvault.audit import chain
+from keyvault.audit.chain import Actor, AuditError
+from keyvault.models import AuditRecord
 from meters.readings.obis import FRAUD_LOG
 from tests.builders import senml_payload
 from tests.concentrators import fleet
@@ -177,9 +179,41 @@ class TestCommand:
             (["profile", "nobody"], "there is no subscription"),
             (["profile", "profiled", "year"], "not of the form"),
             (["profile", "profiled", "year=2010"], "year is one of"),
-            (["readings", "--folder", "x"], "Say which"),
-            (["readings", "--from", "2026-01-01", "--folder", "x"], "both --from and --to"),
-            (["events", "--subscription", "profiled", "--folder", "x"], "follows readings"),
         ):
             with pytest.raises(CommandError, match=said):
                 call_command("messages", *words)
+
+    def test_what_is_refused_makes_no_folder_and_is_no_export(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        subscription("refused")
+        eve, day = "2026-01-01", "2026-01-02"
+        folder, there = tmp_path / "new" / "out", tmp_path / "there"
+        there.mkdir()
+        (there / "readings-000001.xml").touch()
+        for words, said in (
+            (["readings"], "Say which"),
+            (["readings", "--from", eve], "both --from and --to"),
+            (["readings", "--from", day, "--to", eve], "--from is not before --to"),
+            (["readings", "--from", eve, "--to", day, "--meter", "nothing"], "meter"),
+            (["readings", "--from", eve, "--to", day, "--subscription", "nobody"], "there is no subscription"),
+            (["events", "--subscription", "nobody"], "there is no subscription"),
+            (["events", "--subscription", "refused"], "follows readings"),
+            (["readings", "--from", eve, "--to", day, "--folder", str(there)], "cannot be written: File exists"),
+            (["readings", "--from", eve, "--to", day, "--folder", str(there / "readings-000001.xml")], "File exists"),
+        ):
+            with pytest.raises(CommandError, match=said):
+                call_command("messages", *words, *([] if "--folder" in words else ["--folder", str(folder)]))
+        FeedSubscription.objects.update(position=10**6)
+        with pytest.raises(CommandError):
+            call_command("messages", "readings", "--subscription", "refused", "--folder", str(folder))
+        assert not AuditRecord.objects.filter(act="messages.export").exists()
+
+        def unaudited(*args: Any) -> None:
+            raise AuditError("the chain is broken")
+
+        monkeypatch.setattr(chain, "record", unaudited)
+        with pytest.raises(CommandError, match="the chain is broken"):
+            call_command("messages", "readings", "--from", eve, "--to", day, "--folder", str(folder))
+        assert not folder.exists()
+        assert [file.name for file in there.iterdir()] == ["readings-000001.xml"]

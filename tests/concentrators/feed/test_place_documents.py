@@ -1,5 +1,6 @@
 """Green Button and the Nordic document of a place over REST: what is there, what is missing, across an exchange."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
+from concentrators.feed import place_documents
+from concentrators.feed.place_series import PeriodError
 from keyvault.models import AuditRecord
 from keyvault.schemes.table import SCHEMES
 from meters.code_models import SiteCode
@@ -188,7 +191,21 @@ class TestCommand:
             valid(file.read_bytes(), schema)
             with pytest.raises(CommandError, match="cannot be written: File exists"):
                 call_command("place_document", *words)
-        assert set(AuditRecord.objects.values_list("act", flat=True)) == {"place.export"}
+            with pytest.raises(CommandError, match="cannot be written: No such file"):
+                call_command("place_document", *words, "--output", str(tmp_path / "nowhere" / kind))
+        assert [*AuditRecord.objects.values_list("act", flat=True)] == ["place.export"] * 2
+
+    def test_what_fails_half_way_leaves_no_file(
+        self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*args: Any) -> Iterator[bytes]:
+            yield b"<feed>"
+            raise PeriodError("too much")
+
+        monkeypatch.setattr(place_documents, "green_button_feed", broken)
+        with pytest.raises(CommandError, match="too much"):
+            call_command("place_document", "green-button", place.name, *self.period, "--output", str(tmp_path / "one"))
+        assert [*tmp_path.iterdir()] == []
 
     @pytest.mark.parametrize(
         ("words", "said"),

@@ -65,6 +65,19 @@ def _again(key_file: Path) -> Path:
     return key_file
 
 
+def test_a_file_that_cannot_be_made_is_known_before_the_authority_acts(key_file: Path) -> None:
+    before = key_file.read_bytes()
+    with pytest.raises(CommandError, match="No such file"):
+        issue(key_file, TITLE, METER_PUBLIC, key_file.with_name("nowhere") / "meter.cwt")
+    assert key_file.read_bytes() == before
+    issue(key_file, TITLE, METER_PUBLIC, key_file.with_name("meter.cwt"))
+    before = key_file.read_bytes()
+    for output, said in (("nowhere/revocation", "No such file"), ("meter.cwt", "exists already")):
+        with pytest.raises(CommandError, match=said):
+            run("revoke", TITLE, "--with", key_file, "--output", key_file.parent / output)
+    assert key_file.read_bytes() == before
+
+
 def test_a_certificate_and_what_a_second_one_does_to_the_first(key_file: Path) -> None:
     output = key_file.with_name("meter.cwt")
     assert "octets, until" in issue(key_file, TITLE, METER_PUBLIC, output)

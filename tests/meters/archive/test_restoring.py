@@ -16,6 +16,7 @@ from concentrators.fleet.assignments import AssignmentError
 from concentrators.models import IntervalTotal, UncheckedDay
 from concentrators.totals import totals
 from concentrators.validation import register_checks
+from keyvault.models import AuditRecord
 from meters.archive import files, months, restoring, verification
 from meters.archive.files import ArchiveError
 from meters.archive_models import ArchivedMonth, MonthState
@@ -128,6 +129,14 @@ def test_a_month_whose_retention_is_over_is_not_restored(meters: list[Meter], se
     with pytest.raises(ArchiveError, match="its retention is over"):
         restoring.restore(MONTH, later)
     assert ArchivedMonth.objects.get().state == MonthState.ARCHIVED
+    with (
+        mock.patch("django.utils.timezone.now", return_value=later),
+        pytest.raises(CommandError, match="its retention is over"),
+    ):
+        call_command("archive", "restore", f"{MONTH:%Y-%m}")
+    with pytest.raises(CommandError, match="is not archived"):
+        call_command("archive", "restore", "2019-01")
+    assert not AuditRecord.objects.filter(act="archive.restore").exists()
 
 
 def test_a_restored_month_that_differs_is_archived_as_before(meters: list[Meter]) -> None:
