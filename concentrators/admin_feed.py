@@ -12,6 +12,7 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from ami_headend.core import rows
 from ami_headend.core.text import counted
 from ami_headend.web.admin import AuditedAdmin, form_page, shown
 from concentrators.feed.deliveries import configuration
@@ -136,6 +137,11 @@ class FeedDeliveryAdmin(AuditedAdmin):
         made = configuration.save(name, form.wanted(), web_actor(request), timezone.now(), resource=resource)
         obj.pk, obj.subscription = made.delivery.pk, made.delivery.subscription
         obj.made = made  # type: ignore[attr-defined]
+
+    def hold(self, row: FeedDelivery) -> None:
+        """Its subscription first, as all who change both do."""
+        rows.hold(row.subscription)
+        rows.hold(row)
 
     def delete_model(self, request: HttpRequest, obj: FeedDelivery) -> None:
         configuration.remove(obj.subscription.name, web_actor(request))

@@ -16,7 +16,7 @@ from unfold.widgets import (
 from ami_headend.core.clock import WITHIN_TIMES
 from ami_headend.core.numbers import row_number
 from ami_headend.core.text import NOTE_LENGTH
-from ami_headend.web.admin import OctetsField, RowSelect, RowsSelect
+from ami_headend.web.forms import OctetsField, RowSelect, RowsSelect
 from concentrators.fleet import concentrator_keys
 from concentrators.models import Assignment, Concentrator
 from keyvault.cose.structures import SYSTEM_TITLE_OCTETS

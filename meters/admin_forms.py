@@ -14,7 +14,7 @@ from unfold.widgets import (
 )
 
 from ami_headend.core.clock import WITHIN_TIMES
-from ami_headend.web.admin import OctetsField, RowSelect
+from ami_headend.web.forms import OctetsField, RowSelect
 from keyvault.device_keys import inventory
 from keyvault.models import FleetKey
 from keyvault.schemes.table import USUAL, new_scheme_choices

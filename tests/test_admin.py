@@ -16,7 +16,8 @@ from django.utils import timezone
 
 from ami_headend.alerts.models import Channel, Delivery
 from ami_headend.console.navigation import sidebar
-from ami_headend.web.admin import OctetsField, octets_begin
+from ami_headend.web.admin import octets_begin
+from ami_headend.web.forms import OctetsField
 from concentrators.commands import downlink, rollouts
 from concentrators.fleet import tokens
 from concentrators.fleet.selection import Selection

@@ -7,6 +7,7 @@ from django.db import transaction
 
 from ami_headend.alerts import deadline_mails, reminders_store
 from ami_headend.alerts.models import Channel, ChannelKind, Delivery
+from ami_headend.core import rows
 from keyvault import webhook_signatures
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
@@ -16,6 +17,8 @@ from keyvault.audit.chain import Actor
 def save(channel: Channel, actor: Actor, now: datetime) -> str | None:
     """Store a new or changed channel and write its messages. Return the signing secret of a new webhook."""
     is_new = channel.pk is None
+    if not is_new:
+        rows.hold(channel)
     channel.save()
     chain.record(actor, f"alert_channel.{'create' if is_new else 'change'}", _subject(channel))
     secret = None
@@ -41,6 +44,7 @@ def rotate_secret(channel: Channel, actor: Actor, now: datetime) -> str:
 @transaction.atomic
 def delete(channel: Channel, actor: Actor, now: datetime) -> None:
     """Remove a channel with its secrets. Sent messages stay under its name; unsent ones are given up."""
+    rows.hold(channel)
     waiting = Delivery.objects.filter(channel=channel, delivered_at=None, given_up_at=None)
     waiting.update(given_up_at=now, last_error="the channel was removed")
     Delivery.objects.filter(channel=channel).update(channel_name=channel.name)

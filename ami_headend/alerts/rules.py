@@ -6,6 +6,7 @@ from django.db import transaction
 
 from ami_headend.alerts import evaluation
 from ami_headend.alerts.models import Rule
+from ami_headend.core import rows
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 
@@ -16,6 +17,8 @@ def save(rule: Rule, actor: Actor, now: datetime) -> set[int]:
     notify.
     """
     act = "create" if rule.pk is None else "change"
+    if rule.pk is not None:
+        rows.hold(rule)
     rule.evaluated_at, rule.took_ms, rule.last_error = None, 0, ""
     rule.save()
     chain.record(actor, f"alert_rule.{act}", _subject(rule))
@@ -25,6 +28,7 @@ def save(rule: Rule, actor: Actor, now: datetime) -> set[int]:
 @transaction.atomic
 def delete(rule: Rule, actor: Actor) -> None:
     """Remove a rule that never raised an alert; ProtectedError if it did: switch it off instead."""
+    rows.hold(rule)
     chain.record(actor, "alert_rule.delete", _subject(rule))
     rule.delete()
 

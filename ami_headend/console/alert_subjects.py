@@ -18,7 +18,7 @@ from ami_headend.console.meters import MetersActingPage, meters_table
 from ami_headend.console.page import ConsolePage
 from ami_headend.console.registry_queries import MeterSelection
 from ami_headend.core.sql import chunks
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet import groups
 from concentrators.models import Concentrator

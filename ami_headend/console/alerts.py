@@ -33,7 +33,7 @@ from ami_headend.core import clock
 from ami_headend.core.numbers import row_numbers
 from ami_headend.core.text import NOTE_LENGTH, counted
 from ami_headend.health.doctor import EVALUATED_LATE
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.failures.kinds import Severity
 from meters.group_forms import GroupsField, ids

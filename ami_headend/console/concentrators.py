@@ -18,7 +18,7 @@ from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, number_of, page_key, text
 from ami_headend.console.meters import meters_url
 from ami_headend.console.registry_queries import TRAFFIC, Traffic
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.fleet import groups
 from concentrators.fleet.groups import Members

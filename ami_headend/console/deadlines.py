@@ -19,7 +19,7 @@ from ami_headend.console.formatting import NOTHING, label, link, percent, thousa
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import FilteredPage, choice
 from ami_headend.core.text import counted
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet import groups
 from concentrators.models import ReadDay, ReadDeadline, ReadShare

@@ -18,7 +18,7 @@ from ami_headend.console.formatting import SEVERITY_COLOURS, label, link, moment
 from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ROWS, ListPage, MeterField, box, choice, chosen, number_of, page_key, time_of
 from ami_headend.core.text import NOTE_LENGTH
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from keyvault.audit.chain import AuditError, web_actor
 from keyvault.master_key import MasterKeyError

@@ -23,7 +23,7 @@ from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ROWS, ListPage, MeterField, box, choice, chosen, number_of, page_key, time_of
 from ami_headend.console.traffic_queries import OPEN_FAILURES
 from ami_headend.core.text import NOTE_LENGTH, counted
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators import tasks
 from concentrators.admin_forms import ConcentratorField

@@ -21,7 +21,7 @@ from ami_headend.console.group_queries import GROUP_SIZES, standing
 from ami_headend.console.list_exports import ROWS_MAX, ListExport
 from ami_headend.console.lists import ROWS, ListPage, NoSuchPageError, sentence, text
 from ami_headend.core.names import Alike, alike
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.fleet import groups as acts
 from concentrators.fleet.groups import Counts, Members

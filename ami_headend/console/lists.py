@@ -20,7 +20,7 @@ from ami_headend.console.page import ConsolePage
 from ami_headend.core.clock import EARLIEST, LATEST
 from ami_headend.core.numbers import row_number, row_numbers
 from ami_headend.saved_views import SHARE
-from ami_headend.web.admin import FilterForm, KnownParametersForm
+from ami_headend.web.forms import FilterForm, KnownParametersForm
 from ami_headend.web.tables import HtmlTable
 from keyvault.models import AgreementKey, AgreementState
 from meters.models import Meter

@@ -10,7 +10,7 @@ from ami_headend.console.formatting import NOTHING, label, moment
 from ami_headend.console.list_exports import SUM, ListExport
 from ami_headend.console.lists import ROWS, number_of, page_key, time_of
 from ami_headend.console.records import RecordsPage
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.totals.masked_queries import (
     MaskedTotalPosition,

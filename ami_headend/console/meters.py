@@ -26,7 +26,7 @@ from ami_headend.console.lists import ROWS, ListPage, box, choice, chosen, numbe
 from ami_headend.console.registry_queries import MeterRow, MeterSelection
 from ami_headend.core import clock
 from ami_headend.core.text import counted
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.commands import guard, operator

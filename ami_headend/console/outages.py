@@ -21,7 +21,7 @@ from ami_headend.console.lists import ListPage, sentence
 from ami_headend.console.periods import as_filters, day_of, midnight
 from ami_headend.core import clock
 from ami_headend.core.text import counted
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.commands import guard, status_check
 from concentrators.commands.queue import DownlinkError

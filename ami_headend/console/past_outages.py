@@ -18,7 +18,7 @@ from ami_headend.console.outages import past_url, tabs
 from ami_headend.console.periods import as_filters
 from ami_headend.console.records import RecordsPage
 from ami_headend.core import clock
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.fleet import outage_history

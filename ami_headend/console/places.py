@@ -14,7 +14,7 @@ from ami_headend.console.formatting import NOTHING, clipped, link, moment
 from ami_headend.console.groups import fill, filling
 from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, box, chosen, number_of, page_key, text, text_of
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import Column, HtmlTable, columns_of, table
 from concentrators.fleet.groups import Members
 from meters.group_forms import GroupsField, ids

@@ -18,7 +18,7 @@ from ami_headend.console.formatting import NOTHING, link, moment, protection, th
 from ami_headend.console.list_exports import SUM, ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, page_key, time_of
 from ami_headend.console.periods import as_filters
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.admin_forms import ConcentratorField
 from concentrators.failures.kinds import FailureKind

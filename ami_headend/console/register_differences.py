@@ -16,7 +16,7 @@ from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ROWS, MeterField, choice, number_of, page_key, time_of
 from ami_headend.console.periods import as_filters
 from ami_headend.console.records import RecordsPage, code_of, register_field
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.validation.differences import (
     DifferenceKey,

@@ -15,7 +15,7 @@ from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, MeterField, number_of, page_key, time_of
 from ami_headend.console.load_profile import READ_READINGS
 from ami_headend.console.records import RecordsPage, code_of, ids_of, register_field
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from meters.group_forms import GroupsField, ids
 from meters.models import Meter

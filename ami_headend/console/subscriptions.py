@@ -12,7 +12,7 @@ from ami_headend.console.list_exports import ListExport
 from ami_headend.console.lists import ListPage
 from ami_headend.core import clock
 from ami_headend.core.text import counted
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.feed import sequencer, subscriptions
 from concentrators.feed.subscriptions import Delivering, Standing

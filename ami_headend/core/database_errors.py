@@ -6,13 +6,15 @@ NotSupportedError. Both pass by themselves, while some OperationalErrors never d
 
 import enum
 
-from django.db import Error, InterfaceError, OperationalError, connections
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import DatabaseError, Error, InterfaceError, OperationalError, connections
 from psycopg import Error as DriverError
 from psycopg import InterfaceError as DriverInterfaceError
 from psycopg import OperationalError as DriverOperationalError
 
 _STATEMENT_TIMEOUT = "57014"
 _LOST_RACES = frozenset({"23503", "23505"})  # a foreign key that names no row (any more), a key that is there already
+_NOTHING_STORED = "did not affect any rows."  # ends what Django says of a row that save() was to change and is gone
 _STATEMENT_AT_FAULT = "42"  # syntax, names, types, rights: the values do not matter
 
 
@@ -76,7 +78,14 @@ def trouble_of(error: BaseException | None) -> Trouble | None:
 
 def is_lost_race(error: BaseException | None) -> bool:
     """Whether a row that a transaction looked for was made, or one that it names removed, before it wrote."""
-    return isinstance(error, Error | DriverError) and sqlstate(error) in _LOST_RACES
+    return is_gone(error) or (isinstance(error, Error | DriverError) and sqlstate(error) in _LOST_RACES)
+
+
+def is_gone(error: BaseException | None) -> bool:
+    """Whether a row was deleted after it was looked at: it is not found again, or no row was stored."""
+    if isinstance(error, ObjectDoesNotExist):
+        return not isinstance(error, AttributeError)  # a relation that is empty is a fault of ours
+    return type(error) is DatabaseError and str(error).endswith(_NOTHING_STORED)
 
 
 def would_come_with_any_values(error: BaseException | None) -> bool:

@@ -1,4 +1,4 @@
-"""Code that the admin pages of all apps share: read-only models, octets in hex, large tables, pages with a form."""
+"""Code that the admin pages of all apps share: read-only and audited models, large tables, pages with a form."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,34 +10,32 @@ from django.contrib import messages
 from django.contrib.admin import ModelAdmin as DjangoModelAdmin
 from django.contrib.admin import ShowFacets
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ORDER_VAR
-from django.contrib.admin.widgets import AutocompleteSelect, AutocompleteSelectMultiple
-from django.core.exceptions import BadRequest
+from django.core.exceptions import BadRequest, ObjectDoesNotExist
 from django.core.paginator import Paginator
+from django.db import connection
 from django.db.models import BinaryField, Model, Q, QuerySet
-from django.forms.widgets import Input
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.formats import localize
 from django.utils.functional import cached_property
-from django.utils.http import urlencode
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.views import ChangeList
-from unfold.widgets import UnfoldAdminTextInputWidget
 
-from ami_headend.core import eui64
-from ami_headend.core.clock import EARLIEST, LATEST, WITHIN_TIMES
-from ami_headend.core.eui64 import Eui64Error
+from ami_headend.core import rows
+from ami_headend.core.clock import EARLIEST, LATEST
+from ami_headend.core.numbers import row_number
+from ami_headend.web.forms import SEPARATORS
 from keyvault.audit.chain import AuditError
 from keyvault.master_key import MasterKeyError
 
 COUNTED_ROWS = 10_000
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2}){1,32}", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_SEPARATORS = re.compile(r"[\s:-]+")
 
 
 class CappedPaginator(Paginator[Any]):
@@ -92,61 +90,6 @@ class CappedChangeList(ChangeList):  # type: ignore[misc]
                 f"This list has no filter {', '.join(name[:80] for name in unknown)}. Nothing was looked up."
             )
         return found
-
-
-class OctetsField(forms.CharField):
-    """A form field for a fixed number of octets in hex digits; spaces, colons and hyphens between them are ignored."""
-
-    def __init__(self, *, octets: int, what: str, **options: Any) -> None:
-        self.octets = octets
-        self.what = what
-        widget: Input = UnfoldAdminTextInputWidget(attrs={"autocomplete": "off", "spellcheck": "false"})
-        super().__init__(widget=widget, max_length=octets * 3 + 20, **options)
-
-    def clean(self, value: Any) -> Any:
-        """Return the octets; ValidationError says what is wrong with the text."""
-        written = super().clean(value)
-        if not written:
-            return b""  # where nothing is required
-        if self.octets == eui64.OCTETS and (title := _title(written)) is not None:
-            return title
-        text = _SEPARATORS.sub("", written)
-        digits = 2 * self.octets
-        if not re.fullmatch(r"[0-9a-fA-F]*", text, re.ASCII):
-            raise forms.ValidationError(f"{self.what} is {digits} hex digits (0 to 9, a to f) and nothing else.")
-        if len(text) != digits:
-            raise forms.ValidationError(f"{self.what} is {digits} hex digits; these are {len(text)}.")
-        return bytes.fromhex(text)
-
-    def prepare_value(self, value: Any) -> Any:
-        """Show octets as hex digits; text that a user typed stays unchanged."""
-        return value.hex() if isinstance(value, bytes) else value
-
-
-def _title(text: str) -> bytes | None:
-    """Read a system title in any accepted form; None for another text."""
-    try:
-        return eui64.parse(text)
-    except Eui64Error:
-        return None
-
-
-class _OfNumbers:
-    """Ignores chosen values that are not numbers: Django's widgets fail on them when a form is shown again with
-    errors.
-    """
-
-    def optgroups(self, name: str, value: list[str], attr: Any = None) -> Any:
-        numbers = [one for one in value if _NUMBER.fullmatch(str(one))]
-        return super().optgroups(name, numbers, attr)  # type: ignore[misc]
-
-
-class RowSelect(_OfNumbers, AutocompleteSelect):  # type: ignore[misc]
-    """Choose a row by a search."""
-
-
-class RowsSelect(_OfNumbers, AutocompleteSelectMultiple):  # type: ignore[misc]
-    """Choose rows by a search."""
 
 
 class PeriodFilter(RangeDateTimeFilter):  # type: ignore[misc]
@@ -208,8 +151,32 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
         return field.unique or field.db_index or name in (*(one.removeprefix("-") for one in first), *unique)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows: QuerySet[Any] = super().get_queryset(request)
-        return rows
+        found: QuerySet[Any] = super().get_queryset(request)
+        return found
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the row of a page; None if there is none. One that is about to be stored or deleted is held until
+        then, so that nobody deletes it meanwhile.
+        """
+        row = super().get_object(request, object_id, from_field)
+        may_act = self.has_change_permission(request) or self.has_delete_permission(request)
+        if row is None or request.method != "POST" or not connection.in_atomic_block or not may_act:
+            return row
+        try:
+            self.hold(row)
+        except ObjectDoesNotExist:
+            return None
+        return row
+
+    def hold(self, row: Any) -> None:
+        """Lock a row that is about to be stored or deleted; its DoesNotExist if it went."""
+        rows.hold(row)
+
+    def _get_obj_does_not_exist_redirect(self, request: HttpRequest, opts: Any, object_id: str) -> HttpResponse:
+        """Lead to the list, and say what happened; Django's own answer leads to the index."""
+        said = "It was deleted meanwhile: nothing was changed." if request.method == "POST" else "It may be deleted."
+        messages.error(request, f"There is no {opts.verbose_name} {unquote(object_id)[:80]} any more. {said}")
+        return HttpResponseRedirect(reverse(f"admin:{opts.app_label}_{opts.model_name}_changelist"))
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         """Allow every filter of the page (``CappedChangeList`` refuses others), except on columns of octets.
@@ -235,7 +202,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
         term = search_term.strip()
         if not term:
             return queryset, False
-        digits = _SEPARATORS.sub("", term)
+        digits = SEPARATORS.sub("", term)
         conditions = Q()
         for column in self.get_search_fields(request):
             if column in self.search_by:
@@ -244,7 +211,7 @@ class LargeTableAdmin(ModelAdmin):  # type: ignore[misc]
                 if _HEX.fullmatch(digits):
                     conditions |= octets_begin(column, bytes.fromhex(digits))
             elif column.endswith("__exact"):
-                if _NUMBER.fullmatch(term):
+                if row_number(term) is not None:
                     conditions |= Q(**{column: int(term)})
             elif "\0" not in term:
                 conditions |= Q(**{column: term})
@@ -260,17 +227,14 @@ class AuditedAdmin(LargeTableAdmin):
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            response: HttpResponse = super().changeform_view(request, *args, **kwargs)
-            return response
-        except (AuditError, MasterKeyError) as error:
-            return self._refused(request, f", because it could not be recorded: {error}")
-        except self.refusals as error:
-            return self._refused(request, f": {error}")
+        return self._unless_refused(request, super().changeform_view, *args, **kwargs)
 
     def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._unless_refused(request, super().delete_view, *args, **kwargs)
+
+    def _unless_refused(self, request: HttpRequest, view: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
-            response: HttpResponse = super().delete_view(request, *args, **kwargs)
+            response: HttpResponse = view(request, *args, **kwargs)
             return response
         except (AuditError, MasterKeyError) as error:
             return self._refused(request, f", because it could not be recorded: {error}")
@@ -355,51 +319,3 @@ def form_page(
     )
     add_never_cache_headers(response)
     return response
-
-
-def _time_widget() -> Input:
-    widget: Input = UnfoldAdminTextInputWidget(attrs={"type": "datetime-local", "step": "1"})
-    return widget
-
-
-def _end_of_period(label: str) -> forms.DateTimeField:
-    return forms.DateTimeField(label=label, required=False, widget=_time_widget(), validators=WITHIN_TIMES)
-
-
-class KnownParametersForm(forms.Form):
-    """Filters that refuse unknown parameters, instead of showing a list that only looks filtered."""
-
-    others: ClassVar = frozenset({"after", "csrfmiddlewaretoken"})  # after: the next page
-
-    @property
-    def kept(self) -> dict[str, str]:
-        """Return what else the address says, such as a tab or an order: the form and its "Clear" keep it."""
-        names = self.others - KnownParametersForm.others
-        return {name: self.data[name] for name in sorted(names) if self.data.get(name)}
-
-    @property
-    def kept_query(self) -> str:
-        return f"?{urlencode(self.kept)}" if self.kept else ""
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean() or {}
-        if unknown := sorted(set(self.data) - set(self.fields) - self.others):
-            names = ", ".join(name[:80] for name in unknown)
-            self.add_error(None, f"There is no filter {names} here. Nothing was looked up.")
-        return cleaned
-
-
-class FilterForm(KnownParametersForm):
-    """The filters of a page of rows. The period is two times in the viewer's zone, ``from`` inclusive, ``to``
-    exclusive.
-    """
-
-    vars()["from"] = _end_of_period("From")  # a keyword of Python, which cannot be assigned to
-    to = _end_of_period("To")
-
-    def clean(self) -> dict[str, Any]:
-        cleaned = super().clean()
-        start, end = cleaned.get("from"), cleaned.get("to")
-        if start and end and start >= end:
-            self.add_error("to", "The period ends before it begins.")
-        return cleaned

@@ -31,7 +31,7 @@ from rest_framework.permissions import DjangoModelPermissions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
-from ami_headend.core.database_errors import close_spoilt_connections, is_lost_race, trouble_of
+from ami_headend.core.database_errors import close_spoilt_connections, is_gone, is_lost_race, trouble_of
 from ami_headend.core.step_up import StepUpNeededError
 from ami_headend.web import group_limits, scopes
 from ami_headend.web.scopes import Program
@@ -228,6 +228,8 @@ def _conflict(request: HttpRequest | Request, error: BaseException | None) -> Ht
     """Return 409: what this request was to make was made, or its subject removed, after it was looked at."""
     logger.warning("a race was lost, for %s %s", request.method, request.path, exc_info=error)
     detail = "Somebody else changed the same thing at the same moment. Look at it again, then repeat what is missing."
+    if is_gone(error):
+        detail = "What this is about was deleted meanwhile. Nothing was changed."
     if asked_by_a_program(request):
         return problem(request, 409, detail)
     page = loader.get_template("400.html").render({"heading": "Somebody else was first", "why": detail})

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 
-from ami_headend.core import clock, locks
+from ami_headend.core import clock, locks, rows
 from ami_headend.core.sql import execute
 from ami_headend.core.text import counted
 from concentrators.commands import command_limits
@@ -93,6 +93,8 @@ def save_limit(actor: Actor, limit: CommandLimit) -> None:
     if limit.owner is not None:
         limit.account = limit.owner.get_username()  # as code of before knows the account
     with transaction.atomic():
+        if limit.pk is not None:
+            rows.hold(limit)
         limit.save()
         chain.record(actor, "command_limit.save", _subject(limit))
 
@@ -100,6 +102,7 @@ def save_limit(actor: Actor, limit: CommandLimit) -> None:
 def delete_limit(actor: Actor, limit: CommandLimit) -> None:
     """Remove a limit. AuditError or MasterKeyError: nothing was changed."""
     with transaction.atomic():
+        rows.hold(limit)
         subject = _subject(limit)
         limit.delete()
         chain.record(actor, "command_limit.delete", subject)

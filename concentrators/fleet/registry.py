@@ -21,7 +21,8 @@ _COLUMNS = {"name", "system_title", "is_active", "moved_to"}
 
 def save(concentrator: Concentrator, changed: Collection[str] = ()) -> None:
     """Register a concentrator, or store the columns ``changed`` of one that stands: its name, its title, where it went
-    or whether it may post. All others are as they are stored by now, here too. JournalError: nothing changed.
+    or whether it may post. All others are as they are stored by now, here too. JournalError, or DoesNotExist if it was
+    deleted meanwhile: nothing changed.
 
     If the title is new, its meters are told it.
     """

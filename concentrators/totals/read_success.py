@@ -16,7 +16,7 @@ from typing import NamedTuple
 from django.db import transaction
 from django.db.models import DecimalField, ExpressionWrapper, F, Max, ProtectedError, QuerySet, Sum
 
-from ami_headend.core import batches, locks
+from ami_headend.core import batches, locks, rows
 from ami_headend.core.sql import select
 from concentrators.models import ClockCorrection, Concentrator, ReadDay, ReadDeadline, ReadShare, Uplink
 from concentrators.totals import expected, read_deadlines
@@ -87,6 +87,8 @@ class DeadlineInUseError(ValueError):
 def save(actor: Actor, deadline: ReadDeadline) -> None:
     """Make or change a deadline. AuditError or MasterKeyError: nothing was changed."""
     with transaction.atomic():
+        if deadline.pk is not None:
+            rows.hold(deadline)
         deadline.save()
         chain.record(actor, "deadline.save", _subject(deadline), "active" if deadline.is_active else "inactive")
 
@@ -97,6 +99,7 @@ def remove(actor: Actor, deadline: ReadDeadline) -> int:
         locks.take(locks.READ_DEADLINES)
         if ReadDeadline.objects.filter(pk=deadline.pk, is_active=True).exists():
             raise DeadlineInUseError(f"{deadline} is active: set it inactive first; its history goes with it")
+        rows.hold(deadline)
         days = ReadDay.objects.filter(deadline=deadline).count()
         chain.record(actor, "deadline.remove", {**_subject(deadline), "days": days})
         ReadDay.objects.filter(deadline=deadline).delete()

@@ -11,13 +11,13 @@ from typing import Any
 
 from django.db import transaction
 
+from ami_headend.core import rows
 from keyvault.audit import chain
 from keyvault.audit.chain import Actor
 from meters.models import Meter, Place, Register
 
 Row = Meter | Place | Register
 _OF_HOUSEHOLDS = {"name", "address", "customer_reference", "latitude", "longitude"}
-_NAMED_MAX = 20  # meters of one record; it says how many there were
 
 
 def add(actor: Actor, row: Row) -> None:
@@ -30,12 +30,12 @@ def add(actor: Actor, row: Row) -> None:
 def change(actor: Actor, row: Row, fields: Sequence[str]) -> None:
     """Store these fields of a row, and no other, which may have changed since the row was read.
 
-    AuditError or MasterKeyError: nothing was changed.
+    AuditError or MasterKeyError, or its DoesNotExist if it was deleted meanwhile: nothing was changed.
     """
     if not fields:
         return
     with transaction.atomic():
-        (before,) = type(row).objects.select_for_update(no_key=True).filter(pk=row.pk).values(*fields)
+        before = type(row).objects.select_for_update(no_key=True).values(*fields).get(pk=row.pk)
         row.save(update_fields=fields)
         told = {name: [_plain(before[name]), _plain(getattr(row, name))] for name in fields if _is_told(row, name)}
         subject = {**_named(row), "fields": sorted(fields), **({"changed": told} if told else {})}
@@ -43,8 +43,9 @@ def change(actor: Actor, row: Row, fields: Sequence[str]) -> None:
 
 
 def remove(actor: Actor, row: Row) -> None:
-    """Delete a row. AuditError or MasterKeyError: it is still there."""
+    """Delete a row. AuditError or MasterKeyError: it is still there; its DoesNotExist if it went before."""
     with transaction.atomic():
+        rows.hold(row)
         subject = _named(row)
         row.delete()
         chain.record(actor, f"{row._meta.model_name}.remove", subject)
@@ -52,7 +53,7 @@ def remove(actor: Actor, row: Row) -> None:
 
 def note(actor: Actor, act: str, meters: Sequence[Meter], **said: Any) -> None:
     """Record an act on meters, in the transaction that does it. AuditError or MasterKeyError: it must not be done."""
-    devices = [bytes(meter.system_title).hex() for meter in meters[:_NAMED_MAX]]
+    devices = [bytes(meter.system_title).hex() for meter in meters[: chain.NAMED_MAX]]
     which = {"device": devices[0]} if len(meters) == 1 else {"devices": devices, "count": len(meters)}
     chain.record(actor, f"meter.{act}", {**which, **{name: _plain(value) for name, value in said.items()}})
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from ami_headend.console.periods import as_filters, day_of, labels, marks, midnight, period_of
 from ami_headend.console.profiles import by_day, profile
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from meters.models import Register
 from meters.readings.expectation import ExpectedPeriod
 from meters.readings.queries import Interval

@@ -23,7 +23,7 @@ from ami_headend.console.lists import ROWS, ListPage, number_of, page_key, text
 from ami_headend.console.page import ConsolePage
 from ami_headend.core import step_up
 from ami_headend.core.text import counted
-from ami_headend.web.admin import FilterForm
+from ami_headend.web.forms import FilterForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from keyvault import rights
 from keyvault.audit import chain, witness

@@ -20,7 +20,7 @@ from ami_headend.console.keys.waves import SEE, counted
 from ami_headend.console.list_exports import ListExport, paged
 from ami_headend.console.lists import ROWS, ListPage, MeterField, choice, number_of, page_key
 from ami_headend.core.numbers import row_number
-from ami_headend.web.admin import KnownParametersForm
+from ami_headend.web.forms import KnownParametersForm
 from ami_headend.web.tables import HtmlTable, columns_of, table
 from concentrators.colours import COMMAND_COLOURS, WAVE_COLOURS
 from concentrators.commands import guard, rollouts
