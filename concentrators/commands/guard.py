@@ -118,7 +118,8 @@ class _Giver(NamedTuple):
 def _giver(actor: Actor, kind: CommandKind) -> _Giver:
     """Return who gives, as limits see it: an account by its number, since names change, with the programs it made.
 
-    A program that has limits of its own is counted by itself. What has no account goes by its name.
+    A program that has limits of its own is counted by itself. What has no account goes by its name. Once an account has
+    the name of a system user, limits of the name hold on for commands of the terminal, unless the account has its own.
     """
     by_name = CommandLimit.objects.filter(owner=None, account=actor.name)
     if actor.name.startswith(_PROGRAM) and (own := _limits(by_name, kind)):
@@ -126,7 +127,8 @@ def _giver(actor: Actor, kind: CommandKind) -> _Giver:
     account = _account_id(actor)
     if account is None:
         return _Giver(actor.name, _limits(by_name, kind))
-    return _Giver(f"account:{account}", _limits(CommandLimit.objects.filter(owner=account), kind))
+    of_name = _limits(by_name, kind) if actor.account_id is None else []
+    return _Giver(f"account:{account}", [*of_name, *_limits(CommandLimit.objects.filter(owner=account), kind)])
 
 
 def _account_id(actor: Actor) -> int | None:

@@ -219,6 +219,14 @@ class TestCounting:
         assert CommandLimit.objects.count() == CommandLimit.objects.filter(owner=None).count()
         assert CommandLimit.objects.get(kind=CommandKind.SET_CLOCK).most == 5
 
+    def test_a_limit_of_a_system_user_holds_for_the_account_that_gets_the_name(self, devices: list[Device]) -> None:
+        limit(CommandKind.SET_CLOCK, "hour", 5)
+        CommandLimit.objects.create(kind=CommandKind.SET_CLOCK, span="hour", most=0, account="ops")
+        account = person("ops", "operator")
+        assert [give(devices[0], by=by).state for by in (OPS, account.actor)] == ["held", "queued"]
+        guard.save_limit(OPS, CommandLimit(kind=CommandKind.SET_CLOCK, span="hour", most=9, owner=account.account))
+        assert give(devices[1]).state == "queued", "the account's own is in its place"
+
     def test_an_account_may_have_a_limit_of_its_own(self, devices: list[Device]) -> None:
         limit(CommandKind.SET_CLOCK, "hour", 5)
         CommandLimit.objects.create(kind=CommandKind.SET_CLOCK, span="hour", most=0, account="ops")
