@@ -40,10 +40,15 @@ _PUT: Mapping[str, Callable[[FeedDelivery, Parcel, datetime], None]] = {
 
 
 def due(now: datetime) -> list[int]:
-    """Return deliveries that may have something to send, and are not put off. Two queries."""
+    """Return deliveries that may have something to send, and are not put off. Two queries.
+
+    First those that did not fail last; then the others, which are tried one at a time, in the order in which their
+    pauses ended: receivers that hang do not come again before one that has recovered.
+    """
     head = sequencer.head()
     has_all = Q(subscription__era=head.era_id, subscription__position__gt=head.position)
-    return list(_due(now).exclude(has_all).order_by("pk").values_list("pk", flat=True))
+    rows = _due(now).exclude(has_all).order_by(F("due_at").asc(nulls_first=True), "pk")
+    return list(rows.values_list("pk", flat=True))
 
 
 def make_due(delivery_id: int) -> None:

@@ -537,6 +537,18 @@ class TestTurns:
         deliver(second)
         assert tried[2:] == [second.pk]
 
+    def test_those_that_failed_come_last_in_the_order_of_their_pauses(
+        self, out: Path, concentrator: Concentrator
+    ) -> None:
+        """One that has recovered does not wait behind those that hang again and again."""
+        hangs, recovered, healthy = (made(name, "folder", out) for name in ("hangs", "recovered", "healthy"))
+        now = timezone.now()
+        for delivery, seconds in ((hangs, 5), (recovered, 60)):
+            FeedDelivery.objects.filter(pk=delivery.pk).update(attempts=9, due_at=now - timedelta(seconds=seconds))
+        told(concentrator, 100)
+        mine = {hangs.pk, recovered.pk, healthy.pk}
+        assert [pk for pk in sending.due(now) if pk in mine] == [healthy.pk, recovered.pk, hangs.pk]
+
     def test_due_are_those_with_rows_and_not_put_off_nor_paused(self, out: Path, concentrator: Concentrator) -> None:
         delivery = made("due", "folder", out)
         assert delivery.pk not in sending.due(timezone.now())
