@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group, User
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -137,8 +138,20 @@ def test_looks_are_gathered_by_the_hour(household: Meter) -> None:
     page = content(client_of(roles.AUDITOR).get(reverse("admin:meters_householdaccess_changelist")))
     assert "the operator" in page
     assert household.serial_number in page
-    access_record.purge(timezone.now() + timedelta(seconds=1))
+    assert HouseholdAccess.objects.count() == access_record.purge(timezone.now() + timedelta(seconds=1)) > 0
     assert not HouseholdAccess.objects.exists()
+
+
+def test_old_looks_go_in_batches() -> None:
+    old = timezone.now() - timedelta(days=9_000)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO meters_householdaccess (hour, account, door, requests, first_at, last_at)
+               SELECT %(at)s, 'account ' || n, 'door', 1, %(at)s, %(at)s FROM generate_series(1, 10001) AS n""",
+            {"at": old},
+        )
+        assert access_record._purge_batch(cursor, timezone.now() - timedelta(days=8_000)) == 10_000
+    assert access_record.purge(timezone.now() - timedelta(days=8_000)) == 1
 
 
 def test_a_place_that_is_removed_stays_in_the_record(household: Meter) -> None:

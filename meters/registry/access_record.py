@@ -39,13 +39,20 @@ def note(request: Any, *, meters: Sequence[int] | None = None, place: int | None
 
 
 def purge(before: datetime) -> int:
-    """Delete rows that were last counted before a time; return how many.
+    """Delete rows that were last counted before a time; return how many. Each batch is a transaction of its own.
 
     A role that does not own the record can delete only rows that are also older than ``set_keep_days`` allows.
     """
+    deleted = 0
     with connection.cursor() as cursor:
-        cursor.execute("SELECT meters_purge_accesses(%s)", [before])
-        removed: int = cursor.fetchone()[0]
+        while removed := _purge_batch(cursor, before):
+            deleted += removed
+    return deleted
+
+
+def _purge_batch(cursor: Any, before: datetime) -> int:
+    cursor.execute("SELECT meters_purge_accesses(%s)", [before])
+    removed: int = cursor.fetchone()[0]
     return removed
 
 
