@@ -132,6 +132,9 @@ def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
     with embedded.services(folder, NOTHING_SET) as env, psycopg.connect(env["DATABASE_URL"]) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
         assert redis_answers(folder)
+        short = Path(env["REDIS_URL"].partition("://")[2]).parents[1]
+        assert sorted(one.name for one in short.iterdir()) == ["postgres", "redis"]
+    assert not short.exists()
 
 
 def test_a_foreign_data_folder_is_left_alone(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import ctypes
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,21 +25,25 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A running service: its process (a child, or one left by a killed run) and how to stop it."""
+    """A running service: its process (a child, or one left by a killed run), how to stop it, and the folder under /tmp
+    of its socket, if it has one, which goes with it.
+    """
 
     name: str
     process: psutil.Popen | psutil.Process
     stop_signal: signal.Signals
+    runtime_folder: Path | None = None
 
     def stop(self) -> None:
-        try:
-            self.process.send_signal(self.stop_signal)
-            self.process.wait(STOP_TIMEOUT_S)
-        except psutil.NoSuchProcess:
-            return
-        except psutil.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(STOP_TIMEOUT_S)
+        with suppress(psutil.NoSuchProcess):
+            try:
+                self.process.send_signal(self.stop_signal)
+                self.process.wait(STOP_TIMEOUT_S)
+            except psutil.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(STOP_TIMEOUT_S)
+        if self.runtime_folder is not None:
+            _remove_runtime_folder(self.runtime_folder)
 
 
 def tethered(number: signal.Signals) -> Callable[[], None] | None:
@@ -138,3 +144,9 @@ def make_runtime_folder(folder: Path, owner: pwd.struct_passwd | None) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     if owner is not None:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
+
+
+def _remove_runtime_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # the other service's folder is there still
+        folder.parent.rmdir()

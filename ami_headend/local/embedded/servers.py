@@ -148,22 +148,19 @@ def start_postgres(var_dir: Path) -> EmbeddedServer:
     owner = owner_of(place)
     data = placed(place, owner)
     sockets = socket_dir(var_dir, "postgres")
-    if sockets == place:
-        sockets = data
-    else:
-        make_runtime_folder(sockets, owner)
+    runtime = None if sockets == place else sockets
     if not (data / "PG_VERSION").exists():
         make_cluster(data, owner)
     left = postmaster(data)
     if left is not None:
-        return EmbeddedServer("PostgreSQL", left, signal.SIGINT)
+        return EmbeddedServer("PostgreSQL", left, signal.SIGINT, runtime)
     ending = living_process(data / "postmaster.pid", "postgres")  # of a run that was killed just now
     if ending is not None:
         with suppress(psutil.TimeoutExpired):
             ending.wait(STOP_TIMEOUT_S)
     options = {
         "listen_addresses": "",
-        "unix_socket_directories": f'"{sockets}"',  # a list: quoted for a comma in the path
+        "unix_socket_directories": f'"{runtime or data}"',  # a list: quoted for a comma in the path
         "unix_socket_permissions": "0700",
         "shared_buffers": f"{min(psutil.virtual_memory().total // 8, 1 << 30) >> 20}MB",
         "max_wal_size": "4GB",
@@ -173,23 +170,27 @@ def start_postgres(var_dir: Path) -> EmbeddedServer:
     }  # the wheel is built without lz4; fsync and synchronous_commit stay on
     command = [server_program("postgres", owner), "-D", str(data)]
     command += [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
+    if runtime is not None:
+        make_runtime_folder(runtime, owner)
     process = launch(command, var_dir / "postgres.log", owner, signal.SIGINT)
-    server = EmbeddedServer("PostgreSQL", process, signal.SIGINT)  # SIGINT is its fast shutdown
+    server = EmbeddedServer("PostgreSQL", process, signal.SIGINT, runtime)  # SIGINT is its fast shutdown
     wait_until(server, lambda: postmaster(data) is not None, var_dir / "postgres.log")
     return server
 
 
 def start_redis(var_dir: Path) -> EmbeddedServer:
     """Start Redis on a unix socket without anything on disk: it may lose every task."""
-    socket_path = socket_dir(var_dir, "redis") / "redis.sock"
-    if socket_path.parent.parent == var_dir.absolute():
-        make_folder(socket_path.parent)
+    program, sockets = redis_program(), socket_dir(var_dir, "redis")
+    runtime = None if sockets.parent == var_dir.absolute() else sockets
+    if runtime is None:
+        make_folder(sockets)
     else:
-        make_runtime_folder(socket_path.parent, None)
+        make_runtime_folder(runtime, None)
+    socket_path = sockets / "redis.sock"
     pid_file = socket_path.with_name("redis.pid")
     left = living_process(pid_file, "redis-server")
     if left is not None:
-        return EmbeddedServer("Redis", left, signal.SIGTERM)
+        return EmbeddedServer("Redis", left, signal.SIGTERM, runtime)
     socket_path.unlink(missing_ok=True)
     options = {
         "port": "0",
@@ -202,8 +203,9 @@ def start_redis(var_dir: Path) -> EmbeddedServer:
         "databases": "64",  # one for every process of a parallel test run
         "maxmemory-policy": "noeviction",
     }
-    command = [redis_program()] + [part for key, value in options.items() for part in (f"--{key}", value)]
-    server = EmbeddedServer("Redis", launch(command, var_dir / "redis.log", None, signal.SIGTERM), signal.SIGTERM)
+    command = [program] + [part for key, value in options.items() for part in (f"--{key}", value)]
+    process = launch(command, var_dir / "redis.log", None, signal.SIGTERM)
+    server = EmbeddedServer("Redis", process, signal.SIGTERM, runtime)
     wait_until(server, socket_path.is_socket, var_dir / "redis.log")
     pid_file.write_text(f"{server.process.pid}\n")
     return server
