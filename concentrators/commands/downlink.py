@@ -62,10 +62,10 @@ def offer(concentrator_id: int, limit: int, now: datetime) -> list[Offer]:
     Only to meters in service: of others no answer would be taken, and a meter of another cell is commanded there. The
     concentrator that a meter is assigned to has priority, and a schedule of its own: that another one heard the
     meter is only a hint, which whoever overhears a frame and posts it first can forge; if it holds keys and can use
-    them, it alone gets commands that bring one. A command is sealed when it is first offered, and committed before
-    this returns. Later the same octets are offered, unless the meter would drop
-    them (keyvault.device_keys.command_sealing.outdated), or they contain the time. Rows that another request has locked
-    are skipped; nothing is offered while a restored database waits for the replay of the journal. A fixed number of
+    them, it alone gets commands that bring one. A command is sealed when it is first offered, and committed before this
+    returns. Later the same octets are offered, unless the meter would drop them
+    (keyvault.device_keys.command_sealing.outdated), or they contain the time. Rows that another request has locked are
+    skipped; nothing is offered while a restored database waits for the replay of the journal. A fixed number of
     queries.
     """
     with transaction.atomic(durable=True):

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ami_headend.local.embedded.paths import postgres_program, redis_program
 from ami_headend.processes import beat_command, manage_command, web_command, worker_command
@@ -22,6 +23,34 @@ LOCK_S, LOOP_S, RETRY_S = 20, 2, 8  # Patroni's ttl, loop_wait and retry_timeout
 # PostgreSQL refuses to run as root. In a user namespace of its own root has another number, and the same files.
 NOT_ROOT = ["unshare", "--user", "--map-user=1", "--map-group=1"]
 _ETCD_BEAT_MS, _ETCD_ELECTION_MS = 300, 3000  # the rack shares its cores with much else
+_OF_ALL_MEMBERS = {  # Patroni's configuration in etcd
+    "ttl": LOCK_S,
+    "loop_wait": LOOP_S,
+    "retry_timeout": RETRY_S,
+    "maximum_lag_on_failover": 64 << 20,
+    "primary_start_timeout": 0,
+    "synchronous_mode": True,
+    "postgresql": {
+        "use_pg_rewind": True,
+        "use_slots": True,
+        "parameters": {
+            "max_connections": 100,
+            "shared_buffers": "48MB",
+            "max_wal_size": "256MB",
+            "wal_keep_size": "64MB",
+            "wal_sender_timeout": "10s",
+            "wal_receiver_timeout": "10s",
+            "tcp_user_timeout": "10s",
+        },
+    },
+}
+_INITDB = [
+    {"encoding": "UTF8"},
+    {"locale": "C"},
+    {"locale-provider": "builtin"},
+    {"builtin-locale": "C.UTF-8"},
+    "data-checksums",
+]
 
 
 def etcd(host: Host, members: Sequence[Host]) -> Service:
@@ -41,63 +70,14 @@ def patroni(host: Host, members: Sequence[Host], passwords: dict[str, str], prel
     """Patroni with the PostgreSQL that it runs."""
     data = host.folder / DATABASE_FOLDER
     data.mkdir(mode=0o700, exist_ok=True)
-    programs = Path(postgres_program("postgres")).parent
+    address = f"{host.address}:{PATRONI_PORT}"
     settings = {
         "scope": "rack",
         "name": host.name,
-        "restapi": {
-            "listen": f"{host.address}:{PATRONI_PORT}",
-            "connect_address": f"{host.address}:{PATRONI_PORT}",
-        },
+        "restapi": {"listen": address, "connect_address": address},
         "etcd3": {"hosts": [f"{one.address}:2379" for one in members]},
-        "bootstrap": {
-            "dcs": {
-                "ttl": LOCK_S,
-                "loop_wait": LOOP_S,
-                "retry_timeout": RETRY_S,
-                "maximum_lag_on_failover": 64 << 20,
-                "primary_start_timeout": 0,
-                "synchronous_mode": True,
-                "postgresql": {
-                    "use_pg_rewind": True,
-                    "use_slots": True,
-                    "parameters": {
-                        "max_connections": 100,
-                        "shared_buffers": "48MB",
-                        "max_wal_size": "256MB",
-                        "wal_keep_size": "64MB",
-                        "wal_sender_timeout": "10s",
-                        "wal_receiver_timeout": "10s",
-                        "tcp_user_timeout": "10s",
-                    },
-                },
-            },
-            "initdb": [
-                {"encoding": "UTF8"},
-                {"locale": "C"},
-                {"locale-provider": "builtin"},
-                {"builtin-locale": "C.UTF-8"},
-                "data-checksums",
-            ],
-        },
-        "postgresql": {
-            "listen": f"{host.address}:{DATABASE_PORT}",
-            "connect_address": f"{host.address}:{DATABASE_PORT}",
-            "data_dir": str(data / "cluster"),
-            "bin_dir": str(programs),
-            "pgpass": str(data / "pgpass"),
-            "remove_data_directory_on_rewind_failure": True,
-            "parameters": {"unix_socket_directories": ""},
-            "pg_hba": [
-                f"host replication replicator {NETWORK}.0/24 scram-sha-256",
-                f"host all all {NETWORK}.0/24 scram-sha-256",
-            ],
-            "authentication": {
-                "superuser": {"username": SUPERUSER, "password": passwords[SUPERUSER]},
-                "replication": {"username": "replicator", "password": passwords["replicator"]},
-                "rewind": {"username": "rewinder", "password": passwords["rewinder"]},
-            },
-        },
+        "bootstrap": {"dcs": _OF_ALL_MEMBERS, "initdb": _INITDB},
+        "postgresql": _member(host, data, passwords),
         "watchdog": {"mode": "off"},
     }
     path = data / "patroni.json"
@@ -105,6 +85,25 @@ def patroni(host: Host, members: Sequence[Host], passwords: dict[str, str], prel
     path.chmod(0o600)
     environ = {"PATH": os.environ["PATH"], "HOME": str(data), "LANG": "C.UTF-8", **preload}
     return Service("patroni", [*NOT_ROOT, sys.executable, "-m", "patroni", str(path)], environ)
+
+
+def _member(host: Host, data: Path, passwords: dict[str, str]) -> dict[str, Any]:
+    """What Patroni is told of the PostgreSQL of one host."""
+    roles = (("superuser", SUPERUSER), ("replication", "replicator"), ("rewind", "rewinder"))
+    return {
+        "listen": f"{host.address}:{DATABASE_PORT}",
+        "connect_address": f"{host.address}:{DATABASE_PORT}",
+        "data_dir": str(data / "cluster"),
+        "bin_dir": str(Path(postgres_program("postgres")).parent),
+        "pgpass": str(data / "pgpass"),
+        "remove_data_directory_on_rewind_failure": True,
+        "parameters": {"unix_socket_directories": ""},
+        "pg_hba": [
+            f"host {databases} {who} {NETWORK}.0/24 scram-sha-256"
+            for databases, who in (("replication", "replicator"), ("all", "all"))
+        ],
+        "authentication": {use: {"username": name, "password": passwords[name]} for use, name in roles},
+    }
 
 
 def haproxy(host: Host, databases: Sequence[Host], webs: Sequence[Host]) -> Service:
