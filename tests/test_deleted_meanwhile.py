@@ -69,6 +69,7 @@ def editable() -> list[type[Model]]:
 
 def filled() -> None:
     fill(1)
+    User.objects.get_or_create(username="operator")
     CommandLimit.objects.get_or_create(kind=1, span="hour", account="token:erp", defaults={"most": 1})
     ReadDeadline.objects.get_or_create(name="morning", defaults={"due_time": "07:00", "is_active": False})
     Rule.objects.get_or_create(name="of a test", defaults={"condition": "audit_broken", "severity": 1})
