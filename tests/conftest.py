@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,21 @@ hypothesis_settings.load_profile("untimed")
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     return LongestFirst(config, log)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is loaded and collected stays: it is not looked through for garbage, now or later.
+
+    What a page leaves is a few MB: to look through everything that lives, ever again, costs a tenth of a run.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(100_000, 20, 20)
+        gc.enable()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -115,6 +130,7 @@ def _own_redis_number(worker: str) -> None:
 
 
 def _prepare() -> None:
+    gc.disable()  # until all is collected
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is None:
         _start_services()
@@ -133,6 +149,7 @@ def _prepare() -> None:
     import django  # noqa: PLC0415 - the settings are read here, and need what stands above
 
     django.setup()
+    gc.disable()  # again: our app turned it on
     from ami_headend import urls  # noqa: F401, PLC0415 - tests ask what pages the admin has, which load with addresses
 
     # A pytest-xdist worker that inherits it would read the settings before it has its own folder and number.
@@ -193,12 +210,6 @@ def _cheap_hashes() -> None:
     from ami_headend.signin.hashers import OneAtATime  # noqa: PLC0415 - after django.setup
 
     OneAtATime.iterations = 1_000
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _garbage_is_looked_for_seldom() -> None:
-    """What a page leaves is a few MB: to look through everything that lives, ever again, costs a tenth of a run."""
-    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
