@@ -1,10 +1,12 @@
 """The admin site as the console: its index is the overview, and it serves every page of PAGES."""
 
+from functools import partial
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
+from django.utils.functional import SimpleLazyObject
 from django.views.decorators.cache import cache_control
 from unfold.sites import UnfoldAdminSite
 
@@ -142,6 +144,12 @@ class ConsoleSite(UnfoldAdminSite):  # type: ignore[misc]
             for weight, value in weights.items()
         ]
         return HttpResponse(":root {" + " ".join(lines) + "}", content_type="text/css")
+
+    def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> Any:
+        """Return the models of one app, or of all apps once somebody looks at them: the sidebar is our own."""
+        if app_label is not None:
+            return super().get_app_list(request, app_label)
+        return SimpleLazyObject(partial(super().get_app_list, request))
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponseBase:
         return OverviewPage.as_view()(request)

@@ -1,8 +1,10 @@
 """Every page of the sidebar: its cost is the same however many rows there are, and every role sees what it is shown."""
 
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
+from django.contrib.admin import AdminSite
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import reverse
@@ -66,3 +68,14 @@ def test_a_role_sees_the_pages_that_it_is_shown_and_no_others(role: str, client:
         may = user.has_perms(page.permissions)
         assert client.get(address).status_code == (200 if may else 403), name
         assert (f'href="{address}"' in shown) == may, name
+
+
+def test_the_models_of_all_apps_are_listed_for_no_page(admin_client: Client) -> None:
+    """The sidebar is the console's own; the page of an app lists its models."""
+    build = AdminSite._build_app_dict
+    with mock.patch.object(AdminSite, "_build_app_dict", autospec=True, side_effect=build) as listed:
+        for name in ("admin:index", "admin:meters", "admin:meters_place_changelist"):
+            assert admin_client.get(reverse(name)).status_code == 200
+        assert not listed.called
+        assert "Places" in admin_client.get(reverse("admin:app_list", args=["meters"])).content.decode()
+        assert listed.called
