@@ -25,7 +25,7 @@ from ami_headend.local.embedded.processes import is_living
 from ami_headend.management.commands import summary
 from concentrators.ingest.activity import Activity
 from tests.flows import warm
-from tests.flows.stack import TRUSTED, free_port, wait_for
+from tests.flows.stack import TRUSTED, free_port, is_open, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 OUR_APPS = ("ami_headend", "concentrators", "meters", "keyvault")
@@ -116,6 +116,8 @@ def run_stack(
 
 
 def answers(port: int) -> bool:
+    if not is_open(port):  # which costs less than to ask
+        return False
     try:
         return httpx.get(f"http://127.0.0.1:{port}/admin/login/", timeout=5, verify=TRUSTED).status_code == 200
     except httpx.TransportError:
@@ -169,21 +171,13 @@ def test_up_serves_starts_again_what_is_killed_and_stops_everything(var_dir: Pat
     assert "Everything that was started has stopped." in output.read_text()
 
 
-def is_open(port: int) -> bool:
-    """Whether somebody listens at a port."""
-    with suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), 5).close()
-        return True
-    return False
-
-
 def is_well(var_dir: Path) -> bool:
     """Whether doctor finds database, broker, workers and schedule well, in the stack's own folder."""
     done = warm.run([sys.executable, "manage.py", "doctor", "--json"], embedded_environ(var_dir))
     well = {finding["name"] for finding in json.loads(done.stdout) if finding["well"]}
     if {"database", "broker", "workers", "schedule"} <= well:
         return True
-    time.sleep(1)  # they give signs every few seconds, and each look is a process
+    time.sleep(3)  # they give signs every few seconds, and each look is a process
     return False
 
 

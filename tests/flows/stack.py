@@ -174,6 +174,8 @@ class Stack:
         return True
 
     def _answers(self) -> bool:
+        if not is_open(self.port):  # which costs less than to ask
+            return False
         try:
             return httpx.get(f"{self.base_url}/admin/login/", timeout=5, verify=TRUSTED).status_code < 500
         except httpx.TransportError:
@@ -183,6 +185,14 @@ class Stack:
         with self.log(name).open("rb") as file:
             file.seek(offset)
             return text.encode() in file.read()
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens at a port."""
+    with suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), 5).close()
+        return True
+    return False
 
 
 def free_port() -> int:

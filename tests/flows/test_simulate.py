@@ -1,5 +1,6 @@
 """`manage.py simulate` against a live head-end: everything equals the truth, and what does not is found."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from concentrators.models import IntegrityFailure, IntervalTotal, Uplink
 from concentrators.simulator.spool import Spool
 from meters.models import MaskedReading, Meter, Reading
+from tests.flows import warm
 from tests.flows.stack import Stack, wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -134,12 +136,13 @@ def test_differences_are_found_and_named(simulate: Simulate, tmp_path: Path) -> 
 def test_kill_9_and_going_on(live_stack: Stack, simulate: Simulate, tmp_path: Path) -> None:
     state = tmp_path / "state"
     Spool(state).close()  # as a run leaves it that was killed before it had registered
-    run = ["--meters", "8", "--days", "5", "--batch", "25", "--schemes", SOME_SCHEMES, "--misbehave", "all=0.005"]
+    run = ["--meters", "8", "--days", "3", "--batch", "25", "--schemes", SOME_SCHEMES, "--misbehave", "all=0.005"]
     run += ["--state", str(state)]
     command = [sys.executable, "manage.py", "simulate", "--url", live_stack.base_url, *run]
     for kills in range(2):
         posted = Uplink.objects.count()
-        child = subprocess.Popen(command, env=live_stack.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with Path(os.devnull).open("wb") as nowhere:
+            child = warm.start(command, live_stack.env, nowhere)
         wait_for("some uplinks are posted", lambda: Uplink.objects.count() > posted + 5, timeout_s=60)  # noqa: B023
         time.sleep(0.05 * kills)
         assert child.poll() is None
