@@ -30,7 +30,6 @@ SECONDS = {
     "tests/flows/test_outages.py": 30,
     "tests/stateful/test_stateful.py::test_any_order_of_things": 30,
     "tests/flows/test_crashes.py": 30,
-    "tests/test_bench.py::test_floor_and_system_are_measured_and_told": 30,
     "tests/flows/test_secrets.py": 30,
     "tests/flows/test_database_role.py": 30,
     "tests/flows/test_shipments.py": 30,

@@ -37,7 +37,7 @@ def client(live_stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("requests", [20, pytest.param(400, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("requests", [10, pytest.param(400, marks=pytest.mark.soak)])
 @pytest.mark.timeout(1800)
 def test_no_answer_is_a_fault(client: httpx.Client, requests: int) -> None:
     """That many of each operation."""

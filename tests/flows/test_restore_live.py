@@ -210,7 +210,15 @@ def test_somebody_who_does_not_end_is_told_of_and_nothing_is_touched(
     assert Uplink.objects.count() == 0
 
 
-@pytest.mark.parametrize("at", ["put aside", "loaded", "brought up to date", "opened"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        "put aside",
+        "brought up to date",
+        pytest.param("loaded", marks=pytest.mark.soak),
+        pytest.param("opened", marks=pytest.mark.soak),
+    ],
+)
 def test_killed_anywhere_the_same_words_finish_it(
     at: str, roles: Roles, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

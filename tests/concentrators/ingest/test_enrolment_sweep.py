@@ -128,10 +128,10 @@ def beside(case: Case, act: str, statement: int, workers: list[Worker], faults: 
     return bool(came)
 
 
-@pytest.mark.parametrize("step", [pytest.param(2, id="a half"), pytest.param(1, id="all", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [pytest.param(3, id="a third"), pytest.param(1, id="all", marks=pytest.mark.soak)])
 @pytest.mark.parametrize("act", ACTS)
 def test_between_any_two_statements(act: str, step: int) -> None:
-    """Where a half is tried, of two acts that follow each other one comes at the other half."""
+    """Where a third is tried, of three acts that follow each other each comes at another third."""
     concentrators = ConcentratorFactory.create_batch(2)
     workers, faults = [Worker(), Worker()], Faults()
     with faults.installed():
