@@ -2,7 +2,8 @@
 
 Tests start hundreds of them, and most of what each costs is loading what no setting changes. One process per test
 process loads that once (`python -m tests.flows.warm`) and is forked for each command: a process of its own, with its
-own environment, session, files, signals and exit code, that reads its settings and loads our code as any other does.
+own environment, session, files, signals and exit code, that reads its settings and loads our code as any other does,
+but for our pure modules, which know no settings.
 How a process starts from nothing is tested where `up` and `demo` are (tests/test_commands.py, test_terminal.py).
 """
 
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -231,10 +233,18 @@ def _begin(files: list[int], arguments: list[str], env: dict[str, str], folder: 
         runpy.run_path(arguments[0], run_name="__main__")
 
 
+def _pure_modules() -> list[str]:
+    """Our modules that know no framework and no settings: those that the contract of imports names."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    [pure] = [contract["source_modules"] for contract in contracts if contract["name"].startswith("Pure modules")]
+    return list(pure)
+
+
 def _main() -> Callable[[], None]:
     gc.disable()
     gc.set_threshold(10_000, 10, 10)  # of those that are forked: what loads our code makes much, and all of it stays
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *_pure_modules()):
         importlib.import_module(name)
     gc.freeze()
     ours, woken = socket.socketpair()
