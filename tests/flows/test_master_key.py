@@ -123,6 +123,7 @@ def assert_destroyed(version: int, stack: Stack) -> None:
     assert stack.manage("audit", "verify").returncode == 0
 
 
+@pytest.mark.parametrize("stack", ["file", pytest.param("pkcs11", marks=pytest.mark.soak)], indirect=True)
 def test_workers_are_killed_during_a_rotation(stack: Stack) -> None:
     provision(450)
     ingest = Ingest(sites.found(stack, 10))
