@@ -54,7 +54,7 @@ def _token(
         "name": name,
         "created_by": created_by,
         "maker": User.objects.filter(**mine).first(),
-        "previous_maker": User.objects.filter(pk=previous_maker_id).first(),
+        "previous_maker": None if previous_maker_id is None else User.objects.filter(pk=previous_maker_id).first(),
         "scopes": list(scopes),
         "group_ids": None if group_ids is None else list(group_ids),
         "digest": digest,

@@ -418,7 +418,7 @@ def test_commands_of_other_concentrators_are_not_read(concentrator: Concentrator
     given = read_now(device)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE concentrators_command")
-    (other,) = fitted(1, ConcentratorFactory())
+    (other,) = fitted(1, ConcentratorFactory.create())
     for _ in range(30):
         read_now(*[other] * 10)
     nodes = plan_of(downlink._DUE, [concentrator.pk, NOW, 20], is_run=True)
