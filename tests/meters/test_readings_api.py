@@ -211,6 +211,11 @@ def test_a_selection_that_costs_too_much_is_refused(
     assert response.json()["detail"] == "from: too long a period for so few rows: choose a shorter one"
 
 
+def test_pages_are_planned_for_a_registry_in_memory() -> None:
+    """Else a page of 10,000 rows would read all of a million meters."""
+    assert queries.fetch("SHOW random_page_cost", []) == [("1.1",)]
+
+
 def test_events_are_listed_like_readings(reader: Client) -> None:
     meter, register = MeterFactory.create(), Register.objects.get(obis_code="0-0:96.11.1")
     now = timezone.now()
