@@ -22,8 +22,7 @@ READINGS_A_FRAME = 2
 BURST_FRAMES_S = 99_589
 BURST_CORES = 2
 # Measured (docs/operations/archive.md, docs/scaling.md).
-OCTETS_A_READING = 92
-OCTETS_IN_FILES = 2.4
+OCTETS_A_READING = 113
 WAL_OCTETS_A_FRAME = 850
 DAYS_IN_DATABASE = 395
 # Chosen: how long an interval may take to verify, cores of a host, and hosts that a cell has besides its workers.

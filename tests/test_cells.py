@@ -35,6 +35,6 @@ def test_a_cell_that_is_added_moves_nothing_between_others() -> None:
 def test_what_a_cell_needs_follows_from_the_rates() -> None:
     one = cells.Cell(2_000, 1_000_000)
     assert one.frames_s == pytest.approx(1_111, rel=0.001)
-    assert one.database_tb == pytest.approx(6.98, abs=0.01)
+    assert one.database_tb == pytest.approx(8.57, abs=0.01)
     assert (one.cores, one.hosts) == (1, cells.OTHER_HOSTS + cells.LEAST_WORKER_HOSTS)
     assert cells.Cell(1, 10**9).hosts > one.hosts
