@@ -1,6 +1,6 @@
 """A row that somebody else deletes between its form and the act: a sentence, no fault, and nothing that comes back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,14 +35,6 @@ from tests.test_admin import fill
 pytestmark = pytest.mark.django_db
 ACTOR = Actor("ann", "here")
 HOLD = rows.hold
-
-
-@pytest.fixture(autouse=True)
-def undone(db: None) -> Iterator[None]:
-    """References to what a test deletes are checked when its transaction is committed: it never is."""
-    with transaction.atomic():
-        yield
-        transaction.set_rollback(True)
 
 
 def delete(row: Model) -> None:

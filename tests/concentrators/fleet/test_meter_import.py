@@ -322,7 +322,7 @@ def test_the_number_of_queries_does_not_grow_with_the_file(path: Path) -> None:
         counted.append(len(queries))
     assert counted[1] == counted[2]
     imported, record = AuditRecord.objects.order_by("-number")[:2]
-    assert (imported.act, imported.subject["new"], len(imported.subject["devices"])) == ("meter.import", 200, 20)
+    assert (imported.act, imported.subject["new"], len(imported.subject["devices"])) == ("meter.import", 200, 100)
     assert (record.act, record.subject["devices"], len(record.subject["first"])) == ("keys.provision", 200, 100)
 
 
