@@ -10,7 +10,7 @@ import smtplib
 import time
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import Error, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -21,6 +21,7 @@ from ami_headend.alerts.models import Channel, ChannelKind, Conversation, Delive
 from ami_headend.alerts.reminders import MessageType, taken
 from ami_headend.core import batches, clock
 from ami_headend.core.backoff import longest, pause
+from ami_headend.core.database_errors import Trouble, close_spoilt_connections, trouble_of
 from ami_headend.core.refused_addresses import RefusedAddressError
 from ami_headend.core.text import counted, one_line
 from ami_headend.core.webhook_exchange import WebhookError
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 _GIVE_UP_AFTER = {MessageType.TEST: timedelta(hours=24), MessageType.DEADLINE: deadline_mails.TOLD_WITHIN}
 KEPT = timedelta(days=90)
 _FIRST, _MOST = timedelta(seconds=15), timedelta(hours=1)
+_AGAIN_S, _OUTLASTS_S = 2.0, 60.0  # less than a task may take, and than the lease
 _FAILURES = (
     WebhookError,
     RefusedAddressError,
@@ -61,7 +63,7 @@ def deliver_for(channel_id: int, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while (delivery := claim(channel_id, timezone.now())) is not None:
         error = _send(delivery)
-        store(delivery, error, timezone.now())
+        _store_in_time(delivery, error)
         if time.monotonic() > end:
             return True
     return False
@@ -99,6 +101,26 @@ def claim(channel_id: int, now: datetime) -> Delivery | None:
         delivery.save(update_fields=["leased_at", "attempts"])
         return delivery
     return None
+
+
+def _store_in_time(delivery: Delivery, error: Exception | None) -> None:
+    """Store the outcome of a claimed message, if need be when the database is back.
+
+    Another primary takes over in half a minute. Until the lease ends nothing else goes to this receiver, not even that
+    the primary was lost.
+    """
+    end = time.monotonic() + _OUTLASTS_S
+    while True:
+        try:
+            store(delivery, error, timezone.now())
+        except Error as lost:
+            trouble = trouble_of(lost)
+            if trouble not in (Trouble.AWAY, Trouble.READ_ONLY) or time.monotonic() > end:
+                raise
+            close_spoilt_connections(trouble)
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def store(delivery: Delivery, error: Exception | None, now: datetime) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.conf import settings as configured
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.db import OperationalError
 from django.utils import timezone
 from kombu.exceptions import OperationalError as BrokerError
 from pytest_django import Settings
@@ -438,6 +440,39 @@ class TestTasks:
         notices.test(channel, "ann", timezone.now())
         tasks.sweep_deliveries()
         assert Delivery.objects.filter(delivered_at=None).count() == 1
+
+    def test_a_message_that_was_under_way_when_the_primary_was_lost_holds_up_no_other(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost = [OperationalError("server closed the connection"), OperationalError("connection refused")]
+        store = delivery._store
+
+        def away_at_first(*args: Any) -> bool:
+            if lost:
+                raise lost.pop()
+            return store(*args)
+
+        channel = webhook(receiver)
+        tell(alert(), alert(subject_id=18))
+        monkeypatch.setattr(delivery, "_store", away_at_first)
+        monkeypatch.setattr(delivery, "_AGAIN_S", 0)
+        monkeypatch.setattr(delivery, "close_spoilt_connections", lambda trouble: None)
+        tasks.deliver(channel.pk)
+        assert (len(receiver.bodies), lost) == (2, [])
+        assert not Delivery.objects.filter(delivered_at=None).exists()
+
+    @pytest.mark.parametrize(
+        ("error", "lasts_s"), [(OperationalError("connection refused"), -1), (ValueError("ours"), 60)]
+    )
+    def test_an_outcome_is_not_stored_for_ever(
+        self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, error: Exception, lasts_s: int
+    ) -> None:
+        channel = webhook(receiver)
+        tell(alert())
+        monkeypatch.setattr(delivery, "_store", mock.Mock(side_effect=error))
+        monkeypatch.setattr(delivery, "_OUTLASTS_S", lasts_s)
+        with pytest.raises(type(error)):
+            tasks.deliver(channel.pk)
 
     def test_a_long_queue_gives_way(self, receiver: Receiver, enqueued: list[int]) -> None:
         channel = webhook(receiver)
